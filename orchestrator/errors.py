@@ -1,0 +1,165 @@
+"""The one error tree. Knows nothing of HTTP, SQL, Docker or any model provider.
+
+    CorralError                    code · message · retryable
+    ├─ CallerError                 the request is at fault
+    │   ├─ InvalidRequest          a field, its type or its value
+    │   ├─ NotSupported            a field or feature of the wire that Corral does not offer
+    │   ├─ BodyTooLarge            more bytes than the operator allows
+    │   ├─ Unauthenticated         no key, or not one of ours
+    │   ├─ PermissionDenied        a key that may not do this
+    │   ├─ NotFound                unknown here, or another project's
+    │   ├─ Conflict                the state does not allow it
+    │   └─ LimitExceeded           a quota of the project
+    ├─ SandboxError                the platform under a sandbox is at fault
+    │   ├─ EngineUnavailable       the container engine did not answer
+    │   ├─ ImageMissing            the image is not there
+    │   ├─ SandboxStartFailed      a stage of the start failed
+    │   └─ SandboxGone             it existed; it, or the link to it, does not now
+    ├─ ModelError                  the provider refused, failed or broke off
+    ├─ ToolError                   said to the model, never to the client
+    ├─ LeaseLost                   another worker owns this run; stop quietly
+    ├─ StoreError                  the database refused or is damaged
+    └─ ConfigError                 the operator's settings are at fault
+
+What a command inside a sandbox did (exit code, time-out, out of memory) is a result, not an error: see
+`orchestrator.sandboxes.outcome`. Which HTTP status an error gets is decided in `orchestrator.api.errors` alone.
+"""
+
+from __future__ import annotations
+
+
+class CorralError(Exception):
+    """Base of everything Corral raises on purpose.
+
+    `code` is stable and snake case, without a back-end's name; `message` is written for people; `retryable` says
+    whether the same call may succeed later without a change.
+    """
+
+    code: str = "internal"
+    retryable: bool = False
+
+    def __init__(self, message: str, *, code: str | None = None, retryable: bool | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        if code is not None:
+            self.code = code
+        if retryable is not None:
+            self.retryable = retryable
+
+
+class CallerError(CorralError):
+    """The caller's request cannot be served as it is."""
+
+    code = "invalid_request"
+
+
+class InvalidRequest(CallerError):
+    """A field is unknown, missing, of the wrong type or of a value that is not allowed. The message names its path."""
+
+
+class NotSupported(CallerError):
+    """The wire knows this field or feature, this server does not offer it. The message names it."""
+
+    code = "not_supported"
+
+
+class BodyTooLarge(CallerError):
+    """The request body has more bytes than the server takes."""
+
+    code = "request_too_large"
+
+
+class Unauthenticated(CallerError):
+    """No API key, or one that is unknown or revoked."""
+
+    code = "unauthenticated"
+
+
+class PermissionDenied(CallerError):
+    """The caller is known, or refused by where it comes from, and may not do this."""
+
+    code = "permission_denied"
+
+
+class NotFound(CallerError):
+    """The id is unknown to the caller's project. Another project's id gives exactly the same error."""
+
+    code = "not_found"
+
+
+class Conflict(CallerError):
+    """The resource's present state does not allow the request."""
+
+    code = "aborted"
+
+
+class LimitExceeded(CallerError):
+    """A quota is used up for now."""
+
+    code = "too_many_requests"
+    retryable = True
+
+
+class SandboxError(CorralError):
+    """The platform under a sandbox is at fault, never the command inside it."""
+
+    code = "sandbox_failed"
+
+
+class EngineUnavailable(SandboxError):
+    """The container engine did not answer. Nothing is known about its sandboxes; nothing may be destroyed."""
+
+    code = "engine_unavailable"
+    retryable = True
+
+
+class ImageMissing(SandboxError):
+    """The sandbox image is not on the engine."""
+
+    code = "image_missing"
+
+
+class SandboxStartFailed(SandboxError):
+    """A sandbox could not be started. `stage` is one of `image`, `create`, `start`, `link`, `sources`."""
+
+    code = "sandbox_start_failed"
+
+    def __init__(self, message: str, *, stage: str) -> None:
+        super().__init__(message)
+        self.stage = stage
+
+
+class SandboxGone(SandboxError):
+    """The sandbox, or the link to it, ended while it was needed."""
+
+    code = "sandbox_gone"
+
+
+class ModelError(CorralError):
+    """A model provider refused, failed or broke off. `code` says which: `model_overloaded`, `model_auth`, …"""
+
+    code = "model_failed"
+
+
+class ToolError(CorralError):
+    """A tool call cannot be carried out. The model reads the message; the run goes on."""
+
+    code = "tool_failed"
+
+
+class LeaseLost(CorralError):
+    """A newer generation holds this run. Whoever gets this stops and writes nothing more."""
+
+    code = "lease_lost"
+
+
+class StoreError(CorralError):
+    """The database refused the operation or cannot be read."""
+
+    code = "store_failed"
+
+
+class ConfigError(CorralError):
+    """The operator's settings cannot be used. The message names the setting and what to do."""
+
+    code = "bad_config"

@@ -1,0 +1,22 @@
+"""The guest: our program inside every sandbox. Standard library of Python 3.9 only; imports nothing else of Corral.
+
+It is started as the container's main process (under an init), as root with four capabilities, and serves the link
+(`link.py`) over which the orchestrator commands it. Everything that is done for the model runs as the unprivileged user
+`agent` in hands (`hand.py`). The folder is copied into images as the package `guest`, hence the relative imports.
+
+    main.py         start, wiring, end
+    frames.py       the link's framing; the orchestrator's end uses the same file
+    reactor.py      one thread, one selector, timers
+    link.py         accepts bridges, keeps streams and their flow control
+    bridge.py       the attached process that hands its stdin and stdout to the guest
+    services.py     what a stream can ask for
+    calls.py        calls: identity, retained output, outcome
+    processes.py    calls that run a process; killing whole trees
+    cells.py        calls that run a cell in the Python interpreter
+    transfers.py    tar streams in and out
+    hands.py        the pool of processes dropped in advance (the guest's side)
+    hand.py         such a process (the agent's side)
+    file_tools.py   file operations, executed by a hand
+    interpreter.py  the stateful Python interpreter; charts.py catches matplotlib's pictures
+    cgroup.py       counters of memory and pids limits
+"""

@@ -1,0 +1,100 @@
+"""The link's framing, used by both ends. Pure bytes, no I/O.
+
+A frame is a header (payload length, kind, stream number; big endian, 9 bytes) and a payload of at most `MAX_PAYLOAD_BYTES`.
+Control payloads are JSON objects. Streams are opened by the orchestrator with odd numbers; even ones are the guest's.
+
+    HELLO    stream 0   first frame each way: protocol, generation
+    OPEN     JSON       begins a stream: {"service": …, …}
+    DATA     bytes      needs credit: at most `WINDOW_BYTES` are under way unanswered, per stream and direction
+    MESSAGE  JSON       a control message within a stream; needs no credit
+    END      –          the sender of this frame sends nothing more on the stream
+    CREDIT   4 bytes    the receiver took so many bytes of DATA
+    RESET    JSON       {"code", "message"}: the stream is over at once, both ways
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any, Dict, Iterator, Tuple
+
+PROTOCOL = 1
+MAX_PAYLOAD_BYTES = 256 * 1024
+WINDOW_BYTES = 512 * 1024
+
+HELLO, OPEN, DATA, MESSAGE, END, CREDIT, RESET = range(1, 8)
+
+_HEADER = struct.Struct(">IBI")
+_CREDIT = struct.Struct(">I")
+
+Frame = Tuple[int, int, bytes]
+"""(kind, stream, payload)"""
+
+
+class FrameError(Exception):
+    """The other end does not speak this protocol. Nothing that follows can be read."""
+
+
+def encode(kind: int, stream: int, payload: bytes = b"") -> bytes:
+    """One frame. Raises `FrameError` if the payload is too large: split DATA before, keep JSON small."""
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise FrameError(f"a payload of {len(payload)} bytes does not fit into a frame")
+    return _HEADER.pack(len(payload), kind, stream) + payload
+
+
+def encode_json(kind: int, stream: int, value: Dict[str, Any]) -> bytes:
+    """One frame with a JSON object."""
+    return encode(kind, stream, json.dumps(value, separators=(",", ":")).encode("utf-8", "surrogatepass"))
+
+
+def encode_credit(stream: int, taken_bytes: int) -> bytes:
+    """Gives the sender of `stream` room for so many more bytes."""
+    return encode(CREDIT, stream, _CREDIT.pack(taken_bytes))
+
+
+def decode_credit(payload: bytes) -> int:
+    """Bytes of room from a CREDIT payload. Raises `FrameError` if it is none."""
+    if len(payload) != _CREDIT.size:
+        raise FrameError("a CREDIT frame carries 4 bytes")
+    return int(_CREDIT.unpack(payload)[0])
+
+
+def decode_json(payload: bytes) -> Dict[str, Any]:
+    """The JSON object of a payload. Raises `FrameError` if it is none."""
+    try:
+        value = json.loads(payload.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError) as error:
+        raise FrameError(f"not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise FrameError("not a JSON object")
+    return value
+
+
+class Decoder:
+    """Cuts a byte stream into frames, whatever pieces it arrives in."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """The frames that are complete with `data`. Consume the iterator before the next call.
+
+        Raises:
+            FrameError: a header is impossible; the stream must be given up.
+        """
+        self._buffer += data
+        start = 0
+        size = len(self._buffer)
+        try:
+            while size - start >= _HEADER.size:
+                length, kind, stream = _HEADER.unpack_from(self._buffer, start)
+                if length > MAX_PAYLOAD_BYTES or not HELLO <= kind <= RESET:
+                    raise FrameError(f"impossible frame: kind {kind}, {length} bytes")
+                end = start + _HEADER.size + length
+                if size < end:
+                    break
+                payload = bytes(self._buffer[start + _HEADER.size : end])
+                start = end
+                yield kind, stream, payload
+        finally:
+            del self._buffer[:start]

@@ -1,0 +1,107 @@
+"""The model port: one call to a model, streamed as steps. May import `wire` and `errors` only.
+
+Implementations stand beside this file and must pass `tests/conformance/model_suite.py`. A model never executes anything
+and never touches the log; it turns a request into step starts, deltas and stops, and a usage.
+
+Tool calls always leave a model as `FunctionCall` steps, whatever the tool; how a call shows on the wire
+(`code_execution_call` or `function_call`) is the tools' business.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from orchestrator.wire.steps import Step
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """A tool as a model sees it."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    """JSON schema of the arguments object."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    model: str
+    """`provider:model`."""
+    system: str
+    history: tuple[Step, ...]
+    """The conversation, oldest first: user inputs, outputs, calls and their results. Ends with what is to be answered."""
+    tools: tuple[ToolSpec, ...]
+    turn: int
+    """0 for the first model call since the last user input, counted from the log: retries do not advance it."""
+    attempt: int = 0
+    """0 for the first try of this turn."""
+    purpose: Literal["turn", "compaction"] = "turn"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one model call."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    thought_tokens: int = 0
+    cached_tokens: int = 0
+    tool_use_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ThoughtDelta:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThoughtSignature:
+    signature: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallStart:
+    """The model begins a tool call. Argument fragments follow; the next start of anything, or the end, closes it."""
+
+    name: str
+    id: str | None = None
+    """The provider's own id for the call, if it gives one."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallDelta:
+    arguments: str
+    """A fragment of the arguments' JSON text."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnd:
+    """Always the last event of a call that did not fail."""
+
+    usage: Usage = field(default_factory=Usage)
+
+
+ModelEvent = ThoughtDelta | ThoughtSignature | TextDelta | CallStart | CallDelta | TurnEnd
+"""Consecutive deltas of one sort belong to one step; a delta of another sort, or a `CallStart`, begins the next."""
+
+
+class ModelProvider(ABC):
+    """One provider of models."""
+
+    @abstractmethod
+    def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
+        """One model call. Closing or cancelling the generator ends the call at the provider.
+
+        Raises:
+            ModelError: `retryable` says whether the same call may succeed later; raised before the first event or
+                between events.
+        """

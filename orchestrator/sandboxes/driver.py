@@ -1,0 +1,132 @@
+"""The driver port: makes, finds and removes sandboxes on one platform, and opens a byte stream to the guest in each.
+
+A driver remembers nothing: what it must know later it puts into the ref it yields and on the platform as labels. Every
+method may be called again after a crash. Implementations must pass `tests/conformance/driver_suite.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What one sandbox may take. The design's section 7 gives the defaults."""
+
+    memory_bytes: int = 2 << 30
+    cpus: float = 2.0
+    pids: int = 1024
+    open_files: int = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSpec:
+    """What a sandbox is made from. It carries no user data: variables, sources and secrets arrive later, or never."""
+
+    sandbox_id: str
+    image: str
+    resources: Resources = field(default_factory=Resources)
+    name: str = ""
+    """The environment's id, for people who list containers; empty for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxRef:
+    """Finds a sandbox again. `token` is the driver's own (a container id)."""
+
+    sandbox_id: str
+    token: str
+
+
+class SandboxState(StrEnum):
+    CREATED = "created"
+    RUNNING = "running"
+    EXITED = "exited"
+    ABSENT = "absent"
+    UNKNOWN = "unknown"
+    """The platform did not answer. Nobody destroys on this."""
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxStatus:
+    state: SandboxState
+    reason: str = ""
+    """For people: the exit code, the engine's message."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriverInfo:
+    """What `open` found."""
+
+    engine: str
+    """For people: name and version."""
+    runtimes: tuple[str, ...] = ()
+    details: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GuestStream:
+    """A duplex byte stream to a sandbox's guest. The holder closes the writer."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+
+class SandboxDriver(ABC):
+    """One platform. Platform errors leave as `EngineUnavailable`, `ImageMissing`, `SandboxStartFailed` or `SandboxGone`."""
+
+    @abstractmethod
+    async def open(self) -> DriverInfo:
+        """Connects and asks for versions. May be called again after a failure. Raises `EngineUnavailable`."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Lets go of the platform; sandboxes stay as they are. May be called twice."""
+
+    @abstractmethod
+    async def has_image(self, image: str) -> bool:
+        """Whether a sandbox can be made from `image` without fetching anything."""
+
+    @abstractmethod
+    def create(self, spec: SandboxSpec) -> AsyncGenerator[SandboxRef, None]:
+        """Makes and starts a sandbox. Yields a ref right after each resource exists, so that it can be stored before the
+        next step; the last ref is of a started sandbox. A spec whose `sandbox_id` exists already is adopted.
+
+        Raises:
+            ImageMissing, SandboxStartFailed, EngineUnavailable: what was made may remain; `destroy` the last ref.
+        """
+
+    @abstractmethod
+    async def start(self, ref: SandboxRef) -> None:
+        """Starts an exited sandbox; nothing if it runs. Raises `SandboxGone` if it is absent."""
+
+    @abstractmethod
+    async def stop(self, ref: SandboxRef) -> None:
+        """Stops a sandbox, its files stay; nothing if it is stopped or absent."""
+
+    @abstractmethod
+    async def inspect(self, ref: SandboxRef) -> SandboxStatus:
+        """Never raises for "gone" or "no answer": these are states."""
+
+    @abstractmethod
+    async def destroy(self, ref: SandboxRef) -> None:
+        """Removes everything of the sandbox; absent is success. Returns when the name can be used again."""
+
+    @abstractmethod
+    def owned(self) -> AsyncIterator[SandboxRef]:
+        """All sandboxes, running or not, that carry this server's instance label."""
+
+    @abstractmethod
+    async def connect(self, ref: SandboxRef) -> GuestStream:
+        """Opens a stream to the guest of a running sandbox; the caller must speak first. Raises `SandboxGone`."""
+
+    @abstractmethod
+    def exits(self) -> AsyncIterator[str]:
+        """Yields the `sandbox_id` of each owned sandbox whose main process ends, as the platform reports it.
+
+        Raises `EngineUnavailable` when the platform's event stream breaks off; call again to go on.
+        """

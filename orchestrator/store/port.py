@@ -1,0 +1,241 @@
+"""The store port: rows per resource and the event log, as the rest of Corral sees them.
+
+May import `errors`, `ids` and `clock` only. No SQL here; implementations stand beside this file and must pass
+`tests/conformance/store_suite.py`.
+
+A log is an append-only sequence of events under one id: an interaction's (what a stream reader sees, and the run's
+journal) or an environment's (the life of its sandboxes). Rules, from the design, section 2:
+
+* nothing is shown that is not stored: `tail` yields an event only after the transaction that holds it is durable;
+* `seq` starts at 1 and has no gaps; an event's bytes never change;
+* only the holder of the current generation of an interaction may append to its log.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One stored event."""
+
+    seq: int
+    at: datetime
+    """When it was appended: aware, UTC, microseconds."""
+    kind: str
+    """A public event type (`step.start` …) or one of the journal's own (`tool.output` …)."""
+    body: bytes
+    """UTF-8 JSON on one line, exactly as every reader gets it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event to append; the log gives it its `seq` (the caller states which it expects) and its time."""
+
+    kind: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectRow:
+    id: str
+    name: str
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRow:
+    """An API key without the key: only its SHA-256 is stored."""
+
+    id: str
+    project_id: str
+    name: str
+    prefix: str
+    """The first characters of the key, for people to tell keys apart."""
+    is_operator: bool
+    """May see every project in the operator's routes; nowhere else."""
+    created: datetime
+    revoked: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentRow:
+    id: str
+    project_id: str
+    status: str
+    """`pending` (no sandbox yet), `active`, `stopped`, `lost` (its sandbox vanished from the engine), `deleting`."""
+    sandbox_id: str | None
+    sandbox_ref: str | None
+    """What the driver needs to find the sandbox again, opaque here."""
+    spec: str
+    """JSON of the environment object that the user gave, canonical, without secrets in the clear."""
+    created: datetime
+    updated: datetime
+    last_accessed: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class InteractionRow:
+    id: str
+    project_id: str
+    conversation: str
+    previous_id: str | None
+    environment_id: str | None
+    agent: str
+    status: str
+    """A wire status: `in_progress`, `requires_action`, `completed`, `failed`, `cancelled`, `incomplete`."""
+    is_background: bool
+    generation: int
+    """Which holder may append; see `claim`."""
+    request: str
+    """JSON of the canonical request."""
+    created: datetime
+    updated: datetime
+
+
+class Store(ABC):
+    """Everything durable. All methods may be called from one event loop at once; each is one transaction.
+
+    A cancelled write may still happen. Raises `StoreError` when the database refuses (`retryable` when busy or full).
+    """
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Opens the database, applies missing migrations. Raises `ConfigError` if the data folder cannot be used."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Commits what is queued, closes. May be called twice."""
+
+    @abstractmethod
+    async def next_generation(self) -> int:
+        """A number larger than every one given before, durable: the generation of the caller's leases and links."""
+
+    # projects and keys
+
+    @abstractmethod
+    async def default_project(self) -> ProjectRow:
+        """The project of single-user mode, made at first use."""
+
+    @abstractmethod
+    async def ensure_project(self, name: str) -> ProjectRow:
+        """The project of that name, made if there is none."""
+
+    @abstractmethod
+    async def create_key(self, key: KeyRow, key_hash: bytes) -> None:
+        """Stores a key by its SHA-256 digest."""
+
+    @abstractmethod
+    async def keys(self) -> list[KeyRow]:
+        """All keys, revoked ones too, oldest first."""
+
+    @abstractmethod
+    async def revoke_key(self, key_id: str) -> KeyRow | None:
+        """Marks the key revoked and returns its row; None if unknown. Revoking twice keeps the first time."""
+
+    @abstractmethod
+    async def find_key(self, key_hash: bytes) -> KeyRow | None:
+        """The key of that digest, if it is known and not revoked."""
+
+    # environments
+
+    @abstractmethod
+    async def create_environment(self, row: EnvironmentRow) -> None: ...
+
+    @abstractmethod
+    async def environment(self, project_id: str | None, environment_id: str) -> EnvironmentRow | None:
+        """The row, or None if unknown or another project's. `project_id` None sees every project."""
+
+    @abstractmethod
+    async def environments(
+        self, project_id: str | None, *, after: str | None = None, limit: int = 50
+    ) -> list[EnvironmentRow]:
+        """Newest first, at most `limit`; `after` is the id of the last row of the page before."""
+
+    @abstractmethod
+    async def update_environment(
+        self,
+        environment_id: str,
+        *,
+        status: str | None = None,
+        sandbox_id: str | None = None,
+        sandbox_ref: str | None = None,
+        spec: str | None = None,
+        accessed: bool = False,
+    ) -> None:
+        """Changes what is not None; `accessed` sets `last_accessed` to now. An empty string clears a nullable column."""
+
+    @abstractmethod
+    async def delete_environment(self, environment_id: str) -> None:
+        """Removes the row and its log. Interactions that ran in it stay."""
+
+    # interactions and logs
+
+    @abstractmethod
+    async def create_interaction(self, row: InteractionRow, events: Sequence[NewEvent]) -> None:
+        """Inserts the row and its first events in one transaction."""
+
+    @abstractmethod
+    async def interaction(self, project_id: str | None, interaction_id: str) -> InteractionRow | None: ...
+
+    @abstractmethod
+    async def interactions(
+        self,
+        project_id: str | None,
+        *,
+        environment_id: str | None = None,
+        status: str | None = None,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> list[InteractionRow]:
+        """Newest first, at most `limit`; `after` is the id of the last row of the page before."""
+
+    @abstractmethod
+    async def delete_interaction(self, interaction_id: str) -> None:
+        """Removes the row and its log. Readers that tail it see its end."""
+
+    @abstractmethod
+    async def claim(self, interaction_id: str, generation: int) -> None:
+        """Makes `generation` the holder of the interaction's run.
+
+        Raises:
+            LeaseLost: a higher generation holds it already, or the interaction is gone.
+        """
+
+    @abstractmethod
+    async def append(
+        self,
+        interaction_id: str,
+        events: Sequence[NewEvent],
+        *,
+        generation: int,
+        expected_seq: int,
+        status: str | None = None,
+    ) -> None:
+        """Appends to an interaction's log; returns when they are durable and visible to readers.
+
+        `expected_seq` is the seq the first of them gets; `status`, if given, becomes the row's in the same transaction.
+
+        Raises:
+            LeaseLost: another generation holds the run, the log is at another seq, or the interaction is gone.
+        """
+
+    @abstractmethod
+    async def note(self, log_id: str, events: Sequence[NewEvent]) -> None:
+        """Appends to an environment's log at whatever seq is next. No lease: notes are for people, not for folding."""
+
+    @abstractmethod
+    async def read(self, log_id: str, *, after: int = 0, limit: int | None = None) -> list[Event]:
+        """Events with `seq` > `after`, in order. An unknown log is empty."""
+
+    @abstractmethod
+    def tail(self, log_id: str, *, after: int = 0) -> AsyncGenerator[list[Event], None]:
+        """Yields batches of events with `seq` > `after` for ever: first what is stored, then each append.
+
+        Ends only when the log is deleted or the store closes. A reader that does not read costs no memory beyond its
+        position: batches are cut from what all readers share or from the database. May be cancelled at any point.
+        """
