@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Stops the engine that we started and removes what we built in this folder. Data folders are left alone.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+scripts/engine.sh stop
+rm -rf build dist ./*.egg-info .venv .venv-clients .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
+    demo-output bench-output .corral
+find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change is done: test.sh [check|unit|integration|e2e]…, all without arguments.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+bin=.venv/bin
+title() { printf '\n== %s\n' "$*" >&2; }
+
+check() {
+    title "ruff"
+    "$bin/ruff" check .
+    "$bin/ruff" format --check --quiet .
+    title "mypy"
+    mapfile -t programs < <(git ls-files "scripts/*.py" "benchmarks/*.py")
+    "$bin/mypy" orchestrator tests "${programs[@]}"
+    title "import-linter"
+    "$bin/lint-imports"
+}
+
+unit() {
+    title "unit and conformance"
+    "$bin/pytest" -q -n auto --dist loadfile tests/unit tests/conformance
+}
+
+integration() {
+    title "integration"
+    "$bin/pytest" -q tests/integration
+}
+
+e2e() {
+    title "e2e, in real containers"
+    if [[ ${CORRAL_TEST_NO_ENGINE:-} == 1 ]]; then
+        printf '%s\n' "CORRAL_TEST_NO_ENGINE=1: tests that need a container engine are SKIPPED" >&2
+    else
+        scripts/engine.sh ensure
+        scripts/images.sh
+    fi
+    "$bin/pytest" -q tests/e2e
+}
+
+scripts/setup.sh
+for part in "${@:-all}"; do
+    case $part in
+        all) check; unit; integration; e2e ;;
+        check | unit | integration | e2e) "$part" ;;
+        *) printf '%s\n' "usage: test.sh [check|unit|integration|e2e]…" >&2; exit 2 ;;
+    esac
+done
