@@ -1,0 +1,244 @@
+"""Settings: what an operator can change, read once at start. Imports `errors` only.
+
+Later wins: defaults, then `corral.toml`, then `CORRAL_*` variables, then what the caller of `Settings.load` passes
+(command line options). The file is the one that `CORRAL_CONFIG` names, else `./corral.toml`, else
+`<data_dir>/corral.toml`. Nested settings are tables in the file and double underscores in variables
+(`CORRAL_RESOURCES__CPUS=4`). Nothing else in Corral reads the environment.
+
+Constructing `Settings(...)` directly reads neither file nor environment; tests do that.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from orchestrator.errors import ConfigError
+
+_PREFIX = "CORRAL_"
+_NOT_SETTINGS = ("CORRAL_CONFIG", "CORRAL_TEST_", "CORRAL_BENCH_")
+"""Variables of ours that are not settings: where the file is, and switches of tests and benchmarks."""
+_SHIPPED_ALIASES = {
+    "antigravity-preview-05-2026": "general",
+    "antigravity-preview-09-2026": "general",
+}
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+def _default_data_dir() -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib/corral")
+    return Path("~/.local/share/corral").expanduser()
+
+
+class ResourceSettings(BaseModel):
+    """What one sandbox may take."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    memory_bytes: Annotated[int, Field(ge=64 << 20)] = 2 << 30
+    """Memory, swap included: there is none beyond it. At least 64 MiB."""
+    cpus: Annotated[float, Field(gt=0)] = 2.0
+    """CPU time per second, in CPUs; 0.5 is half of one."""
+    pids: Annotated[int, Field(ge=32)] = 1024
+    """Processes and threads at once."""
+    open_files: Annotated[int, Field(ge=256)] = 8192
+    """Open files per process."""
+
+
+class Settings(BaseSettings):
+    """Everything that an operator can set. Immutable."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix=_PREFIX, env_nested_delimiter="__", use_attribute_docstrings=True
+    )
+
+    data_dir: Path = Field(default_factory=_default_data_dir)
+    """Where the database and this server's identity live; made at first start, for its owner only."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Anything but a loopback address needs API keys."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    """Port to listen on; 0 takes a free one and prints it."""
+    engine_url: str = "unix:///var/run/docker.sock"
+    """The container engine: `unix://`, `tcp://` or `ssh://`. Unset: `DOCKER_HOST`, else the first socket of Docker or
+    Podman that exists in its usual place."""
+    image: str = "corral/base:latest"
+    """The image that sandboxes are made from."""
+    instance: str | None = None
+    """This server's identity, a label on all that it owns at the engine. Unset: made at first start and kept in the
+    data folder. A server removes only what carries its own."""
+    resources: ResourceSettings = Field(default_factory=ResourceSettings)
+    """Limits of each sandbox."""
+    call_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """Longest time one tool call may take."""
+    output_limit_bytes: Annotated[int, Field(ge=1024)] = 1 << 20
+    """Output kept of one call, head and tail; the rest is dropped and counted."""
+    request_limit_bytes: Annotated[int, Field(ge=1024)] = 32 << 20
+    """Largest request body."""
+    run_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
+    """Longest time one interaction may run; then it ends `incomplete`."""
+    max_turns: Positive = 200
+    """Model calls in one interaction; then it ends `incomplete`."""
+    max_concurrent_runs: Positive = 64
+    """Runs at once on this server; further ones wait."""
+    max_environments_per_project: Positive = 200
+    """Environments that one project may have; then new ones are refused with 429."""
+    model: str = "scripted"
+    """The model that agents use unless they name one: `provider:model`, or `scripted`."""
+    agent_aliases: dict[str, str] = Field(default_factory=lambda: dict(_SHIPPED_ALIASES))
+    """Other names of agents, `alias = "agent id"`. Adds to the built-in aliases of public names."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least urgent lines that are logged."""
+    log_format: Literal["auto", "json", "console"] = "auto"
+    """`json`, one object per line; `console`, for people; `auto`, by whether standard error is a terminal."""
+    url: str | None = None
+    """Command line only: the server to talk to. Unset: `http://<host>:<port>`."""
+    api_key: SecretStr | None = None
+    """Command line only: the API key to send."""
+
+    @field_validator("data_dir", mode="after")
+    @classmethod
+    def _expand_home(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("agent_aliases", mode="after")
+    @classmethod
+    def _keep_shipped_aliases(cls, value: dict[str, str]) -> dict[str, str]:
+        return {**_SHIPPED_ALIASES, **value}
+
+    @property
+    def server_url(self) -> str:
+        """Where the command line finds the server, without a trailing slash."""
+        if self.url is not None:
+            return self.url.rstrip("/")
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - compares, does not bind
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """The settings in force: defaults, file, variables, then `overrides` that are not None.
+
+        Raises:
+            ConfigError: a file cannot be read, or a setting is unknown or has a value that is not allowed. The message
+                names each one, where it was set, and the closest known name.
+        """
+        given = {key: value for key, value in overrides.items() if value is not None}
+        variables = _variables(cls)
+        file = _file(given.get("data_dir") or variables.get("data_dir") or _default_data_dir())
+        document = _read(file) if file is not None else {}
+        merged = _merge(_merge(document, variables), given)
+        if "engine_url" not in merged:
+            merged["engine_url"] = _find_engine()
+        try:
+            return cls(**merged)
+        except ValidationError as error:
+            origins = ((given, "given"), (variables, "variable"), (document, str(file)))
+            raise ConfigError("; ".join(_explain(cls, error, origins))) from error
+
+
+def _variables(cls: type[Settings]) -> dict[str, Any]:
+    """The settings that CORRAL_* variables give, by field name."""
+    known = [f"{_PREFIX}{name.upper()}" for name in cls.model_fields]
+    for name in os.environ:
+        base = name.partition("__")[0]
+        if name.startswith(_PREFIX) and not name.startswith(_NOT_SETTINGS) and base not in known:
+            raise ConfigError(f"unknown variable {name}{_closest(base, known)}")
+    try:
+        return EnvSettingsSource(cls)()
+    except SettingsError as error:
+        raise ConfigError(f"variables {_PREFIX}*: {error}") from error
+
+
+def _file(data_dir: str | os.PathLike[str]) -> Path | None:
+    """The settings file: one that was asked for, whether it exists or not, else one that exists in its usual places."""
+    if named := os.environ.get("CORRAL_CONFIG"):
+        return Path(named).expanduser()
+    candidates = (Path("corral.toml"), Path(data_dir).expanduser() / "corral.toml")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the settings file {file}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from error
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _find_engine() -> str:
+    if named := os.environ.get("DOCKER_HOST"):
+        return named
+    own = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}")
+    sockets = (
+        Path("/var/run/docker.sock"),
+        own / "docker.sock",
+        own / "podman/podman.sock",
+        Path("/run/podman/podman.sock"),
+    )
+    # A socket that we may not write is somebody else's engine; the first place is the best guess for the message.
+    usable = (path for path in sockets if os.access(path, os.W_OK))
+    return f"unix://{next(usable, sockets[0])}"
+
+
+def _explain(
+    cls: type[Settings], error: ValidationError, origins: tuple[tuple[Mapping[str, Any], str], ...]
+) -> Iterator[str]:
+    for fault in error.errors(include_url=False, include_input=False, include_context=False):
+        path = ".".join(str(part) for part in fault["loc"])
+        origin = _origin([str(part) for part in fault["loc"]], origins)
+        if fault["type"] == "extra_forbidden":
+            known = list(ResourceSettings.model_fields if fault["loc"][0] == "resources" else cls.model_fields)
+            yield f"unknown setting {path!r} ({origin}){_closest(str(fault['loc'][-1]), known)}"
+        else:
+            yield f"setting {path!r} ({origin}): {fault['msg']}"
+
+
+def _origin(path: list[str], origins: tuple[tuple[Mapping[str, Any], str], ...]) -> str:
+    for values, name in origins:
+        node: Any = values
+        for part in path:
+            if not isinstance(node, Mapping) or part not in node:
+                break
+            node = node[part]
+        else:
+            return f"variable {_PREFIX}{'__'.join(path).upper()}" if name == "variable" else name
+    return "default"
+
+
+def _closest(name: str, known: list[str]) -> str:
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f", closest known name: {matches[0]}" if matches else ""

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from orchestrator.config import Settings
+from orchestrator.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, data folder and home."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CORRAL_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    return tmp_path
+
+
+def test_defaults_are_those_of_the_design(folder: Path) -> None:
+    settings = Settings.load()
+    assert settings.host == "127.0.0.1"
+    assert settings.resources.memory_bytes == 2 * 1024**3
+    assert (settings.resources.cpus, settings.resources.pids) == (2.0, 1024)
+    assert settings.call_timeout_s == 600
+    assert settings.output_limit_bytes == 1024**2
+    assert settings.request_limit_bytes == 32 * 1024**2
+    assert settings.agent_aliases["antigravity-preview-09-2026"] == "general"
+
+
+def test_direct_construction_reads_neither_file_nor_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORRAL_PORT", "9")
+    (folder / "corral.toml").write_text("port = 10")
+    assert Settings(data_dir=folder).port == 8080
+
+
+def test_later_sources_win(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "corral.toml").write_text("port = 1001\nmax_turns = 7\nhost = '::1'\n[resources]\ncpus = 1\npids = 99\n")
+    monkeypatch.setenv("CORRAL_MAX_TURNS", "8")
+    monkeypatch.setenv("CORRAL_RESOURCES__CPUS", "0.5")
+    settings = Settings.load(host="127.0.0.2", port=None)
+    assert (settings.port, settings.max_turns, settings.host) == (1001, 8, "127.0.0.2")
+    assert (settings.resources.cpus, settings.resources.pids) == (0.5, 99)
+
+
+def test_the_file_is_named_or_here_or_in_the_data_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "data").mkdir()
+    (folder / "data/corral.toml").write_text("port = 1")
+    assert Settings.load().port == 1
+    (folder / "corral.toml").write_text("port = 2")
+    assert Settings.load().port == 2
+    (folder / "other.toml").write_text("port = 3")
+    monkeypatch.setenv("CORRAL_CONFIG", str(folder / "other.toml"))
+    assert Settings.load().port == 3
+
+
+def test_a_named_file_that_is_missing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORRAL_CONFIG", "gone.toml")
+    with pytest.raises(ConfigError, match=r"cannot read the settings file gone\.toml"):
+        Settings.load()
+
+
+def test_broken_toml_names_the_file(folder: Path) -> None:
+    (folder / "corral.toml").write_text("port = ")
+    with pytest.raises(ConfigError, match=r"corral\.toml is not valid TOML"):
+        Settings.load()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("prot = 1", r"unknown setting 'prot' \(corral\.toml\), closest known name: port"),
+        ("[resources]\nmemory = 1", r"unknown setting 'resources\.memory' .*closest known name: memory_bytes"),
+        ("port = 'x'", r"setting 'port' \(corral\.toml\): Input should be a valid integer"),
+        ("port = 70000", "less than or equal to 65535"),
+        ("log_level = 'loud'", "'debug', 'info', 'warning' or 'error'"),
+    ],
+)
+def test_a_fault_in_the_file_is_named(folder: Path, text: str, message: str) -> None:
+    (folder / "corral.toml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        Settings.load()
+
+
+def test_all_faults_are_named_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "corral.toml").write_text("prot = 1")
+    monkeypatch.setenv("CORRAL_MAX_TURNS", "0")
+    with pytest.raises(ConfigError) as caught:
+        Settings.load()
+    assert "'prot'" in caught.value.message
+    assert "variable CORRAL_MAX_TURNS" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "closest"), [("CORRAL_PROT", "CORRAL_PORT"), ("CORRAL_RESOURCE__CPUS", "CORRAL_RESOURCES")]
+)
+def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, closest: str) -> None:
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(ConfigError, match=f"unknown variable {name}, closest known name: {closest}$"):
+        Settings.load()
+
+
+def test_a_variable_with_a_bad_value_is_named_and_a_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORRAL_API_KEY", "canary")
+    monkeypatch.setenv("CORRAL_PORT", "many")
+    with pytest.raises(ConfigError, match=r"setting 'port' \(variable CORRAL_PORT\)") as caught:
+        Settings.load()
+    assert "canary" not in str(caught.value)
+
+
+def test_aliases_add_to_the_shipped_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORRAL_AGENT_ALIASES", '{"helper": "general"}')
+    aliases = Settings.load().agent_aliases
+    assert aliases["helper"] == "general"
+    assert "antigravity-preview-05-2026" in aliases
+
+
+def test_a_table_that_is_not_json_in_a_variable_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORRAL_AGENT_ALIASES", "helper=general")
+    with pytest.raises(ConfigError, match="agent_aliases"):
+        Settings.load()
+
+
+def test_the_engine_is_that_of_the_setting_then_docker_host(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "ssh://user@elsewhere")
+    assert Settings.load().engine_url == "ssh://user@elsewhere"
+    (folder / "corral.toml").write_text("engine_url = 'unix:///x.sock'")
+    assert Settings.load().engine_url == "unix:///x.sock"
+
+
+def test_settings_cannot_be_changed(folder: Path) -> None:
+    settings = Settings(data_dir=folder)
+    with pytest.raises(ValidationError):
+        settings.port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ({}, "http://127.0.0.1:8080"),
+        ({"host": "::1", "port": 9}, "http://[::1]:9"),
+        ({"host": "0.0.0.0"}, "http://127.0.0.1:8080"),
+        ({"url": "https://agents.example/x/"}, "https://agents.example/x"),
+    ],
+)
+def test_where_the_command_line_finds_the_server(given: dict[str, object], url: str) -> None:
+    assert Settings.load(**given).server_url == url
