@@ -65,14 +65,17 @@ class Reactor:
             timeout_s = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
             for key, ready in self._selector.select(timeout_s):
                 on_readable, on_writable = key.data
-                if ready & selectors.EVENT_READ and on_readable:
+                if ready & selectors.EVENT_READ and on_readable and self._is_watched(key):
                     on_readable()
-                # The first callback may have closed the descriptor or changed what is watched.
-                current = self._selector.get_map().get(key.fd)
-                if ready & selectors.EVENT_WRITE and on_writable and current is not None and current.data is key.data:
+                if ready & selectors.EVENT_WRITE and on_writable and self._is_watched(key):
                     on_writable()
             now = time.monotonic()
             while self._timers and self._timers[0][0] <= now:
                 timer = heapq.heappop(self._timers)[2]
                 if timer.callback is not None:
                     timer.callback()
+
+    def _is_watched(self, key: selectors.SelectorKey) -> bool:
+        # A callback of the same round may have closed the descriptor, and a new one may have its number.
+        current = self._selector.get_map().get(key.fd)
+        return current is not None and current.data is key.data

@@ -1,0 +1,148 @@
+"""Calls: what the orchestrator asked for by id, what came out, and who is following.
+
+A call's id is given by the orchestrator; the same id again is the same call. Its output (head and tail within a limit) and
+outcome are kept until the orchestrator acknowledges them, also while no link is there (design 4.2).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence
+
+if TYPE_CHECKING:
+    from .link import Stream
+
+_KEPT_CALLS = 256
+"""Finished calls that nobody acknowledged; beyond, the oldest are forgotten. An orchestrator acknowledges within a second."""
+
+Outcome = Dict[str, Any]
+
+
+class Output:
+    """Head and tail of what was written, each at most half of `limit_bytes`."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._half = max(1, limit_bytes // 2)
+        self.head = bytearray()
+        self._tail = bytearray()
+        self.total_bytes = 0
+
+    def add(self, data: bytes) -> None:
+        self.total_bytes += len(data)
+        room = self._half - len(self.head)
+        if room > 0:
+            self.head += data[:room]
+            data = data[room:]
+        if data:
+            self._tail += data
+            if len(self._tail) > 2 * self._half:
+                del self._tail[: -self._half]
+
+    @property
+    def tail(self) -> bytes:
+        return bytes(self._tail[-self._half :])
+
+    @property
+    def dropped_bytes(self) -> int:
+        """What is in neither head nor tail."""
+        return self.total_bytes - len(self.head) - len(self.tail)
+
+
+class Call:
+    """One call. Whoever carries it out writes and finishes; followers are told."""
+
+    def __init__(self, call_id: str, output_limit_bytes: int) -> None:
+        self.id = call_id
+        self.output = Output(output_limit_bytes)
+        self.outcome: Optional[Outcome] = None
+        self.attachments: Sequence[bytes] = ()
+        self.cancel: Callable[[], None] = lambda: None
+        self.take_input: Callable[[Optional[bytes]], None] = lambda _data: None
+        """Gets pieces of input, then None."""
+        self.followers: List["Follower"] = []
+        self.on_finish: Callable[[], None] = lambda: None
+
+    def write(self, data: bytes) -> None:
+        """Adds output; ignored after the end."""
+        if self.outcome is None:
+            self.output.add(data)
+            self._tell()
+
+    def finish(self, outcome: Outcome, attachments: Sequence[bytes] = ()) -> None:
+        """Ends the call; the first end counts."""
+        if self.outcome is not None:
+            return
+        self.attachments = attachments
+        self.outcome = dict(
+            outcome,
+            total_bytes=self.output.total_bytes,
+            dropped_bytes=self.output.dropped_bytes,
+            tail_bytes=len(self.output.tail),
+            attachment_bytes=[len(each) for each in attachments],
+        )
+        self.on_finish()
+        self._tell()
+
+    def _tell(self) -> None:
+        for follower in list(self.followers):
+            follower.pump()
+
+
+class Follower:
+    """Sends a call to a stream: output from an offset as it comes, the outcome, the tail, attachments, then END."""
+
+    def __init__(self, call: Call, stream: "Stream", start_bytes: int) -> None:
+        self._call = call
+        self._stream = stream
+        self._sent_bytes = start_bytes
+        self._rest: Optional[memoryview] = None
+        call.followers.append(self)
+        stream.on_credit = self.pump
+        stream.on_close = self.leave
+
+    def leave(self) -> None:
+        """Follows no more; the call goes on."""
+        if self in self._call.followers:
+            self._call.followers.remove(self)
+
+    def pump(self) -> None:
+        """Sends what there is credit for."""
+        head = self._call.output.head
+        while self._sent_bytes < len(head) and self._stream.room_bytes > 0:
+            piece = bytes(head[self._sent_bytes : self._sent_bytes + self._stream.room_bytes])
+            self._sent_bytes += self._stream.send(piece)
+        if self._call.outcome is None or self._sent_bytes < len(head):
+            return
+        if self._rest is None:
+            self._stream.send_message(self._call.outcome)
+            self._rest = memoryview(b"".join([self._call.output.tail, *self._call.attachments]))
+        while self._rest and self._stream.room_bytes > 0:
+            self._rest = self._rest[self._stream.send(bytes(self._rest[: self._stream.room_bytes])) :]
+        if not self._rest:
+            self.leave()
+            self._stream.end()
+
+
+class CallBook:
+    """All calls that may still be asked for."""
+
+    def __init__(self) -> None:
+        self._calls: Dict[str, Call] = {}
+
+    def find(self, call_id: str) -> Optional[Call]:
+        return self._calls.get(call_id)
+
+    def add(self, call: Call) -> None:
+        finished = [each.id for each in self._calls.values() if each.outcome is not None]
+        for call_id in finished[: max(0, len(finished) - _KEPT_CALLS)]:
+            del self._calls[call_id]
+        self._calls[call.id] = call
+
+    def forget(self, call_id: str) -> None:
+        """The orchestrator has stored the outcome. A call that still runs is kept."""
+        call = self._calls.get(call_id)
+        if call is not None and call.outcome is not None:
+            del self._calls[call_id]
+
+    def states(self) -> Dict[str, str]:
+        """Id → `running` or `finished`."""
+        return {each.id: "running" if each.outcome is None else "finished" for each in self._calls.values()}

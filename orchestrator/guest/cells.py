@@ -1,0 +1,260 @@
+"""Calls that run a cell in the sandbox's one Python interpreter. The guest's side; `interpreter.py` is the other.
+
+Cells queue: one runs at a time, state lasts between them. Cancel and time-out interrupt the cell first (SIGINT) and keep the
+state; only if the interpreter does not come back it is killed and the next cell starts a new one, and the outcome says so.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections import deque
+from typing import Any, Deque, Dict, List, Optional
+
+from .calls import Call
+from .cgroup import LimitCounters
+from .frames import DATA, END, MAX_PAYLOAD_BYTES, MESSAGE, OPEN, Decoder, FrameError, decode_json, encode, encode_json
+from .hands import Answer, HandPool, exit_of
+from .processes import OutputPipe, TreeKill, descendants, judge, kill_orphans, send_signal
+from .reactor import Reactor
+
+_INTERRUPT_GRACE_S = 1.5
+_ATTACHMENTS_LIMIT_BYTES = 16 << 20
+_SEND_TIMEOUT_S = 2.0
+_CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_PROGRAM = "import sys; sys.path[:0] = [{parent!r}]; from {package}.interpreter import main; main()"
+
+
+class Cell:
+    """A cell that waits or runs."""
+
+    def __init__(self, call: Call, code: bytes, env: Dict[str, str], timeout_s: float) -> None:
+        self.call = call
+        self.code = code
+        self.env = env
+        self.timeout_s = timeout_s
+
+
+class CellQueue:
+    """Runs cells one after another; starts an interpreter when there is none."""
+
+    def __init__(self, reactor: Reactor, pool: HandPool, counters: LimitCounters, cwd: str) -> None:
+        self._reactor = reactor
+        self._pool = pool
+        self._counters = counters
+        self._cwd = cwd
+        self._waiting: Deque[Cell] = deque()
+        self._running: Optional[RunningCell] = None
+        self._interpreter: Optional[Interpreter] = None
+
+    def add(self, cell: Cell) -> None:
+        """Queues a cell; its call finishes in any case."""
+
+        def withdraw() -> None:
+            if cell in self._waiting:
+                self._waiting.remove(cell)
+                cell.call.finish({"verdict": "cancelled", "exit_code": None, "signal": None, "duration_ms": 0})
+
+        cell.call.cancel = withdraw
+        self._waiting.append(cell)
+        self._next()
+
+    def warm(self, env: Dict[str, str]) -> None:
+        """Starts the interpreter before the first cell needs it."""
+        if self._interpreter is None:
+            self._interpreter = Interpreter(self._reactor, self._pool, env, self._cwd, self._interpreter_ended)
+
+    def _next(self) -> None:
+        if self._running is None and self._waiting:
+            cell = self._waiting.popleft()
+            self.warm(cell.env)
+            assert self._interpreter is not None
+            self._running = RunningCell(self._reactor, self._counters, self._interpreter, cell, self._cell_ended)
+
+    def _cell_ended(self) -> None:
+        self._running = None
+        # Not from within the callback of the cell that just ended.
+        self._reactor.after(0, self._next)
+
+    def _interpreter_ended(self, answer: Optional[Answer]) -> None:
+        self._interpreter = None
+        if self._running is not None:
+            self._running.interpreter_ended(exit_of(answer["exit"] if answer else None))
+
+
+class RunningCell:
+    """The one cell that runs now."""
+
+    def __init__(
+        self, reactor: Reactor, counters: LimitCounters, interpreter: "Interpreter", cell: Cell, on_end: Any
+    ) -> None:
+        self._reactor = reactor
+        self._counters = counters
+        self._interpreter = interpreter
+        self._call = cell.call
+        self._on_end = on_end
+        self._verdict: Optional[str] = None
+        self._before = counters.read()
+        self._started = time.monotonic()
+        self._started_boot = time.clock_gettime(time.CLOCK_BOOTTIME)
+        self._deadline = reactor.after(cell.timeout_s, lambda: self.stop("timeout"))
+        cell.call.cancel = lambda: self.stop("cancelled")
+        interpreter.run(cell, self._done)
+
+    def stop(self, verdict: str) -> None:
+        if self._verdict is None and self._call.outcome is None:
+            self._verdict = verdict
+            self._interpreter.interrupt()
+            self._deadline.cancel()
+            self._deadline = self._reactor.after(_INTERRUPT_GRACE_S, self._interpreter.kill)
+
+    def _done(self, is_ok: bool, kinds: List[str], attachments: List[bytes]) -> None:
+        if self._verdict is not None:
+            self._kill_started_processes()
+        outcome = {"verdict": self._verdict or "exited", "exit_code": 0 if is_ok else 1, "signal": None}
+        self._end(dict(outcome, state="kept", attachment_types=kinds), attachments)
+
+    def interpreter_ended(self, ended: Dict[str, Optional[int]]) -> None:
+        verdict = self._verdict
+        if verdict is None:
+            failure = dict(ended, exit_code=ended["exit_code"] or 1)
+            verdict = judge(failure, self._before, self._counters.read())
+        self._end(dict(ended, verdict=verdict, state="lost"), [])
+
+    def _end(self, outcome: Dict[str, Any], attachments: List[bytes]) -> None:
+        self._deadline.cancel()
+        outcome["duration_ms"] = round((time.monotonic() - self._started) * 1000, 3)
+        self._interpreter.release()
+        self._on_end()
+        self._call.finish(outcome, attachments)
+
+    def _kill_started_processes(self) -> None:
+        for pid in descendants(self._interpreter.pid):
+            if _started_at(pid) >= self._started_boot - 1 / _CLOCK_TICKS_PER_S:
+                send_signal(pid, signal.SIGKILL)
+
+
+class Interpreter:
+    """One interpreter process in a hand of its own."""
+
+    def __init__(self, reactor: Reactor, pool: HandPool, env: Dict[str, str], cwd: str, on_end: Any) -> None:
+        self._reactor = reactor
+        self._on_end = on_end
+        self._on_done: Any = None
+        self._decoder = Decoder()
+        self._header: Optional[Dict[str, Any]] = None
+        self._attached = bytearray()
+        self.pid = -1
+        self._hand = pool.take()
+        self._hand.on_answer = self._answer
+        self._hand.on_end = lambda: self._ended(None)
+        self._start(env, cwd)
+
+    def _start(self, env: Dict[str, str], cwd: str) -> None:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._control.settimeout(_SEND_TIMEOUT_S)
+        output_end, write_end = os.pipe()
+        self._output = OutputPipe(self._reactor, output_end, lambda _data: None)
+        null = os.open("/dev/null", os.O_RDONLY)
+        folder = os.path.dirname(os.path.abspath(__file__))
+        package = __package__ or "guest"
+        for _ in package.split("."):
+            folder = os.path.dirname(folder)
+        program = _PROGRAM.format(parent=folder, package=package)
+        # Not isolated (-I): the agent's own packages and variables are its business.
+        argv = ["python3", "-c", program]
+        self._hand.request(
+            {"do": "spawn", "argv": argv, "cwd": cwd, "env": env}, [null, write_end, theirs.fileno()]
+        )
+        os.close(null)
+        os.close(write_end)
+        theirs.close()
+        self._reactor.watch(self._control.fileno(), self._receive)
+
+    def run(self, cell: Cell, on_done: Any) -> None:
+        """Sends a cell; `on_done(is_ok, attachment types, attachments)` comes when it ends by itself."""
+        self._on_done = on_done
+        self._output.on_data = cell.call.write
+        message = encode_json(OPEN, 1, {"env": cell.env})
+        for start in range(0, len(cell.code), MAX_PAYLOAD_BYTES):
+            message += encode(DATA, 1, cell.code[start : start + MAX_PAYLOAD_BYTES])
+        try:
+            self._control.sendall(message + encode(END, 1))
+        except OSError:
+            self.kill()
+
+    def interrupt(self) -> None:
+        if self.pid > 0:
+            send_signal(self.pid, signal.SIGINT)
+
+    def kill(self) -> None:
+        """Ends the interpreter and all below it; `on_end` follows."""
+        TreeKill(self._reactor, self._hand)
+
+    def release(self) -> None:
+        """Takes what the cell wrote before its end; later output belongs to no cell and is dropped."""
+        self._output.drain()
+        self._output.on_data = lambda _data: None
+        self._on_done = None
+
+    def _answer(self, answer: Answer) -> None:
+        if "pid" in answer:
+            self.pid = answer["pid"]
+        elif "exit" in answer:
+            self._ended(answer)
+        elif "error" in answer:
+            self._output.on_data(answer["error"]["message"].encode() + b"\n")
+            self._ended(None)
+
+    def _ended(self, answer: Optional[Answer]) -> None:
+        if self._on_end is None:
+            return
+        on_end, self._on_end = self._on_end, None
+        if answer is None:
+            kill_orphans()
+        self._reactor.forget(self._control.fileno())
+        self._control.close()
+        on_end(answer)
+        self._hand.close()
+
+    def _receive(self) -> None:
+        try:
+            data = self._control.recv(256 * 1024)
+            for kind, _stream, payload in self._decoder.feed(data):
+                self._take(kind, payload)
+        except (OSError, FrameError):
+            data = b""
+        if not data and self._control.fileno() >= 0:
+            self._reactor.forget(self._control.fileno())
+            self.kill()
+
+    def _take(self, kind: int, payload: bytes) -> None:
+        if kind == MESSAGE:
+            self._header = decode_json(payload)
+            self._attached = bytearray()
+        elif kind == DATA:
+            self._attached += payload
+            if len(self._attached) > _ATTACHMENTS_LIMIT_BYTES:
+                raise FrameError("too many attachments")
+        elif kind == END and self._header is not None and self._on_done is not None:
+            header, self._header = self._header, None
+            is_ok, kinds, sizes = bool(header.get("ok")), header.get("types"), header.get("sizes")
+            if not isinstance(kinds, list) or not isinstance(sizes, list) or len(kinds) != len(sizes):
+                raise FrameError("the interpreter's answer is damaged")
+            attachments = []
+            for size in sizes:
+                attachments.append(bytes(self._attached[: int(size)]))
+                del self._attached[: int(size)]
+            self._on_done(is_ok, [str(each) for each in kinds], attachments)
+
+
+def _started_at(pid: int) -> float:
+    """Seconds since boot at which a process began; 0 if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            content = file.read()
+    except OSError:
+        return 0.0
+    return int(content[content.rfind(b")") + 2 :].split()[19]) / _CLOCK_TICKS_PER_S

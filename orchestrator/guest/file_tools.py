@@ -1,0 +1,271 @@
+"""File operations, executed by a hand as `agent`. The kernel's permissions are the rule; nothing here is a privilege.
+
+Every operation gets its arguments, an input and an output descriptor and returns a small JSON object; content goes over the
+descriptors. Paths may be relative to `cwd`. What the caller can mend is `{"error": {"code", "message"}}`.
+"""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import json
+import os
+import re
+import shutil
+import stat
+import tarfile
+import tempfile
+from typing import Any, BinaryIO, Callable, Dict, Iterator, List, Tuple
+
+_PIECE_BYTES = 1 << 20
+_LIST_LIMIT = 2000
+_SEARCH_LIMIT = 200
+_SEARCH_FILE_LIMIT_BYTES = 4 << 20
+_LINE_LIMIT = 400
+_SKIPPED_FOLDERS = {".git", "node_modules", "__pycache__", ".venv"}
+
+
+class FileProblem(Exception):
+    """Something the caller can mend."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def perform(operation: str, arguments: Dict[str, Any], input_fd: int, output_fd: int) -> Dict[str, Any]:
+    """Carries out one operation; the answer is `{"result": …}` or `{"error": …}`."""
+    try:
+        with os.fdopen(os.dup(input_fd), "rb") as source, os.fdopen(os.dup(output_fd), "wb") as sink:
+            return {"result": OPERATIONS[operation](arguments, source, sink)}
+    except FileProblem as problem:
+        return _error(problem.code, str(problem))
+    except OSError as error:
+        path = os.fsdecode(error.filename) if error.filename else str(arguments.get("path", ""))
+        return _error(errno.errorcode.get(error.errno or 0, "EIO").lower(), f"{path}: {error.strerror or error}")
+    except (KeyError, TypeError, ValueError, re.error, tarfile.TarError, EOFError, RecursionError) as error:
+        return _error("bad_request", f"{type(error).__name__}: {error}")
+
+
+def _error(code: str, message: str) -> Dict[str, Any]:
+    return {"error": {"code": code, "message": message}}
+
+
+def _path(arguments: Dict[str, Any]) -> str:
+    path = str(arguments.get("path") or ".")
+    if "\0" in path:
+        raise FileProblem("bad_path", "a path cannot contain NUL")
+    return os.path.normpath(os.path.join(arguments["cwd"], path))
+
+
+def _regular_file(path: str) -> BinaryIO:
+    # Opening a FIFO would wait for a writer.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    kind = os.fstat(fd).st_mode
+    if not stat.S_ISREG(kind):
+        os.close(fd)
+        raise FileProblem("not_a_file", f"{path}: {'a directory' if stat.S_ISDIR(kind) else 'not a regular file'}")
+    return os.fdopen(fd, "rb")
+
+
+def _read(arguments: Dict[str, Any], _source: BinaryIO, sink: BinaryIO) -> Dict[str, Any]:
+    path = _path(arguments)
+    first, count = int(arguments.get("first_line") or 1), arguments.get("line_count")
+    with _regular_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        start = file.read(8192)
+        result: Dict[str, Any] = {"path": path, "size_bytes": size, "is_binary": b"\0" in start}
+        file.seek(0)
+        if first == 1 and count is None:
+            shutil.copyfileobj(file, sink, _PIECE_BYTES)
+            return result
+        last = first + int(count) - 1 if count is not None else None
+        for number, line in enumerate(file, 1):
+            if last is not None and number > last:
+                break
+            if number >= first:
+                sink.write(line)
+    return result
+
+
+def _write(arguments: Dict[str, Any], source: BinaryIO, _sink: BinaryIO) -> Dict[str, Any]:
+    path = _path(arguments)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    is_new = not os.path.lexists(path)
+    return {"path": path, "size_bytes": _replace(path, iter(lambda: source.read(_PIECE_BYTES), b"")), "created": is_new}
+
+
+def _replace(path: str, pieces: Iterator[bytes]) -> int:
+    # Beside the target and renamed over it: a full disk or a kill leaves the old file whole.
+    target = os.path.realpath(path)
+    if os.path.isdir(target):
+        raise FileProblem("is_a_directory", f"{path}: a directory")
+    mode = stat.S_IMODE(os.stat(target).st_mode) if os.path.exists(target) else 0o644
+    fd, temporary = tempfile.mkstemp(dir=os.path.dirname(target), prefix=".corral-")
+    size = 0
+    try:
+        with os.fdopen(fd, "wb") as file:
+            for piece in pieces:
+                size += file.write(piece)
+        os.chmod(temporary, mode & 0o777)
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return size
+
+
+def _edit(arguments: Dict[str, Any], source: BinaryIO, _sink: BinaryIO) -> Dict[str, Any]:
+    path = _path(arguments)
+    change = json.loads(source.read().decode("utf-8", "surrogatepass"))
+    old, new = (str(change[key]).encode("utf-8", "surrogateescape") for key in ("old", "new"))
+    if not old:
+        raise FileProblem("bad_request", "the text to replace is empty")
+    with _regular_file(path) as file:
+        content = file.read()
+    count = content.count(old)
+    if count == 0:
+        raise FileProblem("no_match", f"{path}: the text to replace was not found; it must match exactly")
+    if count > 1 and not change.get("replace_all"):
+        raise FileProblem("ambiguous", f"{path}: the text to replace occurs {count} times; give more of it or replace all")
+    line = content.count(b"\n", 0, content.index(old)) + 1
+    _replace(path, iter([content.replace(old, new)]))
+    return {"path": path, "replacements": count, "line": line}
+
+
+def _list(arguments: Dict[str, Any], _source: BinaryIO, sink: BinaryIO) -> Dict[str, Any]:
+    path = _path(arguments)
+    entries: List[Dict[str, Any]] = []
+    if not os.path.isdir(path):
+        entries.append(_entry(path, os.path.basename(path)))
+    else:
+        for entry, name in _walk(path, bool(arguments.get("recursive"))):
+            if len(entries) >= _LIST_LIMIT:
+                break
+            entries.append(_entry(entry, name))
+    sink.write("".join(json.dumps(each) + "\n" for each in entries).encode("utf-8", "surrogatepass"))
+    return {"path": path, "count": len(entries), "is_complete": len(entries) < _LIST_LIMIT}
+
+
+def _walk(root: str, recursive: bool) -> Iterator[Tuple[str, str]]:
+    with os.scandir(root) as scan:
+        entries = sorted(scan, key=lambda entry: entry.name)
+    for entry in entries:
+        yield entry.path, os.path.relpath(entry.path, root) if not recursive else entry.path
+        if recursive and entry.is_dir(follow_symlinks=False) and entry.name not in _SKIPPED_FOLDERS:
+            try:
+                yield from _walk(entry.path, True)
+            except PermissionError:
+                continue
+
+
+def _entry(path: str, name: str) -> Dict[str, Any]:
+    status = os.lstat(path)
+    kinds = {stat.S_IFDIR: "directory", stat.S_IFREG: "file", stat.S_IFLNK: "symlink"}
+    return {
+        "name": name,
+        "type": kinds.get(stat.S_IFMT(status.st_mode), "other"),
+        "size_bytes": status.st_size,
+        "modified": status.st_mtime,
+    }
+
+
+def _search(arguments: Dict[str, Any], _source: BinaryIO, sink: BinaryIO) -> Dict[str, Any]:
+    root = _path(arguments)
+    pattern = re.compile(str(arguments["pattern"]).encode("utf-8", "surrogateescape"))
+    glob = arguments.get("glob")
+    matches = files = 0
+    if not os.path.lexists(root):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), root)
+    candidates = _walk(root, True) if os.path.isdir(root) else iter([(root, root)])
+    for path, _ in candidates:
+        if not stat.S_ISREG(os.lstat(path).st_mode) or (glob and not _fits(path, root, str(glob))):
+            continue
+        files += 1
+        for number, line in _matching_lines(path, pattern):
+            if matches == _SEARCH_LIMIT:
+                return {"path": root, "matches": matches, "files": files, "is_complete": False}
+            matches += 1
+            sink.write(os.fsencode(path) + b":%d: " % number + line[:_LINE_LIMIT] + b"\n")
+    return {"path": root, "matches": matches, "files": files, "is_complete": True}
+
+
+def _fits(path: str, root: str, glob: str) -> bool:
+    relative = os.path.relpath(path, root)
+    return fnmatch.fnmatch(relative, glob) or fnmatch.fnmatch(os.path.basename(path), glob)
+
+
+def _matching_lines(path: str, pattern: "re.Pattern[bytes]") -> Iterator[Tuple[int, bytes]]:
+    try:
+        with _regular_file(path) as file:
+            content = file.read(_SEARCH_FILE_LIMIT_BYTES)
+    except (OSError, FileProblem):
+        return
+    if b"\0" in content[:8192]:
+        return
+    for number, line in enumerate(content.splitlines(), 1):
+        if pattern.search(line):
+            yield number, line
+
+
+def _delete(arguments: Dict[str, Any], _source: BinaryIO, _sink: BinaryIO) -> Dict[str, Any]:
+    path = _path(arguments)
+    if os.path.isdir(path) and not os.path.islink(path):
+        if path == os.path.normpath(arguments["cwd"]):
+            raise FileProblem("refused", f"{path}: the working directory itself stays")
+        shutil.rmtree(path)
+        return {"path": path, "type": "directory"}
+    os.unlink(path)
+    return {"path": path, "type": "file"}
+
+
+def _extract(arguments: Dict[str, Any], source: BinaryIO, _sink: BinaryIO) -> Dict[str, Any]:
+    target = str(arguments["target"])
+    count = size = 0
+    with tarfile.open(fileobj=source, mode="r|") as archive:
+        for member in archive:
+            path = os.path.normpath(os.path.join(target, member.name.lstrip("/")))
+            if not (path + "/").startswith(target.rstrip("/") + "/") or not (member.isfile() or member.isdir()):
+                raise FileProblem("bad_archive", f"{member.name!r}: only files and directories below the target")
+            if member.isdir():
+                os.makedirs(path, exist_ok=True)
+                continue
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            content = archive.extractfile(member)
+            assert content is not None
+            _replace(path, iter(lambda content=content: content.read(_PIECE_BYTES), b""))
+            os.chmod(path, member.mode & 0o777)
+            count += 1
+            size += member.size
+    while source.read(_PIECE_BYTES):
+        pass  # padding after the archive's end
+    return {"files": count, "size_bytes": size}
+
+
+def _archive(arguments: Dict[str, Any], _source: BinaryIO, sink: BinaryIO) -> Dict[str, Any]:
+    count = 0
+
+    def plain(member: tarfile.TarInfo) -> Any:
+        nonlocal count
+        if not (member.isfile() or member.isdir() or member.issym()):
+            return None
+        count += 1
+        return member
+
+    with tarfile.open(fileobj=sink, mode="w|", bufsize=_PIECE_BYTES) as archive:
+        for path in arguments["paths"]:
+            absolute = os.path.normpath(os.path.join(arguments["cwd"], path))
+            archive.add(absolute, arcname=absolute.lstrip("/") or ".", filter=plain)
+    return {"members": count}
+
+
+OPERATIONS: Dict[str, Callable[[Dict[str, Any], BinaryIO, BinaryIO], Dict[str, Any]]] = {
+    "read": _read,
+    "write": _write,
+    "edit": _edit,
+    "list": _list,
+    "search": _search,
+    "delete": _delete,
+    "extract": _extract,
+    "archive": _archive,
+}

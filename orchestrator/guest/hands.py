@@ -1,0 +1,199 @@
+"""The pool of hands, the guest's side: forks them, drops them to `agent`, gives them requests, notices their end.
+
+A call takes a hand that was made before the call came; making the next one waits until the call has begun. A hand that is
+left with background processes keeps them until they end, and is not used again.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import os
+import resource
+import signal
+import socket
+from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence
+
+from .frames import OPEN, Decoder, FrameError, decode_json, encode_json
+from .hand import Hand
+from .reactor import Reactor
+
+Answer = Dict[str, Any]
+
+_PR_CAPBSET_DROP = 24
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+_LAST_CAPABILITY = 63
+_SPARE_HANDS = 2
+_REFILL_DELAY_S = 0.02
+"""A fork while a call starts would delay that call."""
+_SEND_TIMEOUT_S = 2.0
+"""The agent may stop its own hands (same user); a stopped hand must not stop the guest."""
+
+
+def prctl(option: int, value: int) -> int:
+    """The system call; negative on failure."""
+    return int(ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0))
+
+
+def become_subreaper() -> None:
+    """Orphans of the calling process's descendants become its children."""
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+class User:
+    """Who the hands are. With `drop` false (tests without root) they stay who they are."""
+
+    def __init__(self, uid: int, gid: int, drop: bool) -> None:
+        self.uid = uid
+        self.gid = gid
+        self.drop = drop
+
+    def become(self) -> None:
+        """Gives up root and every capability for good. Raises `OSError` if any part of it fails."""
+        prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        if not self.drop:
+            return
+        for capability in range(_LAST_CAPABILITY + 1):
+            if prctl(_PR_CAPBSET_DROP, capability) < 0 and capability <= 37:
+                raise OSError("the capability bounding set cannot be emptied")
+        os.setgroups([])
+        os.setresgid(self.gid, self.gid, self.gid)
+        os.setresuid(self.uid, self.uid, self.uid)
+
+
+class HandProcess:
+    """One hand, as the guest holds it. `on_answer` gets its answers; `on_end` comes once, when it is gone."""
+
+    def __init__(self, pid: int, channel: socket.socket, reactor: Reactor) -> None:
+        self.pid = pid
+        self.on_answer: Callable[[Answer], None] = lambda _answer: None
+        self.on_end: Callable[[], None] = lambda: None
+        self._channel = channel
+        self._reactor = reactor
+        self._decoder = Decoder()
+        channel.settimeout(_SEND_TIMEOUT_S)
+        reactor.watch(channel.fileno(), self._receive)
+
+    def request(self, request: Dict[str, Any], descriptors: Sequence[int]) -> None:
+        """Sends a request and its descriptors, which stay open here. A hand that is gone reports by `on_end`."""
+        data = encode_json(OPEN, 0, request)
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+        try:
+            sent = self._channel.sendmsg([data], rights)
+            self._channel.sendall(data[sent:])
+        except OSError:
+            self.kill()  # its end arrives as end of file
+
+    def close(self) -> None:
+        """Lets the hand go: without work it exits."""
+        if self._channel.fileno() >= 0:
+            self._reactor.forget(self._channel.fileno())
+            self._channel.close()
+
+    def kill(self) -> None:
+        """Ends the hand itself at once; see `processes.kill_tree` for what is below it."""
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def _receive(self) -> None:
+        try:
+            data = self._channel.recv(256 * 1024)
+            answers: List[Answer] = [decode_json(payload) for _, _, payload in self._decoder.feed(data)]
+        except (OSError, FrameError):
+            data, answers = b"", []
+        if data:
+            for answer in answers:
+                self.on_answer(answer)
+        else:
+            self.close()
+            self.on_end()
+
+
+class HandPool:
+    """Keeps hands ready."""
+
+    def __init__(self, reactor: Reactor, user: User) -> None:
+        self._reactor = reactor
+        self._user = user
+        self._spare: List[HandProcess] = []
+        self._refilling = False
+
+    def fill(self) -> None:
+        """Makes the spare hands now."""
+        while len(self._spare) < _SPARE_HANDS:
+            self._keep(self._fork())
+
+    def take(self) -> HandProcess:
+        """A hand for one request; `give` it back if it ends idle."""
+        hand = self._spare.pop() if self._spare else self._fork()
+        hand.on_end = lambda: None
+        if not self._spare and not self._refilling:
+            self._refilling = True
+            self._reactor.after(_REFILL_DELAY_S, self._refill)
+        return hand
+
+    def give(self, hand: HandProcess) -> None:
+        """Takes back a hand that has nothing below it."""
+        if len(self._spare) < _SPARE_HANDS:
+            self._keep(hand)
+        else:
+            hand.close()
+
+    def _keep(self, hand: HandProcess) -> None:
+        def gone() -> None:
+            if hand in self._spare:
+                self._spare.remove(hand)
+
+        hand.on_answer = lambda _answer: None
+        hand.on_end = gone
+        self._spare.append(hand)
+
+    def _refill(self) -> None:
+        self._refilling = False
+        self.fill()
+
+    def _fork(self) -> HandProcess:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        pid = os.fork()
+        if pid == 0:
+            _live_as_hand(theirs, self._user)
+        theirs.close()
+        return HandProcess(pid, ours, self._reactor)
+
+
+def _live_as_hand(channel: socket.socket, user: User) -> NoReturn:
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.dup2(channel.fileno(), 3, inheritable=False)
+        os.closerange(4, 65536)
+        channel.detach()
+        become_subreaper()
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        _raise_oom_score()
+        user.become()
+        os.umask(0o022)
+        Hand(socket.socket(fileno=3)).run()
+    finally:
+        os._exit(1)
+
+
+def _raise_oom_score() -> None:
+    # The kernel then picks the agent's processes before the guest when memory is short.
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("1000")
+    except OSError:
+        pass
+
+
+def exit_of(status: Optional[int]) -> Dict[str, Optional[int]]:
+    """Exit code or signal of a wait status; both None if the process was lost."""
+    if status is None:
+        return {"exit_code": None, "signal": None}
+    if os.WIFSIGNALED(status):
+        return {"exit_code": None, "signal": os.WTERMSIG(status)}
+    return {"exit_code": os.WEXITSTATUS(status), "signal": None}

@@ -1,0 +1,130 @@
+"""The stateful Python interpreter: runs in the sandbox as `agent`, takes cells from descriptor 3, answers there.
+
+    request   OPEN {"env"} · DATA code … · END
+    answer    MESSAGE {"ok", "types", "sizes"} · DATA attachments … · END
+
+What a cell prints goes to its standard output and error, which are one pipe. The value of a last expression is printed, as
+in an interactive session. Pictures that matplotlib showed or saved come back as attachments (`charts.py`).
+"""
+
+from __future__ import annotations
+
+import ast
+import linecache
+import os
+import signal
+import socket
+import sys
+import traceback
+import types
+from typing import Any, Dict, List
+
+from . import charts
+from .frames import DATA, END, MAX_PAYLOAD_BYTES, MESSAGE, OPEN, Decoder, decode_json, encode, encode_json
+
+_CONTROL_FD = 3
+
+
+class Session:
+    """The namespace that lives from cell to cell, and the interrupt switch."""
+
+    def __init__(self) -> None:
+        self._module = types.ModuleType("__main__")
+        self._module.__dict__["__builtins__"] = __builtins__
+        self._cells = 0
+        self._is_running = False
+        self._env_names: List[str] = []
+        sys.modules["__main__"] = self._module
+        signal.signal(signal.SIGINT, self._interrupted)
+
+    def run(self, source: str, env: Dict[str, str]) -> bool:
+        """Runs one cell; prints what it prints, its last value, or its traceback. True if nothing was raised."""
+        self._cells += 1
+        name = f"<cell {self._cells}>"
+        self._apply(env)
+        try:
+            linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+            tree = ast.parse(source, name)
+            last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+            namespace = self._module.__dict__
+            self._is_running = True
+            exec(compile(tree, name, "exec", dont_inherit=True), namespace)
+            if isinstance(last, ast.Expr):
+                value = eval(compile(ast.Expression(last.value), name, "eval", dont_inherit=True), namespace)
+                if value is not None:
+                    namespace["_"] = value
+                    print(repr(value))
+        except SystemExit as leaving:
+            # Leaving would lose the state; a cell that calls exit() has simply ended.
+            return leaving.code in (None, 0)
+        except BaseException:
+            self._is_running = False
+            self._print_traceback()
+            return False
+        finally:
+            self._is_running = False
+        return True
+
+    def _print_traceback(self) -> None:
+        kind, error, trace = sys.exc_info()
+        while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+            trace = trace.tb_next
+        try:
+            traceback.print_exception(kind, error, trace)
+        except BaseException as failure:
+            print(f"{kind}: the error cannot be printed: {type(failure).__name__}", file=sys.stderr)
+
+    def _apply(self, env: Dict[str, str]) -> None:
+        for name in self._env_names:
+            if name not in env:
+                os.environ.pop(name, None)
+        for name, value in env.items():
+            if os.environ.get(name) != value:
+                os.environ[name] = value
+        self._env_names = list(env)
+
+    def _interrupted(self, _number: int, _frame: Any) -> None:
+        if self._is_running:
+            raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Serves cells until descriptor 3 ends."""
+    control = socket.socket(fileno=_CONTROL_FD)
+    os.set_inheritable(_CONTROL_FD, False)
+    sys.argv = [""]
+    sys.path[0] = ""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
+    charts.install()
+    session = Session()
+    decoder = Decoder()
+    env: Dict[str, str] = {}
+    code = bytearray()
+    while True:
+        data = control.recv(256 * 1024)
+        if not data:
+            return
+        for kind, _stream, payload in decoder.feed(data):
+            if kind == OPEN:
+                env, code = decode_json(payload)["env"], bytearray()
+            elif kind == DATA:
+                code += payload
+            elif kind == END:
+                is_ok = session.run(code.decode("utf-8", "replace"), env)
+                _answer(control, is_ok)
+
+
+def _answer(control: socket.socket, is_ok: bool) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass
+    pictures = charts.take()
+    header = {"ok": is_ok, "types": [kind for kind, _ in pictures], "sizes": [len(each) for _, each in pictures]}
+    message = encode_json(MESSAGE, 1, header)
+    for _, picture in pictures:
+        for start in range(0, len(picture), MAX_PAYLOAD_BYTES):
+            message += encode(DATA, 1, picture[start : start + MAX_PAYLOAD_BYTES])
+    control.sendall(message + encode(END, 1))

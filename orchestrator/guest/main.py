@@ -1,0 +1,74 @@
+"""Start and end of the guest. Run as the container's main process: `python3 -I -S -c "… from guest.main import main; main()"`.
+
+Arguments: `--socket PATH`, `--cwd PATH`, `--uid N`, `--gid N`, `--home PATH`. As root it drops its hands to uid and gid; as anybody
+else (tests) the hands stay who they are.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+from typing import Dict, Set
+
+from .hands import HandPool, User, become_subreaper
+from .link import Listener
+from .reactor import Reactor
+from .services import Services
+
+_DEFAULTS = {"socket": "/run/corral/guest.sock", "cwd": "/workspace", "uid": "1000", "gid": "1000", "home": "/home/agent"}
+
+
+def main() -> None:
+    """Serves until SIGTERM."""
+    options = _options(sys.argv[1:])
+    reactor = Reactor()
+    user = User(int(options["uid"]), int(options["gid"]), drop=os.geteuid() == 0)
+    become_subreaper()
+    pool = HandPool(reactor, user)
+    pool.fill()
+    env = dict(os.environ, HOME=options["home"], USER="agent", LOGNAME="agent", PWD=options["cwd"])
+    services = Services(reactor, pool, env, options["cwd"])
+    folder = os.path.dirname(options["socket"])
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    if os.path.exists(options["socket"]):
+        os.unlink(options["socket"])
+    Listener(reactor, options["socket"], services.open, services.greeting)
+    _watch_signals(reactor)
+    gc.freeze()
+    reactor.run()
+
+
+def _options(arguments: "list[str]") -> Dict[str, str]:
+    options = dict(_DEFAULTS)
+    for name, value in zip(arguments[::2], arguments[1::2]):
+        options[name.lstrip("-")] = value
+    return options
+
+
+def _watch_signals(reactor: Reactor) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: None)
+
+    def on_signal() -> None:
+        received: Set[int] = set(os.read(reader, 4096))
+        if signal.SIGTERM in received or signal.SIGINT in received:
+            reactor.stop()
+        _reap()
+
+    reactor.watch(reader, on_signal)
+
+
+def _reap() -> None:
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return

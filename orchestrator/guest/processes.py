@@ -1,0 +1,291 @@
+"""Calls that run in a hand: a process, or a file operation. Time limits, verdicts, and killing whole trees.
+
+A call ends when its first process exits, not when the last holder of its pipe does. Processes left in the background live
+on below their hand; what they still write is read and dropped. A time-out or cancel kills all that descends from the hand.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import time
+from typing import Any, Callable, Dict, List, Optional, Set
+
+from .calls import Call
+from .cgroup import LimitCounters
+from .hands import Answer, HandPool, HandProcess, exit_of
+from .reactor import Reactor, Timer
+
+_PIPE_READ_BYTES = 256 * 1024
+_F_GETPIPE_SZ = 1032
+_START_TIMEOUT_S = 10.0
+"""A hand that the agent stopped never answers."""
+_SWEEP_INTERVAL_S = 0.01
+_SWEEP_LIMIT = 200
+
+
+class InputPipe:
+    """Feeds a pipe without ever blocking the guest. `on_taken` is told how many bytes went in (or nowhere)."""
+
+    def __init__(self, reactor: Reactor, fd: int, on_taken: Callable[[int], None]) -> None:
+        self._reactor = reactor
+        self._fd: Optional[int] = fd
+        self._on_taken = on_taken
+        self._waiting = bytearray()
+        self._ended = False
+        os.set_blocking(fd, False)
+
+    def feed(self, data: Optional[bytes]) -> None:
+        """Adds input; None ends it."""
+        if data is None:
+            self._ended = True
+        elif self._fd is None:
+            self._on_taken(len(data))  # nobody reads any more: taken and dropped
+        else:
+            self._waiting += data
+        self._write()
+
+    def close(self) -> None:
+        if self._fd is not None:
+            self._reactor.forget(self._fd)
+            os.close(self._fd)
+            self._fd = None
+        if self._waiting:
+            dropped, self._waiting = len(self._waiting), bytearray()
+            self._on_taken(dropped)
+
+    def _write(self) -> None:
+        if self._fd is None:
+            return
+        try:
+            while self._waiting:
+                written = os.write(self._fd, self._waiting[:_PIPE_READ_BYTES])
+                del self._waiting[:written]
+                self._on_taken(written)
+        except BlockingIOError:
+            self._reactor.watch(self._fd, on_writable=self._write)
+            return
+        except OSError:
+            self.close()
+            return
+        self._reactor.forget(self._fd)
+        if self._ended:
+            self.close()
+
+
+class OutputPipe:
+    """Reads a pipe to its end, also after the call has ended, so that no writer ever blocks."""
+
+    def __init__(self, reactor: Reactor, fd: int, on_data: Callable[[bytes], None]) -> None:
+        self._reactor = reactor
+        self._fd: Optional[int] = fd
+        self.on_data = on_data
+        os.set_blocking(fd, False)
+        reactor.watch(fd, self._read)
+
+    def drain(self) -> None:
+        """Reads what is in the pipe now: at most its capacity, since a background process may write for ever."""
+        if self._fd is None:
+            return
+        capacity_bytes = fcntl.fcntl(self._fd, _F_GETPIPE_SZ)
+        while capacity_bytes > 0 and self._fd is not None:
+            read_bytes = self._read()
+            if read_bytes == 0:
+                return
+            capacity_bytes -= read_bytes
+
+    def close(self) -> None:
+        if self._fd is not None:
+            self._reactor.forget(self._fd)
+            os.close(self._fd)
+            self._fd = None
+
+    def _read(self) -> int:
+        assert self._fd is not None
+        try:
+            data = os.read(self._fd, _PIPE_READ_BYTES)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            data = b""
+        if data:
+            self.on_data(data)
+        else:
+            self.close()
+        return len(data)
+
+
+class HandTask:
+    """Carries out one call in one hand."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        pool: HandPool,
+        counters: LimitCounters,
+        call: Call,
+        request: Dict[str, Any],
+        *,
+        timeout_s: float,
+        on_input_taken: Optional[Callable[[int], None]] = None,
+    ) -> None:
+        self._reactor = reactor
+        self._pool = pool
+        self._counters = counters
+        self._call = call
+        self._before = counters.read()
+        self._started = time.monotonic()
+        self._pid: Optional[int] = None
+        self._verdict: Optional[str] = None
+        self._input: Optional[InputPipe] = None
+        self._hand = pool.take()
+        self._hand.on_answer = self._answer
+        self._hand.on_end = self._hand_ended
+        self._deadline = reactor.after(timeout_s, lambda: self.stop("timeout"))
+        self._start_deadline: Timer = reactor.after(_START_TIMEOUT_S, self._hand.kill)
+        call.cancel = lambda: self.stop("cancelled")
+        self._send(request, on_input_taken)
+
+    def stop(self, verdict: str) -> None:
+        """Kills the call's whole tree and ends the call with `verdict`."""
+        if self._call.outcome is None and self._verdict is None:
+            self._verdict = verdict
+            TreeKill(self._reactor, self._hand)
+
+    def _send(self, request: Dict[str, Any], on_input_taken: Optional[Callable[[int], None]]) -> None:
+        output_end, write_end = os.pipe()
+        self._output = OutputPipe(self._reactor, output_end, self._call.write)
+        if on_input_taken is None:
+            read_end = os.open("/dev/null", os.O_RDONLY)
+        else:
+            read_end, input_end = os.pipe()
+            self._input = InputPipe(self._reactor, input_end, on_input_taken)
+            self._call.take_input = self._input.feed
+        self._hand.request(request, [read_end, write_end])
+        os.close(read_end)
+        os.close(write_end)
+
+    def _answer(self, answer: Answer) -> None:
+        self._start_deadline.cancel()
+        if "pid" in answer:
+            self._pid = answer["pid"]
+        elif "exit" in answer:
+            self._end(exit_of(answer["exit"]), reusable=bool(answer.get("idle")))
+        elif "result" in answer:
+            self._end({"verdict": "done", "result": answer["result"]}, reusable=True)
+        elif "error" in answer:
+            self._end({"verdict": "refused", "error": answer["error"]}, reusable=True)
+
+    def _hand_ended(self) -> None:
+        kill_orphans()
+        self._end({"exit_code": None, "signal": int(signal.SIGKILL)}, reusable=False)
+
+    def _end(self, outcome: Dict[str, Any], *, reusable: bool) -> None:
+        self._start_deadline.cancel()
+        if self._call.outcome is not None:
+            return
+        if self._verdict is not None and reusable:
+            return  # a kill is under way; it ends the call when nothing is left
+        self._deadline.cancel()
+        self._output.drain()
+        self._output.on_data = lambda _data: None
+        if self._input is not None:
+            self._input.close()
+        if "verdict" not in outcome or self._verdict is not None:
+            outcome["verdict"] = self._verdict or judge(outcome, self._before, self._counters.read())
+        outcome["duration_ms"] = round((time.monotonic() - self._started) * 1000, 3)
+        if reusable:
+            self._pool.give(self._hand)
+        self._call.finish(outcome)
+
+
+def judge(outcome: Dict[str, Any], before: Dict[str, int], after: Dict[str, int]) -> str:
+    """What ended a process that nobody stopped: `exited`, `oom`, `pids` or `killed`."""
+    failed = outcome["exit_code"] != 0
+    if failed and after["oom"] > before["oom"]:
+        return "oom"
+    if failed and after["pids"] > before["pids"]:
+        return "pids"
+    return "killed" if outcome["signal"] is not None else "exited"
+
+
+class TreeKill:
+    """Kills everything below a hand, then the hand. Sweeps until a sweep finds nothing: a fork bomb is faster than one."""
+
+    def __init__(self, reactor: Reactor, hand: HandProcess) -> None:
+        self._reactor = reactor
+        self._hand = hand
+        self._sweeps = 0
+        self._sweep()
+
+    def _sweep(self) -> None:
+        self._sweeps += 1
+        frozen: Set[int] = set()
+        while True:
+            found = set(descendants(self._hand.pid)) - frozen
+            if not found or len(frozen) > 100_000:
+                break
+            for pid in found:
+                send_signal(pid, signal.SIGSTOP)
+            frozen |= found
+        for pid in frozen:
+            send_signal(pid, signal.SIGKILL)
+        if frozen and self._sweeps < _SWEEP_LIMIT:
+            self._reactor.after(_SWEEP_INTERVAL_S, self._sweep)
+        else:
+            self._hand.kill()
+
+
+def descendants(root: int) -> List[int]:
+    """Ids of all living processes below `root`; zombies do not count."""
+    children: Dict[int, List[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            parent = _parent_of(int(name))
+            if parent is not None:
+                children.setdefault(parent, []).append(int(name))
+    found: List[int] = []
+    waiting = [root]
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        found += below
+        waiting += below
+    return found
+
+
+def kill_orphans() -> None:
+    """Kills what a hand that was killed from inside the sandbox left behind: children of ours that run as somebody else's."""
+    ours = os.getpid()
+    for name in os.listdir("/proc"):
+        if name.isdigit() and _parent_of(int(name)) == ours and not _is_hand(int(name)):
+            for pid in [*descendants(int(name)), int(name)]:
+                send_signal(pid, signal.SIGKILL)
+
+
+def send_signal(pid: int, number: int) -> None:
+    """Signals a process; one that is gone is fine."""
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _is_hand(pid: int) -> bool:
+    # A hand never calls exec, so it runs what we run; an orphan has its own command line.
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as theirs, open("/proc/self/cmdline", "rb") as ours:
+            return theirs.read() == ours.read()
+    except OSError:
+        return True
+
+
+def _parent_of(pid: int) -> Optional[int]:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            content = file.read()
+    except OSError:
+        return None
+    # The command's name may hold spaces and parentheses; the fields after the last one are plain.
+    fields = content[content.rfind(b")") + 2 :].split()
+    return None if fields[0] == b"Z" else int(fields[1])

@@ -1,0 +1,150 @@
+"""What a stream can ask for. The orchestrator's requests are trusted, but checked: a mistake must not end the guest.
+
+    exec   {"call", "argv", "cwd", "env", "timeout_s", "output_limit_bytes", "input"}   DATA in: stdin, if "input"
+    cell   {"call", "env", "timeout_s", "output_limit_bytes"}                           DATA in: the code
+    file   {"call", "operation", "arguments", "timeout_s", "output_limit_bytes"}        DATA in: content, if any
+    put    {"call", "target", "timeout_s"}                                             DATA in: a tar stream
+    get    {"paths"}                                                                    DATA out: a tar stream
+    warm   {"env"}                     starts the Python interpreter early
+    calls  {}                          MESSAGE out: {"calls": {id: "running" | "finished"}}
+
+exec, cell and file are calls: the same id again, with `from_bytes`, follows the call that is already there. Within a call's
+stream MESSAGE {"cancel": true} ends it, {"ack": true} forgets it once the outcome is stored.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Callable, Dict, Optional
+
+from .calls import Call, CallBook, Follower
+from .cells import Cell, CellQueue
+from .cgroup import LimitCounters
+from .hands import HandPool
+from .link import Stream
+from .processes import HandTask
+from .reactor import Reactor
+from .transfers import Archive
+
+_CODE_LIMIT_BYTES = 8 << 20
+
+
+class Services:
+    """Opens streams."""
+
+    def __init__(self, reactor: Reactor, pool: HandPool, base_env: Dict[str, str], cwd: str) -> None:
+        self._reactor = reactor
+        self._pool = pool
+        self._base_env = base_env
+        self._cwd = cwd
+        self._counters = LimitCounters()
+        self._calls = CallBook()
+        self._cells = CellQueue(reactor, pool, self._counters, cwd)
+        self._openers: Dict[str, Callable[[Stream, Dict[str, Any]], None]] = {
+            "exec": self._open_call,
+            "cell": self._open_call,
+            "file": self._open_call,
+            "put": self._open_call,
+            "get": self._open_get,
+            "warm": self._open_warm,
+            "calls": self._open_calls,
+        }
+
+    def greeting(self) -> Dict[str, Any]:
+        """What HELLO tells besides the protocol."""
+        return {"calls": self._calls.states(), "pid": os.getpid()}
+
+    def open(self, stream: Stream, request: Dict[str, Any]) -> None:
+        """Serves a new stream; a request that makes no sense resets it."""
+        opener = self._openers.get(str(request.get("service")))
+        if opener is None:
+            stream.reset("unknown_service", f"no service {request.get('service')!r}")
+            return
+        try:
+            opener(stream, request)
+        except (KeyError, TypeError, ValueError) as error:
+            stream.reset("bad_request", f"{type(error).__name__}: {error}")
+
+    def _open_call(self, stream: Stream, request: Dict[str, Any]) -> None:
+        call_id = str(request["call"])
+        call = self._calls.find(call_id)
+        is_new = call is None
+        if call is None:
+            if request.get("attach_only"):
+                stream.reset("unknown_call", f"no call {call_id!r}")
+                return
+            call = Call(call_id, int(request.get("output_limit_bytes", 1 << 20)))
+        self._connect(call, stream)
+        if is_new:
+            self._calls.add(call)
+            self._begin(call, stream, request)
+        Follower(call, stream, int(request.get("from_bytes", 0))).pump()
+
+    def _begin(self, call: Call, stream: Stream, request: Dict[str, Any]) -> None:
+        timeout_s = float(request["timeout_s"])
+        service = request["service"]
+        if service == "cell":
+            self._begin_cell(call, self._env(request), timeout_s)
+            return
+        if service == "exec":
+            task = {"do": "spawn", "argv": [str(each) for each in request["argv"]], "env": self._env(request)}
+            task["cwd"] = str(request.get("cwd") or self._cwd)
+            takes_input = bool(request.get("input"))
+        elif service == "put":
+            task = {"do": "file", "operation": "extract", "arguments": {"target": str(request["target"])}}
+            takes_input = True
+        else:
+            arguments = dict(request["arguments"], cwd=self._cwd)
+            task = {"do": "file", "operation": str(request["operation"]), "arguments": arguments}
+            takes_input = bool(request.get("input"))
+        HandTask(
+            self._reactor,
+            self._pool,
+            self._counters,
+            call,
+            task,
+            timeout_s=timeout_s,
+            on_input_taken=stream.take if takes_input else None,
+        )
+
+    def _begin_cell(self, call: Call, env: Dict[str, str], timeout_s: float) -> None:
+        code = bytearray()
+
+        def take_input(data: Optional[bytes]) -> None:
+            if data is None:
+                self._cells.add(Cell(call, bytes(code), env, timeout_s))
+            elif len(code) + len(data) > _CODE_LIMIT_BYTES:
+                call.finish({"verdict": "refused", "error": {"code": "too_large", "message": "the code is too large"}})
+            else:
+                code.extend(data)
+
+        call.take_input = take_input
+
+    def _connect(self, call: Call, stream: Stream) -> None:
+        def on_data(data: bytes) -> None:
+            call.take_input(data)
+
+        def on_message(message: Dict[str, Any]) -> None:
+            if message.get("cancel"):
+                call.cancel()
+            if message.get("ack"):
+                self._calls.forget(call.id)
+
+        stream.on_data = on_data
+        stream.on_end = lambda: call.take_input(None)
+        stream.on_message = on_message
+
+    def _open_get(self, stream: Stream, request: Dict[str, Any]) -> None:
+        Archive(self._reactor, self._pool, stream, [str(each) for each in request["paths"]], self._cwd)
+
+    def _open_warm(self, stream: Stream, request: Dict[str, Any]) -> None:
+        self._cells.warm(self._env(request))
+        stream.end()
+
+    def _open_calls(self, stream: Stream, _request: Dict[str, Any]) -> None:
+        stream.send_message({"calls": self._calls.states()})
+        stream.end()
+
+    def _env(self, request: Dict[str, Any]) -> Dict[str, str]:
+        given = request.get("env") or {}
+        return dict(self._base_env, **{str(name): str(value) for name, value in given.items()})
