@@ -1,0 +1,345 @@
+"""Environments as callers describe them and as they are answered (reference, 2.5 and 7). No I/O.
+
+Owns the grammar: names of variables, targets, header fields. Which hosts, sizes and protocols are allowed is policy's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic_core import PydanticCustomError
+
+from orchestrator.wire.base import (
+    AnyCase,
+    Base64,
+    ByShape,
+    ByType,
+    Count,
+    ListOf,
+    WireModel,
+    WireResource,
+    base64_bytes,
+    parse,
+    problem,
+)
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_ID_CHARS = 128
+_TARGET_BYTES = 4096
+
+
+# sources
+
+
+def _target(value: str) -> str:
+    if "\0" in value or len(value.encode()) > _TARGET_BYTES:
+        raise PydanticCustomError("problem", "expected a path of at most 4096 bytes without NUL")
+    parts = [part for part in value.split("/") if part not in ("", ".")]
+    if not parts:
+        raise PydanticCustomError("problem", "must name a path below '/'")
+    if ".." in parts:
+        raise PydanticCustomError("problem", "must not contain '..'")
+    return value
+
+
+Target = Annotated[str, AfterValidator(_target)]
+
+
+class BaseSource(WireModel):
+    """What all sources have in common. Relative targets are relative to `/`."""
+
+    type: str
+    target: Target
+
+    @property
+    def path(self) -> str:
+        """The target, absolute and normalised: `/workspace/data.csv`."""
+        return str(PurePosixPath("/", *(part for part in self.target.split("/") if part not in ("", "."))))
+
+
+class InlineSource(BaseSource):
+    """A file given in the request."""
+
+    type: Literal["inline"] = "inline"
+    content: str = Field(repr=False)
+    """Text, or canonical base64 if `encoding` says so."""
+    encoding: Annotated[Literal["base64"], AnyCase] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _base64_is_checked(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("encoding"), str) and data["encoding"].lower() == "base64":
+            content = data.get("content")
+            if isinstance(content, str):
+                return {**data, "content": _inline_base64(content)}
+        return data
+
+    @property
+    def data(self) -> bytes:
+        """The bytes of the file."""
+        return base64_bytes(self.content) if self.encoding else self.content.encode()
+
+
+def _inline_base64(content: str) -> str:
+    try:
+        return TypeAdapter(Base64).validate_python(content)
+    except ValueError:
+        raise problem("expected base64", "content") from None
+
+
+class RepositorySource(BaseSource):
+    """A Git repository."""
+
+    type: Literal["repository"] = "repository"
+    source: str = Field(min_length=1)
+    """The Git URL."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _url_is_source(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "url" in data and "source" not in data:
+            return {"source" if name == "url" else name: value for name, value in data.items()}
+        return data
+
+
+class GcsSource(BaseSource):
+    """Objects of a storage bucket."""
+
+    type: Literal["gcs"] = "gcs"
+    source: str = Field(min_length=1)
+    """`gs://bucket/path`."""
+
+
+class SkillRegistrySource(WireModel):
+    """In the public enum, but not documented. Its fields are kept and not looked at."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal["skill_registry"] = "skill_registry"
+
+
+Source = Annotated[
+    InlineSource | RepositorySource | GcsSource | SkillRegistrySource,
+    ByType("source", aliases={"github": "repository", "git": "repository"}),
+]
+
+
+# network
+
+
+def _as_header_map(value: Any) -> Any:
+    """One object, or a list of objects: header name → value. A name may be given once, in whatever case."""
+    fields: list[tuple[str, Any, tuple[str | int, ...]]] = []
+    if isinstance(value, dict):
+        fields = [(name, field, (name,)) for name, field in value.items()]
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            if not isinstance(item, dict):
+                raise problem("expected an object", index)
+            fields += [(name, field, (index, name)) for name, field in item.items()]
+    else:
+        raise problem("expected an object or a list of objects")
+    headers: dict[str, str] = {}
+    seen: set[str] = set()
+    for name, field, at in fields:
+        if not isinstance(field, str):
+            raise problem("expected a string", *at)
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(field):
+            raise problem("not a valid HTTP header field", *at)
+        if name.lower() in seen:
+            raise problem("this header is given twice", *at)
+        seen.add(name.lower())
+        headers[name] = field
+    return headers
+
+
+class AllowedDomain(WireModel):
+    """A host that may be reached, and what the egress proxy adds to requests to it."""
+
+    domain: str = Field(min_length=1)
+    """Exact name, `*.name` (names below it, not itself) or `*`; judged by policy, not here."""
+    credential: str | None = None
+    """Id of a credential to inject; applied before `transform`."""
+    transform: Annotated[dict[str, str], BeforeValidator(_as_header_map)] | None = Field(default=None, repr=False)
+    """Header name → value. May hold secrets."""
+
+
+class NetworkRules(WireModel):
+    """Only the listed hosts may be reached. An empty list lets nothing out."""
+
+    allowlist: ListOf[AllowedDomain]
+
+
+def _as_network(value: Any) -> Any:
+    if isinstance(value, dict) and value.keys() == {"allowlist"} and isinstance(value["allowlist"], str):
+        if value["allowlist"].lower() != "disabled":
+            raise problem("expected 'disabled' or a list", "allowlist")
+        return "disabled"
+    return value.lower() if isinstance(value, str) else value
+
+
+Network = Annotated[
+    Annotated[Literal["disabled"] | NetworkRules, ByShape("'disabled' or an object with an 'allowlist'")],
+    BeforeValidator(_as_network),
+]
+
+
+def public_network(network: Network | None) -> dict[str, Any] | str | None:
+    """The network block as answers may show it: the header values of `transform` left out."""
+    if network is None or isinstance(network, str):
+        return network
+    return {"allowlist": [rule.model_dump(exclude_none=True, exclude={"transform"}) for rule in network.allowlist]}
+
+
+# variables
+
+
+class EnvVar(WireModel):
+    """A variable: a value in the clear, or the credential whose placeholder it holds. Exactly one is set."""
+
+    value: str | None = Field(default=None, repr=False)
+    credential: str | None = None
+
+    @model_validator(mode="after")
+    def _has_one(self) -> Self:
+        if (self.value is None) == (self.credential is None):
+            raise problem("expected either 'value' or 'credential'")
+        if self.value is not None and "\0" in self.value:
+            raise problem("must not contain NUL", "value")
+        return self
+
+
+def _as_variables(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    variables: dict[str, Any] = Field(default_factory=dict)
+    for name, given in value.items():
+        if not _VARIABLE.fullmatch(name):
+            raise problem("names of variables are letters, digits and '_', not beginning with a digit", name)
+        if isinstance(given, str):
+            if "\0" in given:
+                raise problem("must not contain NUL", name)
+            variables[name] = EnvVar(value=given)
+        elif isinstance(given, dict | EnvVar):
+            variables[name] = given
+        else:
+            raise problem("expected a string or an object with 'value' or 'credential'", name)
+    return variables
+
+
+Variables = Annotated[dict[str, EnvVar], BeforeValidator(_as_variables)]
+
+
+# the environment of a request
+
+
+def environment_id_of(text: str) -> str:
+    """The bare id of `ID` or `environments/ID`. Whether it exists is another question.
+
+    Raises:
+        PydanticCustomError: empty or too long to be an id.
+    """
+    bare = text.removeprefix("environments/")
+    if not bare or len(bare) > _ID_CHARS or not bare.isprintable():
+        raise PydanticCustomError("problem", "expected 'remote', an environment id or an object")
+    return bare
+
+
+class EnvironmentSpec(WireModel):
+    """The environment that a request asks for: a new one, or `environment_id` with changes."""
+
+    type: Annotated[Literal["remote"], AnyCase] = "remote"
+    environment_id: Annotated[str, AfterValidator(environment_id_of)] | None = None
+    sources: ListOf[Source] = Field(default_factory=list)
+    network: Network | None = None
+    """None: nothing was said, which leaves an existing environment's rules as they are."""
+    env: Variables = Field(default_factory=dict)
+
+
+def _as_spec(value: Any) -> Any:
+    """All the ways of 2.5 to write an environment. None: no environment is wanted."""
+    if isinstance(value, str):
+        return {"type": "remote"} if value.lower() == "remote" else {"environment_id": environment_id_of(value)}
+    if value is None or isinstance(value, EnvironmentSpec):
+        return value
+    if not isinstance(value, dict):
+        raise problem("expected 'remote', an environment id or an object")
+    value = {name: item for name, item in value.items() if item is not None}
+    if "enabled" in value:
+        enabled = value.pop("enabled")
+        if not isinstance(enabled, bool):
+            raise problem("expected true or false", "enabled")
+        if not enabled:
+            if value:
+                raise problem("false leaves nothing to configure", "enabled")
+            return None
+    if "env_id" in value:
+        if "environment_id" in value:
+            raise problem("give either 'environment_id' or 'env_id', not both", "env_id")
+        given = value.pop("env_id")
+        if not isinstance(given, str):
+            raise problem("expected a string", "env_id")
+        value["environment_id"] = environment_id_of(given)
+    return value
+
+
+EnvironmentField = Annotated[EnvironmentSpec | None, BeforeValidator(_as_spec)]
+"""For fields that hold an environment in any of its forms."""
+_EnvironmentAdapter: TypeAdapter[EnvironmentSpec | None] = TypeAdapter(EnvironmentField)
+
+
+def parse_environment(value: Any, at: str = "environment") -> EnvironmentSpec | None:
+    """The canonical form of an `environment` field; None if it is absent or switched off.
+
+    Raises:
+        InvalidRequest: names the path.
+    """
+    return parse(_EnvironmentAdapter, value, at)
+
+
+# resources
+
+
+class EnvironmentCreate(WireModel):
+    """The body of a create call: a fork of another environment, or a new one."""
+
+    from_environment: Annotated[str, AfterValidator(environment_id_of)] | None = None
+    sources: ListOf[Source] = Field(default_factory=list)
+    network: Network | None = None
+
+    @model_validator(mode="after")
+    def _fork_has_no_sources(self) -> Self:
+        if self.from_environment is not None and self.sources:
+            raise problem("must be empty together with 'from_environment'", "sources")
+        return self
+
+
+class EnvironmentResource(WireResource):
+    """An environment as it is answered. Times are RFC 3339 with `Z`; nothing secret is in it."""
+
+    id: str
+    status: Literal["active", "expired"]
+    created: str
+    updated: str
+    last_accessed: str
+    file_count: Count | None = None
+    size_bytes: Count | None = None
+    network: Network | None = None
+    sources: ListOf[Source] | None = None
+
+
+def dump_environment(resource: EnvironmentResource, *, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The wire form: int64 fields are strings, header values of network rules are left out; `extra` fields are added."""
+    answer = resource.model_dump(exclude_none=True)
+    for name in ("file_count", "size_bytes"):
+        if name in answer:
+            answer[name] = str(answer[name])
+    if resource.network is not None:
+        answer["network"] = public_network(resource.network)
+    return {**answer, **(extra or {})}
