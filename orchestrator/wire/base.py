@@ -1,10 +1,10 @@
 """What all wire types share: the base class, field types, tagged unions, errors that speak of the caller's own JSON.
 
-Owns the way from a value to a typed object: `parse` turns whatever pydantic says into one `InvalidRequest` whose message
-names the path as the caller wrote it. May import `orchestrator.errors` and its neighbours `paths` and `jsontext` only.
+Owns the way from a value to a typed object: `parse` turns whatever pydantic says into one `InvalidRequest` whose
+message names the path as the caller wrote it. May import `orchestrator.errors` and, beside it, `paths` and `jsontext`.
 
-Unions are decided before they are tried: `ByType` reads the object's `type`, `ByShape` looks at the JSON type. So only the
-branch that was meant can complain, and a path never holds the name of a branch.
+Unions are decided before they are tried: `ByType` reads the object's `type`, `ByShape` looks at the JSON type. So only
+the branch that was meant can complain, and a path never holds the name of a branch.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ __all__ = [
     "ByShape",
     "ByType",
     "Count",
+    "Few",
     "Flag",
     "Int64",
     "JsonLimits",
@@ -68,6 +69,7 @@ _BRANCH = "\0"
 """Begins the name of every union branch, so that branches can be told from keys in pydantic's error locations."""
 _CAMEL_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _MATCHED_CHARS = 80
+_ENTRIES = 1000
 _INT64 = re.compile(r"-?[0-9]{1,19}")
 _INT64_LIMIT = 2**63
 
@@ -125,6 +127,12 @@ def _as_int64(value: Any) -> Any:
     return value
 
 
+def _few(value: Any) -> Any:
+    if isinstance(value, dict) and len(value) > _ENTRIES:
+        raise PydanticCustomError("problem", "expected at most {limit} entries", {"limit": _ENTRIES})
+    return value
+
+
 def _at_least(least: int) -> AfterValidator:
     def check(value: int) -> int:
         if value < least:
@@ -171,6 +179,8 @@ Flag = Annotated[bool, Strict()]
 Number = Annotated[float, Strict()]
 Base64 = Annotated[str, AfterValidator(_canonical_base64)]
 """Standard base64 with padding; callers may use the URL-safe alphabet, line breaks, and leave the padding out."""
+Few = BeforeValidator(_few)
+"""For free-form objects of validated values: at most 1,000 entries, checked before any of them is looked at."""
 AnyCase = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
 """For enums: callers may write them in any case."""
 ListOf = Annotated[list[T], _StopAtFirstFault()]

@@ -1,6 +1,7 @@
 """Content blocks: what inputs, outputs and tool results are made of (reference, 3.1). No I/O.
 
-A medium is given either as base64 `data` with its `mime_type` or by `uri`. Whether a model can take it is decided elsewhere.
+A medium is given either as base64 `data` with its `mime_type` or by `uri`. Whether a model can take it is decided
+elsewhere.
 """
 
 from __future__ import annotations

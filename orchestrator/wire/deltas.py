@@ -1,7 +1,7 @@
 """Deltas: the pieces in which a step is streamed (reference, 4.3). No I/O.
 
-Text comes in many pieces, everything else whole. A delta of a call or result carries no id: it belongs to the step of its
-`index`. The deltas of media are the content blocks themselves.
+Text comes in many pieces, everything else whole. A delta of a call or result carries no id: it belongs to the step of
+its `index`. The deltas of media are the content blocks themselves.
 """
 
 from __future__ import annotations

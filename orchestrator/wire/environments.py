@@ -19,6 +19,7 @@ from orchestrator.wire.base import (
     ByShape,
     ByType,
     Count,
+    Few,
     ListOf,
     WireModel,
     WireResource,
@@ -218,7 +219,7 @@ class EnvVar(WireModel):
 def _as_variables(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
-    variables: dict[str, Any] = Field(default_factory=dict)
+    variables: dict[str, Any] = {}
     for name, given in value.items():
         if not _VARIABLE.fullmatch(name):
             raise problem("names of variables are letters, digits and '_', not beginning with a digit", name)
@@ -233,7 +234,7 @@ def _as_variables(value: Any) -> Any:
     return variables
 
 
-Variables = Annotated[dict[str, EnvVar], BeforeValidator(_as_variables)]
+Variables = Annotated[dict[str, EnvVar], BeforeValidator(_as_variables), Few]
 
 
 # the environment of a request
@@ -335,7 +336,7 @@ class EnvironmentResource(WireResource):
 
 
 def dump_environment(resource: EnvironmentResource, *, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The wire form: int64 fields are strings, header values of network rules are left out; `extra` fields are added."""
+    """The wire form: int64 fields are strings, header values of network rules left out, `extra` fields added."""
     answer = resource.model_dump(exclude_none=True)
     for name in ("file_count", "size_bytes"):
         if name in answer:

@@ -1,7 +1,7 @@
 """The public events of a stream (reference, section 4): what they are, their bytes, and the way back to steps. No I/O.
 
-An event is encoded once, with the id that follows from its place in the log, and every reader gets these bytes. `encode`
-is the only maker of bodies; `orchestrator.wire.folding` reads them again.
+An event is encoded once, with the id that follows from its place in the log, and every reader gets these bytes.
+`encode` is the only maker of bodies; `orchestrator.wire.folding` reads them again.
 
     interaction.created → interaction.status_update → (step.start → step.delta … → step.stop) … → interaction.completed
 """

@@ -3,8 +3,9 @@
 A run is a function of its log: `Folder` reads the bodies that `orchestrator.wire.events.encode` wrote and rebuilds the
 steps, the status and the usage. Kinds that are not public are passed over, unknown fields and deltas too.
 
-The rules: text deltas side by side make one block; annotations belong to the block before them and end it; arguments that
-are not a JSON object (models do send such) become empty; a step that was begun but not stopped counts as far as it can stand.
+The rules: text deltas side by side make one block; annotations belong to the block before them and end it; arguments
+that are not a JSON object (models do send such) become empty; a step that was begun but not stopped counts as far as
+it can stand.
 """
 
 from __future__ import annotations

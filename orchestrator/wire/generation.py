@@ -1,6 +1,7 @@
-"""How a model or agent is to work: `generation_config`, `agent_config`, `response_format`, `safety_settings` (2.1, 2.8, 2.9).
+"""How a model or agent is to work: configs, response formats, safety settings, webhooks (reference, 2.1, 2.8, 2.9).
 
-No I/O. Everything the wire knows is parsed and kept; what this server does not offer is refused where requests are accepted.
+No I/O. Everything the wire knows is parsed and kept; what this server does not offer is refused where requests are
+accepted.
 """
 
 from __future__ import annotations

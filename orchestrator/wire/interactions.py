@@ -1,7 +1,8 @@
 """Interactions: the request in its canonical form, and the record as it is answered (reference, section 2). No I/O.
 
-`parse_interaction_request` accepts every form that real clients send and refuses what no server could serve: unknown fields,
-wrong types, contradictions. Fields that the wire knows but this server does not offer are parsed and kept: the API decides.
+`parse_interaction_request` accepts every form that real clients send and refuses what no server could serve: unknown
+fields, wrong types, contradictions. Fields that the wire knows but this server does not offer are parsed and kept: the
+API decides.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from orchestrator.errors import InvalidRequest
-from orchestrator.wire.base import AnyCase, Flag, ListOf, WireModel, WireResource, dump, missing, parse, problem
+from orchestrator.wire.base import AnyCase, Few, Flag, ListOf, WireModel, WireResource, dump, missing, parse, problem
 from orchestrator.wire.content import TextContent
 from orchestrator.wire.environments import EnvironmentField
 from orchestrator.wire.generation import (
@@ -89,7 +90,7 @@ def _as_formats(value: Any) -> Any:
 ModelName = Annotated[str, _bare("models/", "agents/"), Field(min_length=1, max_length=_ID_CHARS)]
 AgentName = Annotated[str, _bare("agents/"), Field(min_length=1, max_length=_ID_CHARS)]
 InteractionId = Annotated[str, _bare("interactions/"), Field(min_length=1, max_length=_ID_CHARS)]
-Labels = Annotated[dict[str, str], AfterValidator(_check_labels)]
+Labels = Annotated[dict[str, str], AfterValidator(_check_labels), Few]
 ResponseFormats = Annotated[ListOf[ResponseFormat], BeforeValidator(_as_formats)]
 
 

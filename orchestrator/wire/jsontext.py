@@ -20,7 +20,7 @@ from orchestrator.errors import InvalidRequest
 from orchestrator.wire.paths import path_of, quote
 
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
-"""A string of JSON text, or what is left of one at the end, so that a broken body is scanned once and not again and again."""
+"""A string of JSON text, or what is left of one at the end, so that a broken body is not scanned from every quote."""
 _INT_DIGITS = 40
 """More than any number of the wire needs; Python's own limit of 4,300 digits costs milliseconds a piece."""
 

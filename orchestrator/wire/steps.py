@@ -1,7 +1,8 @@
 """Steps: the typed actions of an interaction, on the wire and everywhere inside (reference, 3.2). No I/O.
 
-There is no second model of the same thing: the loop, the models and the tools pass these objects around. They are frozen;
-`model_copy(update=…)` makes a changed one. Every step has a `type`; calls have an `id` and results the `call_id` of theirs.
+There is no second model of the same thing: the loop, the models and the tools pass these objects around. They are
+frozen; `model_copy(update=…)` makes a changed one. Every step has a `type`; calls have an `id` and results the
+`call_id` of theirs.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter
 from pydantic_core import PydanticCustomError
 
-from orchestrator.wire.base import AnyCase, ByType, Flag, ListOf, WireModel
+from orchestrator.wire.base import AnyCase, ByType, Few, Flag, ListOf, WireModel
 
 _FUNCTION_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,127}")
 _SERVER_NAME = re.compile(r"[a-z0-9_-]{1,64}")
@@ -82,7 +82,7 @@ class McpServerTool(WireModel):
     type: Literal["mcp_server"] = "mcp_server"
     name: Annotated[str, AfterValidator(_server_name)]
     url: Annotated[str, AfterValidator(_http_url)]
-    headers: dict[str, str] | None = Field(default=None, repr=False)
+    headers: Annotated[dict[str, str], Few] | None = Field(default=None, repr=False)
     """May hold secrets."""
     allowed_tools: Annotated[ListOf[AllowedTools], BeforeValidator(_as_allowed_tools)] | None = None
 
