@@ -1,0 +1,138 @@
+"""Agents by name: definitions read from folders, and the aliases under which they also go.
+
+A folder holds one folder per agent: `agent.yaml` (id, description, system_instruction, tools, model) and, if wanted,
+`AGENTS.md` with its instructions. Imports `wire` and `errors` only.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Self
+
+import yaml
+from pydantic import AfterValidator
+
+from orchestrator.errors import ConfigError, InvalidRequest, NotFound
+from orchestrator.wire.base import ListOf, WireModel, parse, problem
+from orchestrator.wire.tools import ToolDeclaration
+
+_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+
+@dataclass(frozen=True, slots=True)
+class AgentDefinition:
+    """What an agent is. How a call changes it is the call's business."""
+
+    id: str
+    description: str = ""
+    system_instruction: str = ""
+    instructions: str = ""
+    """The text of its AGENTS.md."""
+    tools: tuple[ToolDeclaration, ...] = ()
+    """Beside the file tools, which every agent with an environment has."""
+    model: str | None = None
+    """`provider:model`; None takes the server's default."""
+
+
+def _agent_id(value: str) -> str:
+    if not _ID.fullmatch(value):
+        raise problem("expected lowercase letters, digits and hyphens, at most 63")
+    return value
+
+
+class _AgentFile(WireModel):
+    id: Annotated[str, AfterValidator(_agent_id)]
+    description: str = ""
+    system_instruction: str = ""
+    tools: ListOf[ToolDeclaration] = []
+    model: str | None = None
+
+
+def shipped_folder() -> Path:
+    """Where the agents that come with Corral are: beside the package in a checkout, else where a wheel puts them."""
+    checkout = Path(__file__).resolve().parents[2] / "agents"
+    return checkout if checkout.is_dir() else Path(sys.prefix) / "share/corral/agents"
+
+
+class AgentRegistry:
+    """All agents of this server. Immutable."""
+
+    def __init__(self, agents: Mapping[str, AgentDefinition], aliases: Mapping[str, str]) -> None:
+        self._agents = dict(agents)
+        self._aliases = dict(aliases)
+
+    @classmethod
+    def load(cls, folder: Path | None = None, aliases: Mapping[str, str] | None = None) -> Self:
+        """Reads the agents of a folder, the shipped ones if None. Blocks on the disk; call it before serving.
+
+        Raises:
+            ConfigError: a file is missing, unreadable or wrong (the message names file and field), or an alias leads
+                nowhere. The operator's fault.
+        """
+        root = folder if folder is not None else shipped_folder()
+        try:
+            places = sorted(place for place in root.iterdir() if (place / "agent.yaml").is_file())
+        except OSError as error:
+            raise ConfigError(f"cannot read the folder of agents {root}: {error.strerror}") from error
+        agents = {agent.id: agent for agent in map(_read, places)}
+        for alias, target in (aliases or {}).items():
+            if target not in agents:
+                raise ConfigError(
+                    f"agent alias {alias!r} leads to {target!r}, which is unknown{_closest(target, agents)}"
+                )
+        return cls(agents, aliases or {})
+
+    @property
+    def agents(self) -> list[AgentDefinition]:
+        """All definitions, by id."""
+        return [self._agents[name] for name in sorted(self._agents)]
+
+    def resolve(self, name: str) -> AgentDefinition:
+        """The agent of an id or alias.
+
+        Raises:
+            NotFound: there is none; the message names the closest one.
+        """
+        agent = self._agents.get(self._aliases.get(name, name))
+        if agent is None:
+            known = {**self._agents, **self._aliases}
+            raise NotFound(f"Agent {name!r} not found{_closest(name, known)}.")
+        return agent
+
+
+def _read(place: Path) -> AgentDefinition:
+    file = place / "agent.yaml"
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+        guide = place / "AGENTS.md"
+        instructions = guide.read_text(encoding="utf-8") if guide.is_file() else ""
+    except OSError as error:
+        raise ConfigError(f"cannot read {error.filename}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{place}: not UTF-8 text") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file}: not valid YAML: {error}") from error
+    try:
+        parsed = parse(_AgentFile, data)
+    except InvalidRequest as error:
+        raise ConfigError(f"{file}: {error.message}") from error
+    if parsed.id != place.name:
+        raise ConfigError(f"{file}: id {parsed.id!r} must be the name of its folder, {place.name!r}")
+    return AgentDefinition(
+        id=parsed.id,
+        description=parsed.description,
+        system_instruction=parsed.system_instruction.strip(),
+        instructions=instructions.strip(),
+        tools=tuple(parsed.tools),
+        model=parsed.model,
+    )
+
+
+def _closest(name: str, known: Mapping[str, object]) -> str:
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+    return f" (closest known name: {matches[0]!r})" if matches else ""

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.agents.registry import AgentRegistry
+from orchestrator.config import Settings
+from orchestrator.errors import ConfigError, NotFound
+from orchestrator.wire.tools import CodeExecutionTool
+
+
+def write(folder: Path, name: str, text: str, guide: str | None = None) -> None:
+    place = folder / name
+    place.mkdir()
+    (place / "agent.yaml").write_text(text)
+    if guide is not None:
+        (place / "AGENTS.md").write_text(guide)
+
+
+def test_the_shipped_agent_goes_by_its_public_names_too() -> None:
+    registry = AgentRegistry.load(aliases=Settings().agent_aliases)
+    general = registry.resolve("general")
+    assert registry.resolve("antigravity-preview-09-2026") is general
+    assert general.tools == (CodeExecutionTool(),)
+    assert general.instructions.startswith("You are")
+    assert general.model is None
+
+
+def test_all_fields_are_read(tmp_path: Path) -> None:
+    text = "id: clerk\ndescription: d\nsystem_instruction: Be brief.\nmodel: scripted:x\ntools: []\n"
+    write(tmp_path, "clerk", text, "# Rules\n")
+    (tmp_path / "notes.txt").write_text("not an agent")
+    (agent,) = AgentRegistry.load(tmp_path).agents
+    assert (agent.id, agent.description, agent.system_instruction) == ("clerk", "d", "Be brief.")
+    assert (agent.instructions, agent.model, agent.tools) == ("# Rules", "scripted:x", ())
+
+
+def test_an_unknown_agent_names_the_closest() -> None:
+    registry = AgentRegistry.load(aliases={"antigravity-preview-09-2026": "general"})
+    with pytest.raises(NotFound, match=r"^Agent 'antigravity-preview-08-2026' not found .*antigravity-preview-09-2026"):
+        registry.resolve("antigravity-preview-08-2026")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a", "id: a\ndescripton: x", "descripton.*description"),
+        ("a", "id: b", "id 'b' must be the name of its folder, 'a'"),
+        ("a", "description: x", "id"),
+        ("A_b", "id: A_b", "lowercase letters"),
+        ("a", "id: a\ntools: [{type: code_exec}]", "code_exec"),
+        ("a", "id: [", "not valid YAML"),
+        ("a", "", "agent.yaml"),
+    ],
+)
+def test_a_fault_names_file_and_field(tmp_path: Path, name: str, text: str, message: str) -> None:
+    write(tmp_path, name, text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        AgentRegistry.load(tmp_path)
+    assert str(tmp_path / name / "agent.yaml") in caught.value.message
+
+
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read the folder of agents"):
+        AgentRegistry.load(tmp_path / "gone")
+
+
+def test_an_alias_that_leads_nowhere_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"alias 'x' leads to 'generel'.*'general'"):
+        AgentRegistry.load(aliases={"x": "generel"})
