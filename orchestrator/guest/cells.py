@@ -16,8 +16,8 @@ from typing import Any, Deque, Dict, List, Optional
 from .calls import Call
 from .cgroup import LimitCounters
 from .frames import DATA, END, MAX_PAYLOAD_BYTES, MESSAGE, OPEN, Decoder, FrameError, decode_json, encode, encode_json
-from .hands import Answer, HandPool, exit_of
-from .processes import OutputPipe, TreeKill, descendants, judge, kill_orphans, send_signal
+from .hands import Answer, HandPool, NoHand, exit_of
+from .processes import OutputPipe, TreeKill, descendants, end_background, judge, kill_orphans, send_signal
 from .reactor import Reactor
 
 _INTERRUPT_GRACE_S = 1.5
@@ -69,7 +69,13 @@ class CellQueue:
     def _next(self) -> None:
         if self._running is None and self._waiting:
             cell = self._waiting.popleft()
-            self.warm(cell.env)
+            try:
+                self.warm(cell.env)
+            except NoHand:
+                end_background(self._reactor, self._pool)
+                cell.call.finish({"verdict": "pids", "exit_code": None, "signal": None})
+                self._reactor.after(0, self._next)
+                return
             assert self._interpreter is not None
             self._running = RunningCell(self._reactor, self._counters, self._interpreter, cell, self._cell_ended)
 

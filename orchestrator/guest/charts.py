@@ -6,6 +6,7 @@ taken as it is; one saved as PDF or SVG is drawn again as PNG; the same figure s
 
 from __future__ import annotations
 
+import functools
 import importlib.abc
 import importlib.machinery
 import io
@@ -43,13 +44,13 @@ def _keep(media_type: str, picture: bytes) -> None:
 def _wrap_figure(module: Any) -> None:
     original = module.Figure.savefig
 
+    @functools.wraps(original)
     def savefig(self: Any, fname: Any, *arguments: Any, **options: Any) -> Any:
         result = original(self, fname, *arguments, **options)
         if isinstance(fname, (str, os.PathLike)):
             _catch_saved(self, os.fspath(fname), lambda target: original(self, target, format="png"))
         return result
 
-    savefig.__doc__ = original.__doc__
     module.Figure.savefig = savefig
 
 
@@ -70,6 +71,7 @@ def _catch_saved(figure: Any, path: Any, draw: Callable[[io.BytesIO], Any]) -> N
 
 
 def _wrap_pyplot(module: Any) -> None:
+    @functools.wraps(module.show)
     def show(*_arguments: Any, **_options: Any) -> None:
         for number in module.get_fignums():
             figure = module.figure(number)

@@ -13,6 +13,7 @@ stays below the hand and can be found. Talks to the guest by frames over a socke
 from __future__ import annotations
 
 import array
+import errno
 import os
 import select
 import signal
@@ -95,7 +96,9 @@ class Hand:
                 setsigdef=_DEFAULT_SIGNALS,
             )
         except (OSError, ValueError) as error:
-            self._say({"error": {"code": "not_started", "message": _reason(error, request)}})
+            is_full = isinstance(error, OSError) and error.errno == errno.EAGAIN
+            code = "no_process" if is_full else "not_started"
+            self._say({"error": {"code": code, "message": _reason(error, request)}})
         else:
             self._say({"pid": self._child})
         finally:

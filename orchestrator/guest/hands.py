@@ -112,6 +112,10 @@ class HandProcess:
             self.on_end()
 
 
+class NoHand(Exception):
+    """No process can be made: the sandbox is full of them."""
+
+
 class HandPool:
     """Keeps hands ready."""
 
@@ -119,15 +123,19 @@ class HandPool:
         self._reactor = reactor
         self._user = user
         self._spare: List[HandProcess] = []
+        self._keepers: List[HandProcess] = []
         self._refilling = False
 
     def fill(self) -> None:
-        """Makes the spare hands now."""
-        while len(self._spare) < _SPARE_HANDS:
-            self._keep(self._fork())
+        """Makes the spare hands now, as far as the limit of processes lets it."""
+        try:
+            while len(self._spare) < _SPARE_HANDS:
+                self._keep(self._fork())
+        except NoHand:
+            pass  # `take` tries again, and says so if it cannot
 
     def take(self) -> HandProcess:
-        """A hand for one request; `give` it back if it ends idle."""
+        """A hand for one request. Afterwards `give` it back if it ended idle, else `retire` it. Raises `NoHand`."""
         hand = self._spare.pop() if self._spare else self._fork()
         hand.on_end = lambda: None
         if not self._spare and not self._refilling:
@@ -141,6 +149,21 @@ class HandPool:
             self._keep(hand)
         else:
             hand.close()
+
+    def retire(self, hand: HandProcess) -> None:
+        """Leaves a hand alone with its background processes; it ends when they do."""
+
+        def gone() -> None:
+            self._keepers.remove(hand)
+
+        hand.on_answer = lambda _answer: None
+        hand.on_end = gone
+        self._keepers.append(hand)
+
+    @property
+    def keepers(self) -> Sequence[HandProcess]:
+        """Hands that only keep background processes of ended calls."""
+        return tuple(self._keepers)
 
     def _keep(self, hand: HandProcess) -> None:
         def gone() -> None:
@@ -157,7 +180,12 @@ class HandPool:
 
     def _fork(self) -> HandProcess:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            ours.close()
+            theirs.close()
+            raise NoHand(str(error)) from error
         if pid == 0:
             _live_as_hand(theirs, self._user)
         theirs.close()

@@ -67,10 +67,10 @@ class Session:
 
     def _print_traceback(self) -> None:
         kind, error, trace = sys.exc_info()
-        while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
-            trace = trace.tb_next
         try:
-            traceback.print_exception(kind, error, trace)
+            report = traceback.TracebackException(kind, error, trace)  # type: ignore[arg-type]
+            report.stack[:] = [frame for frame in report.stack if frame.filename != __file__]
+            print("".join(report.format()), end="", file=sys.stderr)
         except BaseException as failure:
             print(f"{kind}: the error cannot be printed: {type(failure).__name__}", file=sys.stderr)
 

@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, List, Optional, Set
 
 from .calls import Call
 from .cgroup import LimitCounters
-from .hands import Answer, HandPool, HandProcess, exit_of
+from .hands import Answer, HandPool, HandProcess, NoHand, exit_of
 from .reactor import Reactor, Timer
 
 _PIPE_READ_BYTES = 256 * 1024
@@ -139,7 +139,12 @@ class HandTask:
         self._pid: Optional[int] = None
         self._verdict: Optional[str] = None
         self._input: Optional[InputPipe] = None
-        self._hand = pool.take()
+        try:
+            self._hand = pool.take()
+        except NoHand:
+            end_background(reactor, pool)
+            call.finish({"verdict": "pids", "exit_code": None, "signal": None})
+            return
         self._hand.on_answer = self._answer
         self._hand.on_end = self._hand_ended
         self._deadline = reactor.after(timeout_s, lambda: self.stop("timeout"))
@@ -175,13 +180,17 @@ class HandTask:
         elif "result" in answer:
             self._end({"verdict": "done", "result": answer["result"]}, reusable=True)
         elif "error" in answer:
-            self._end({"verdict": "refused", "error": answer["error"]}, reusable=True)
+            if answer["error"].get("code") == "no_process":
+                end_background(self._reactor, self._pool)
+                self._end({"verdict": "pids", "exit_code": None, "signal": None}, reusable=True)
+            else:
+                self._end({"verdict": "refused", "error": answer["error"]}, reusable=True)
 
     def _hand_ended(self) -> None:
         kill_orphans()
-        self._end({"exit_code": None, "signal": int(signal.SIGKILL)}, reusable=False)
+        self._end({"exit_code": None, "signal": int(signal.SIGKILL)}, reusable=False, lost=True)
 
-    def _end(self, outcome: Dict[str, Any], *, reusable: bool) -> None:
+    def _end(self, outcome: Dict[str, Any], *, reusable: bool, lost: bool = False) -> None:
         self._start_deadline.cancel()
         if self._call.outcome is not None:
             return
@@ -197,6 +206,8 @@ class HandTask:
         outcome["duration_ms"] = round((time.monotonic() - self._started) * 1000, 3)
         if reusable:
             self._pool.give(self._hand)
+        elif self._pid is not None and not lost:
+            self._pool.retire(self._hand)
         self._call.finish(outcome)
 
 
@@ -235,6 +246,12 @@ class TreeKill:
             self._reactor.after(_SWEEP_INTERVAL_S, self._sweep)
         else:
             self._hand.kill()
+
+
+def end_background(reactor: Reactor, pool: HandPool) -> None:
+    """Kills what ended calls left in the background: the way out when nothing can be started any more."""
+    for hand in pool.keepers:
+        TreeKill(reactor, hand)
 
 
 def descendants(root: int) -> List[int]:

@@ -20,9 +20,9 @@ from typing import Any, Callable, Dict, Optional
 from .calls import Call, CallBook, Follower
 from .cells import Cell, CellQueue
 from .cgroup import LimitCounters
-from .hands import HandPool
+from .hands import HandPool, NoHand
 from .link import Stream
-from .processes import HandTask
+from .processes import HandTask, end_background
 from .reactor import Reactor
 from .transfers import Archive
 
@@ -62,6 +62,9 @@ class Services:
             return
         try:
             opener(stream, request)
+        except NoHand as error:
+            end_background(self._reactor, self._pool)
+            stream.reset("no_process", f"no process can be started: {error}")
         except (KeyError, TypeError, ValueError) as error:
             stream.reset("bad_request", f"{type(error).__name__}: {error}")
 

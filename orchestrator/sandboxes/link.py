@@ -1,0 +1,299 @@
+"""The orchestrator's end of the link to a guest: frames, streams, flow control (design 4.2).
+
+Owns one duplex byte stream and the task that reads it. Knows nothing of engines, tools or interactions. Everything that
+arrives is bounded and checked; what does not fit ends the link as `SandboxGone`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from typing import Any
+
+from orchestrator.errors import InvalidRequest, SandboxGone
+from orchestrator.guest import frames
+from orchestrator.sandboxes.driver import GuestStream
+from orchestrator.sandboxes.outcome import CallOutcome, read_outcome
+
+Content = bytes | AsyncIterable[bytes] | None
+
+_HELLO_TIMEOUT_S = 15.0
+_CANCEL_GRACE_S = 8.0
+_READ_BYTES = 256 * 1024
+_REPLY_LIMIT_BYTES = 96 << 20
+"""Output cap plus attachments stay far below; a guest that sends more is not ours."""
+_TAKE_STEP_BYTES = frames.WINDOW_BYTES // 4
+
+
+class _Stream:
+    """One stream, as the link's reader and its user share it."""
+
+    def __init__(self, link: Link, number: int) -> None:
+        self.number = number
+        self.room_bytes = frames.WINDOW_BYTES
+        self.has_room = asyncio.Event()
+        self.on_data: Callable[[bytes], None] = lambda _data: None
+        self.on_message: Callable[[dict[str, Any]], None] = lambda _message: None
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._link = link
+        self._untaken_bytes = 0
+
+    def take(self, count: int) -> None:
+        """Gives the guest credit, in steps: a frame per step, not per piece."""
+        self._untaken_bytes += count
+        if self._untaken_bytes >= _TAKE_STEP_BYTES:
+            self._link.send(frames.encode_credit(self.number, self._untaken_bytes))
+            self._untaken_bytes = 0
+
+    def finish(self, error: Exception | None = None) -> None:
+        self.has_room.set()
+        if not self.ended.done():
+            if error is None:
+                self.ended.set_result(None)
+            else:
+                self.ended.set_exception(error)
+                self.ended.exception()  # whoever waits gets it; nobody waiting is fine
+
+
+class Link:
+    """An open link. Made by `open`; `aclose` it. When it ends by itself, `ended` is set and every call raises `SandboxGone`."""
+
+    def __init__(self, stream: GuestStream, generation: int) -> None:
+        self.generation = generation
+        self.ended = asyncio.Event()
+        self.calls: dict[str, str] = {}
+        """The guest's calls at the time of the greeting: id → `running` or `finished`."""
+        self._reader = stream.reader
+        self._writer = stream.writer
+        self._decoder = frames.Decoder()
+        self._streams: dict[int, _Stream] = {}
+        self._next_number = 1
+        self._task: asyncio.Task[None] | None = None
+        self._reason = "the link to the sandbox ended"
+
+    @classmethod
+    async def open(cls, stream: GuestStream, generation: int) -> Link:
+        """Greets the guest. Raises `SandboxGone` if it does not answer as one, or serves a newer generation."""
+        link = cls(stream, generation)
+        try:
+            async with asyncio.timeout(_HELLO_TIMEOUT_S):
+                await link._greet()
+        except TimeoutError as error:
+            link._writer.close()
+            raise SandboxGone("the guest did not answer in time") from error
+        except SandboxGone:
+            link._writer.close()
+            raise
+        link._task = asyncio.create_task(link._read(), name="sandbox-link")
+        return link
+
+    async def aclose(self) -> None:
+        """Ends the link; calls go on inside. May be called twice."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        self._end(SandboxGone("the link was closed"))
+
+    async def call(
+        self, request: dict[str, Any], content: Content = None, on_output: Callable[[bytes], None] | None = None
+    ) -> CallOutcome:
+        """Carries out a call (services `exec`, `cell`, `file`, `put`) and returns how it ended.
+
+        `request` holds `service`, `call` and what the service needs; the same `call` again follows the one that is there.
+        `on_output` gets the head of the output as it comes. Cancelling cancels the call inside and waits for its end.
+
+        Raises:
+            SandboxGone: the link ended first; the call may go on inside.
+            InvalidRequest: the guest refused the request as such.
+        """
+        stream = self._open(request)
+        head, rest = bytearray(), bytearray()
+        answer: list[dict[str, Any]] = []
+
+        def on_data(data: bytes) -> None:
+            into = rest if answer else head
+            into += data
+            if len(head) + len(rest) > _REPLY_LIMIT_BYTES:
+                self._end(SandboxGone("the guest sent more than was asked for"))
+                return
+            stream.take(len(data))
+            if on_output is not None and not answer:
+                on_output(data)
+
+        stream.on_data = on_data
+        stream.on_message = answer.append
+        try:
+            await self._send_content(stream, content)
+            await stream.ended
+        except asyncio.CancelledError:
+            await self._cancel(stream)
+            raise
+        finally:
+            self._streams.pop(stream.number, None)
+        if not answer:
+            raise SandboxGone("the guest ended a call without an outcome")
+        return read_outcome(answer[0], bytes(head), bytes(rest))
+
+    def acknowledge(self, call_id: str) -> None:
+        """Lets the guest forget a call whose outcome is stored."""
+        if not self.ended.is_set():
+            number = self._number()
+            request = {"service": "exec", "call": call_id, "attach_only": True, "from_bytes": 1 << 60}
+            self.send(frames.encode_json(frames.OPEN, number, request))
+            self.send(frames.encode_json(frames.MESSAGE, number, {"ack": True}))
+
+    async def fetch(self, request: dict[str, Any]) -> AsyncGenerator[bytes, None]:
+        """Opens a stream that only sends (service `get`) and yields its bytes as fast as they are taken.
+
+        Raises:
+            SandboxGone: the link ended. InvalidRequest: the guest could not do it; the message says why.
+        """
+        stream = self._open(request)
+        pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
+        answers: list[dict[str, Any]] = []
+        stream.on_data = pieces.put_nowait
+        stream.on_message = answers.append
+        stream.ended.add_done_callback(lambda _ended: pieces.put_nowait(None))
+        try:
+            while (piece := await pieces.get()) is not None:
+                yield piece
+                stream.take(len(piece))
+            await stream.ended
+        finally:
+            if not stream.ended.done():
+                self.send(frames.encode_json(frames.RESET, stream.number, {"code": "cancelled", "message": ""}))
+            self._streams.pop(stream.number, None)
+        error = answers[0].get("error") if answers else {"message": "no answer"}
+        if error:
+            raise InvalidRequest(str(error.get("message")))
+
+    async def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Opens a stream for one message (services `calls`, `warm`); empty if the guest only ends it."""
+        stream = self._open(request)
+        answers: list[dict[str, Any]] = []
+        stream.on_message = answers.append
+        try:
+            await stream.ended
+        finally:
+            self._streams.pop(stream.number, None)
+        return answers[0] if answers else {}
+
+    def send(self, frame: bytes) -> None:
+        """Queues a frame."""
+        if not self.ended.is_set():
+            self._writer.write(frame)
+
+    def _number(self) -> int:
+        number, self._next_number = self._next_number, self._next_number + 2
+        return number
+
+    def _open(self, request: dict[str, Any]) -> _Stream:
+        if self.ended.is_set():
+            raise SandboxGone(self._reason)
+        stream = _Stream(self, self._number())
+        try:
+            frame = frames.encode_json(frames.OPEN, stream.number, request)
+        except frames.FrameError as error:
+            raise InvalidRequest(f"the call is too large: {error}") from error
+        self._streams[stream.number] = stream
+        self.send(frame)
+        return stream
+
+    async def _send_content(self, stream: _Stream, content: Content) -> None:
+        if content is None:
+            return
+        if isinstance(content, bytes):
+            await self._send_data(stream, content)
+        else:
+            async for piece in content:
+                await self._send_data(stream, piece)
+        if not stream.ended.done():
+            self.send(frames.encode(frames.END, stream.number))
+
+    async def _send_data(self, stream: _Stream, data: bytes) -> None:
+        view = memoryview(data)
+        while view and not stream.ended.done():
+            if stream.room_bytes == 0:
+                stream.has_room.clear()
+                await stream.has_room.wait()
+                continue
+            piece = bytes(view[: min(stream.room_bytes, frames.MAX_PAYLOAD_BYTES)])
+            stream.room_bytes -= len(piece)
+            self.send(frames.encode(frames.DATA, stream.number, piece))
+            view = view[len(piece) :]
+            await self._drain()
+
+    async def _drain(self) -> None:
+        try:
+            await self._writer.drain()
+        except OSError as error:
+            raise SandboxGone(self._reason) from error
+
+    async def _cancel(self, stream: _Stream) -> None:
+        self.send(frames.encode_json(frames.MESSAGE, stream.number, {"cancel": True}))
+        await asyncio.wait([stream.ended], timeout=_CANCEL_GRACE_S)
+
+    async def _greet(self) -> None:
+        hello = {"protocol": frames.PROTOCOL, "generation": self.generation}
+        self._writer.write(frames.encode_json(frames.HELLO, 0, hello))
+        while True:
+            data = await self._receive()
+            for kind, _stream, payload in self._decode(data):
+                message = frames.decode_json(payload)
+                if kind != frames.HELLO:
+                    raise SandboxGone(f"the guest refused the link: {message.get('message', 'no reason given')}")
+                calls = message.get("calls")
+                self.calls = {str(key): str(value) for key, value in calls.items()} if isinstance(calls, dict) else {}
+                return
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                for kind, number, payload in self._decode(await self._receive()):
+                    self._take(kind, number, payload)
+        except SandboxGone as error:
+            self._end(error)
+        except frames.FrameError as error:
+            self._end(SandboxGone(f"the guest does not keep to the protocol: {error}"))
+
+    async def _receive(self) -> bytes:
+        try:
+            data = await self._reader.read(_READ_BYTES)
+        except OSError as error:
+            raise SandboxGone(f"the link to the sandbox broke: {error}") from error
+        if not data:
+            raise SandboxGone("the sandbox ended, or the link to it was cut")
+        return data
+
+    def _decode(self, data: bytes) -> list[frames.Frame]:
+        try:
+            return list(self._decoder.feed(data))
+        except frames.FrameError as error:
+            raise SandboxGone(f"the guest does not keep to the protocol: {error}") from error
+
+    def _take(self, kind: int, number: int, payload: bytes) -> None:
+        stream = self._streams.get(number)
+        if stream is None:
+            return  # a stream that we gave up
+        if kind == frames.DATA:
+            stream.on_data(payload)
+        elif kind == frames.MESSAGE:
+            stream.on_message(frames.decode_json(payload))
+        elif kind == frames.CREDIT:
+            stream.room_bytes += frames.decode_credit(payload)
+            stream.has_room.set()
+        elif kind == frames.END:
+            stream.finish()
+        elif kind == frames.RESET:
+            reason = frames.decode_json(payload)
+            stream.finish(InvalidRequest(f"the guest refused: {reason.get('message')}", code=str(reason.get("code"))))
+
+    def _end(self, error: SandboxGone) -> None:
+        if self.ended.is_set():
+            return
+        self._reason = error.message
+        self.ended.set()
+        self._writer.close()
+        for stream in list(self._streams.values()):
+            stream.finish(error)
