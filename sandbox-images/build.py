@@ -98,7 +98,8 @@ class ImageBuild:
         context: dict[str, bytes | Path] = {"Dockerfile": self._inputs.guest_recipe}
         context |= {f"guest/{name}": content for name, content in self._inputs.guest.items()}
         arguments = {"TOOLS": self._inputs.tools_tag, "GUEST_DIGEST": self._inputs.guest_digest}
-        self._engine.build(self._inputs.image_tag, context, arguments=arguments, fresh=self._force, say=say)
+        tag, fresh = self._inputs.image_tag, self._force
+        self._engine.build(tag, context, arguments=arguments, network="none", fresh=fresh, say=say)
 
 
 @contextmanager
