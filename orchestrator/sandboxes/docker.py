@@ -73,11 +73,21 @@ class DockerDriver(SandboxDriver):
 
     async def open(self) -> DriverInfo:
         def connect() -> DriverInfo:
-            self._client = docker.DockerClient(
-                base_url=self._engine_url, version="auto", timeout=_ENGINE_TIMEOUT_S, max_pool_size=_ENGINE_THREADS * 2
-            )
+            if self._client is None:
+                self._client = docker.DockerClient(
+                    base_url=self._engine_url,
+                    version="auto",
+                    timeout=_ENGINE_TIMEOUT_S,
+                    max_pool_size=_ENGINE_THREADS * 2,
+                )
             version, info = self._client.version(), self._client.info()
-            details = {each["Name"]: each["Version"] for each in version.get("Components") or []}
+            components = version.get("Components") or []
+            details = {each["Name"]: each["Version"] for each in components}
+            details |= {
+                # Distributions put the revision of their package here; their version alone says too little.
+                f"{each['Name']}.revision": str((each.get("Details") or {}).get("GitCommit", ""))
+                for each in components
+            }
             details |= {"cgroup": str(info.get("CgroupVersion", "1")), "storage": str(info.get("Driver", ""))}
             name = (version.get("Platform") or {}).get("Name") or "Docker Engine"
             return DriverInfo(f"{name} {version['Version']}", tuple(sorted(info.get("Runtimes") or {})), details)
@@ -97,12 +107,16 @@ class DockerDriver(SandboxDriver):
             return False
         return True
 
+    async def has_current_guest(self, image: str) -> bool:
+        """Whether the image carries this version's guest; else each start copies it in. Raises `ImageMissing`."""
+        return await self._run(lambda: self._carries_guest(image))
+
     async def create(self, spec: SandboxSpec) -> AsyncGenerator[SandboxRef, None]:
         existing = await self._run(lambda: self._find(spec.sandbox_id))
         if existing is None:
             carries_guest = await self._run(lambda: self._carries_guest(spec.image))
-            token = await self._run(lambda: self._create(spec), stage="create")
-            ref = SandboxRef(spec.sandbox_id, token)
+            ref = SandboxRef(spec.sandbox_id, await self._create_whole(spec))
+            token = ref.token
             yield ref
             if not carries_guest:
                 await self._run(lambda: self._put_guest(token), stage="create")
@@ -192,6 +206,17 @@ class DockerDriver(SandboxDriver):
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, translated)
 
+    async def _create_whole(self, spec: SandboxSpec) -> str:
+        """The engine goes on with a create that we no longer wait for; then nobody would know the container."""
+        creating = asyncio.ensure_future(self._run(lambda: self._create(spec), stage="create"))
+        try:
+            return await asyncio.shield(creating)
+        except asyncio.CancelledError:
+            await asyncio.wait([creating])
+            if creating.exception() is None:
+                await self.destroy(SandboxRef(spec.sandbox_id, creating.result()))
+            raise
+
     def _find(self, sandbox_id: str) -> str | None:
         labels = [f"{INSTANCE_LABEL}={self._instance}", f"{SANDBOX_LABEL}={sandbox_id}"]
         found = self._engine.api.containers(all=True, filters={"label": labels})
@@ -279,7 +304,7 @@ def _translated(engine_url: str, stage: str | None) -> Iterator[None]:
     except docker.errors.APIError as error:
         if stage is not None:
             raise SandboxStartFailed(f"the engine refused ({stage}): {_reason(error)}", stage=stage) from error
-        if error.status_code == 409:  # noqa: PLR2004 - "is not running"
+        if error.status_code == 409:
             raise SandboxGone(_reason(error)) from error
         raise EngineUnavailable(f"the engine failed: {_reason(error)}") from error
     except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
