@@ -8,6 +8,7 @@ cd "$(dirname "$0")/.."
 state=.corral
 pid_file=$state/dockerd.pid
 log_file=$state/dockerd.log
+network_file=$state/dockerd.network
 
 say() { printf '%s\n' "engine: $*" >&2; }
 
@@ -87,8 +88,10 @@ ensure() {
             return 0
         fi
     fi
+    rm -f "$network_file"
     # Sandboxes have no network interface, so an engine without bridge and iptables serves them where neither works.
-    if start_dockerd || start_dockerd --iptables=false --ip6tables=false --bridge=none; then
+    # Image builds then use the network of this machine.
+    if start_dockerd || { start_dockerd --iptables=false --ip6tables=false --bridge=none && echo host >"$network_file"; }; then
         say "started $(answers), pid $(<"$pid_file"), log $log_file. It stays; \`make clean\` stops it"
         return 0
     fi
