@@ -1,0 +1,20 @@
+"""The limits that hold for a run and its calls, as one value that is passed along. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one run may take."""
+
+    call_timeout_s: float = 600.0
+    output_limit_bytes: int = 1 << 20
+    """Output kept of one call."""
+    run_timeout_s: float = 3600.0
+    max_turns: int = 200
+    code_limit_bytes: int = 4 << 20
+    """Code of one `code_execution` call (attack case R11)."""
+    file_limit_bytes: int = 16 << 20
+    """Content of one `write_file` call."""

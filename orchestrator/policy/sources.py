@@ -1,0 +1,35 @@
+"""Where data sources may be put and how large they may be. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from orchestrator.errors import InvalidRequest
+from orchestrator.wire.environments import InlineSource
+
+TARGET_ROOTS = ("/workspace", "/.agents", "/home/agent", "/tmp")  # noqa: S108 - inside the sandbox
+"""Design 4.6: targets are relative to `/` and may lie under these."""
+INLINE_LIMIT_BYTES = 16 << 20
+"""One inline file. The request body's own limit bounds them together."""
+
+
+def check_inline(sources: Sequence[InlineSource], at: str = "environment.sources") -> None:
+    """Raises `InvalidRequest`, naming the field, if a target or a size is not allowed or two sources collide."""
+    seen: dict[PurePosixPath, int] = {}
+    for index, source in enumerate(sources):
+        path = PurePosixPath(source.path)
+        where = f"{at}[{index}]"
+        if not any(path.is_relative_to(root) and str(path) != root for root in TARGET_ROOTS):
+            roots = ", ".join(TARGET_ROOTS)
+            raise InvalidRequest(f"Invalid value at '{where}.target': must be a file below one of {roots}.")
+        if len(source.data) > INLINE_LIMIT_BYTES:
+            raise InvalidRequest(f"Invalid value at '{where}.content': more than {INLINE_LIMIT_BYTES} bytes.")
+        if path in seen:
+            raise InvalidRequest(f"Invalid value at '{where}.target': the same as '{at}[{seen[path]}].target'.")
+        for parent in path.parents:
+            if parent in seen:
+                raise InvalidRequest(
+                    f"Invalid value at '{where}.target': '{at}[{seen[parent]}].target' is a file, not a folder."
+                )
+        seen[path] = index

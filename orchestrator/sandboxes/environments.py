@@ -1,0 +1,297 @@
+"""Environments and the sandboxes that embody them: made at first use, found again after a restart, removed on request.
+
+Owns the links. One lock per environment keeps its starts and its end apart; calls need none. The store remembers, the
+driver acts; after a crash every step here may be taken again (design 4.1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from orchestrator import ids
+from orchestrator.clock import Clock
+from orchestrator.errors import (
+    CorralError,
+    EngineUnavailable,
+    ImageMissing,
+    LimitExceeded,
+    NotFound,
+    SandboxError,
+    SandboxGone,
+    SandboxStartFailed,
+)
+from orchestrator.sandboxes.driver import Resources, SandboxDriver, SandboxRef, SandboxSpec, SandboxState
+from orchestrator.sandboxes.handle import Sandbox
+from orchestrator.sandboxes.link import Link
+from orchestrator.sandboxes.sources import put_sources
+from orchestrator.store.port import EnvironmentRow, NewEvent, Store
+from orchestrator.wire.base import encode_json
+from orchestrator.wire.environments import EnvironmentSpec, InlineSource, parse_environment
+
+log = structlog.get_logger(__name__)
+
+_RETRY_ENGINE_S = 2.0
+_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxDefaults:
+    """What new sandboxes are made of."""
+
+    image: str
+    resources: Resources
+    max_per_project: int
+
+
+class Environments:
+    """All environments of this server. `open` before use, `aclose` at the end; sandboxes stay."""
+
+    def __init__(
+        self, store: Store, driver: SandboxDriver, clock: Clock, defaults: SandboxDefaults, generation: int
+    ) -> None:
+        self._store = store
+        self._driver = driver
+        self._clock = clock
+        self._defaults = defaults
+        self._generation = generation
+        self._live: dict[str, Sandbox] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Connects to the engine if it answers, reaps what no row owns, and begins to watch for ends."""
+        try:
+            await self._driver.open()
+        except EngineUnavailable as error:
+            log.warning("engine_unavailable", reason=error.message)
+        self._watcher = asyncio.create_task(self._watch(), name="sandbox-exits")
+
+    async def aclose(self) -> None:
+        """Closes all links; what runs inside goes on."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+        for sandbox in list(self._live.values()):
+            await sandbox.link.aclose()
+        self._live.clear()
+        await self._driver.aclose()
+
+    async def create(self, project_id: str, spec: EnvironmentSpec) -> EnvironmentRow:
+        """A new environment, stored; its sandbox is made at first use.
+
+        Raises:
+            LimitExceeded: the project has as many as it may.
+        """
+        limit = self._defaults.max_per_project
+        if len(await self._store.environments(project_id, limit=limit)) >= limit:
+            raise LimitExceeded(f"The project has {limit} environments already; delete some.")
+        now = self._clock.now()
+        row = EnvironmentRow(
+            id=ids.new_environment_id(),
+            project_id=project_id,
+            status="pending",
+            sandbox_id=None,
+            sandbox_ref=None,
+            spec=_dump(spec),
+            created=now,
+            updated=now,
+            last_accessed=now,
+        )
+        await self._store.create_environment(row)
+        await self._note(row.id, "environment.created", project=project_id)
+        return row
+
+    async def find(self, project_id: str, environment_id: str) -> EnvironmentRow:
+        """The project's environment. Raises `NotFound`."""
+        row = await self._store.environment(project_id, environment_id)
+        if row is None or row.status == "deleting":
+            raise NotFound(f"Environment {environment_id!r} not found.")
+        return row
+
+    async def change(self, row: EnvironmentRow, spec: EnvironmentSpec) -> None:
+        """Adds the variables of `spec` to an existing environment; they hold from the next call on."""
+        if not spec.env:
+            return
+        known = read_spec(row)
+        merged = known.model_copy(update={"env": {**known.env, **spec.env}})
+        await self._store.update_environment(row.id, spec=_dump(merged))
+        if row.id in self._live:
+            self._live[row.id].variables.update(_variables(spec))
+
+    async def sandbox(self, environment_id: str) -> Sandbox:
+        """The environment's running sandbox: the one that is there, started again, found again, or a new one.
+
+        Raises:
+            NotFound: the environment was deleted.
+            EngineUnavailable, ImageMissing, SandboxStartFailed: it cannot be started now.
+            SandboxGone: it vanished from the engine, and the files with it.
+        """
+        live = self._live.get(environment_id)
+        if live is not None and live.is_connected:
+            return live
+        async with self._lock(environment_id):
+            live = self._live.get(environment_id)
+            if live is not None and live.is_connected:
+                return live
+            row = await self._store.environment(None, environment_id)
+            if row is None or row.status == "deleting":
+                raise NotFound(f"Environment {environment_id!r} not found.")
+            sandbox = await (self._resume(row) if row.sandbox_ref else self._start(row))
+            self._live[environment_id] = sandbox
+            return sandbox
+
+    async def delete(self, row: EnvironmentRow) -> None:
+        """Removes the sandbox with its files, then the row. May be repeated. Raises `EngineUnavailable`."""
+        async with self._lock(row.id):
+            await self._store.update_environment(row.id, status="deleting")
+            live = self._live.pop(row.id, None)
+            if live is not None:
+                await live.link.aclose()
+            fresh = await self._store.environment(None, row.id)
+            if fresh is not None and fresh.sandbox_ref:
+                await self._driver.destroy(SandboxRef(fresh.sandbox_id or "", fresh.sandbox_ref))
+            await self._store.delete_environment(row.id)
+        self._locks.pop(row.id, None)
+        log.info("environment_deleted", environment_id=row.id)
+
+    async def touch(self, environment_id: str) -> None:
+        """Remembers that the environment was used now."""
+        await self._store.update_environment(environment_id, accessed=True)
+
+    def _lock(self, environment_id: str) -> asyncio.Lock:
+        return self._locks.setdefault(environment_id, asyncio.Lock())
+
+    async def _start(self, row: EnvironmentRow) -> Sandbox:
+        spec = read_spec(row)
+        sandbox_id = row.sandbox_id or ids.new_sandbox_id()
+        started = self._clock.monotonic()
+        await self._note(row.id, "sandbox.starting", sandbox_id=sandbox_id, image=self._defaults.image)
+        ref: SandboxRef | None = None
+        wanted = SandboxSpec(sandbox_id, self._defaults.image, self._defaults.resources, row.id)
+        try:
+            async with contextlib.aclosing(self._driver.create(wanted)) as stages:
+                async for ref in stages:
+                    await self._store.update_environment(row.id, sandbox_id=sandbox_id, sandbox_ref=ref.token)
+            if ref is None:
+                raise SandboxStartFailed("the driver made nothing", stage="create")
+            sandbox = await self._connect(ref, spec)
+            inline = [source for source in spec.sources if isinstance(source, InlineSource)]
+            await put_sources(sandbox, f"sources-{sandbox_id[:8]}", inline)
+        except BaseException as error:
+            await asyncio.shield(self._undo(row.id, ref, error))
+            raise
+        duration_ms = round((self._clock.monotonic() - started) * 1000, 1)
+        await self._store.update_environment(row.id, status="active", accessed=True)
+        await self._note(row.id, "sandbox.started", sandbox_id=sandbox_id, duration_ms=duration_ms)
+        log.info("sandbox_started", environment_id=row.id, sandbox_id=sandbox_id, duration_ms=duration_ms)
+        return sandbox
+
+    async def _resume(self, row: EnvironmentRow) -> Sandbox:
+        ref = SandboxRef(row.sandbox_id or "", row.sandbox_ref or "")
+        status = await self._driver.inspect(ref)
+        if status.state is SandboxState.UNKNOWN:
+            raise EngineUnavailable(status.reason)
+        if status.state is SandboxState.ABSENT:
+            await self._store.update_environment(row.id, status="lost")
+            await self._note(row.id, "sandbox.gone", sandbox_id=ref.sandbox_id, reason="not on the engine any more")
+            raise SandboxGone(
+                f"The sandbox of environment {row.id} is gone from the engine, and its files with it. "
+                "Delete the environment and start a new one."
+            )
+        if status.state is not SandboxState.RUNNING:
+            await self._driver.start(ref)
+        sandbox = await self._connect(ref, read_spec(row))
+        await self._store.update_environment(row.id, status="active", accessed=True)
+        await self._note(row.id, "sandbox.started", sandbox_id=ref.sandbox_id, was=status.state.value)
+        return sandbox
+
+    async def _connect(self, ref: SandboxRef, spec: EnvironmentSpec) -> Sandbox:
+        link = await Link.open(await self._driver.connect(ref), self._generation)
+        return Sandbox(ref, link, _variables(spec))
+
+    async def _undo(self, environment_id: str, ref: SandboxRef | None, error: BaseException) -> None:
+        """A failed start leaves nothing on the engine, or a ref in the store by which to try again."""
+        reason = error.message if isinstance(error, CorralError) else type(error).__name__
+        with contextlib.suppress(SandboxError):
+            if ref is not None:
+                await self._driver.destroy(ref)
+            await self._store.update_environment(environment_id, status="pending", sandbox_id="", sandbox_ref="")
+        await self._note(environment_id, "sandbox.gone", reason=reason)
+        log.warning("sandbox_start_failed", environment_id=environment_id, reason=reason)
+
+    async def _watch(self) -> None:
+        """Keeps an eye on the engine for as long as the server lives."""
+        while True:
+            try:
+                await self._driver.open()
+                if not await self._driver.has_image(self._defaults.image):
+                    log.warning("image_missing", image=self._defaults.image)
+                await self._reap()
+                async for sandbox_id in self._driver.exits():
+                    await self._ended(sandbox_id)
+            except (EngineUnavailable, ImageMissing, SandboxGone) as error:
+                log.warning("engine_unavailable", reason=error.message)
+                await asyncio.sleep(_RETRY_ENGINE_S)
+
+    async def _reap(self) -> None:
+        """Destroys sandboxes of ours that no row knows: a crash came between the engine's work and the store's."""
+        found = [ref async for ref in self._driver.owned()]
+        if not found or any(lock.locked() for lock in self._locks.values()):
+            return  # a start is under way: what looks forgotten may be its sandbox
+        known = await self._known_sandboxes()
+        for ref in found:
+            if ref.sandbox_id not in known:
+                log.warning("sandbox_reaped", sandbox_id=ref.sandbox_id)
+                await self._driver.destroy(ref)
+
+    async def _known_sandboxes(self) -> set[str | None]:
+        known: set[str | None] = set()
+        after: str | None = None
+        while rows := await self._store.environments(None, after=after, limit=_PAGE):
+            known |= {row.sandbox_id for row in rows}
+            after = rows[-1].id
+        return known
+
+    async def _ended(self, sandbox_id: str) -> None:
+        for environment_id, sandbox in list(self._live.items()):
+            if sandbox.ref.sandbox_id == sandbox_id:
+                del self._live[environment_id]
+                await sandbox.link.aclose()
+                status = await self._driver.inspect(sandbox.ref)
+                await self._store.update_environment(environment_id, status="stopped")
+                await self._note(environment_id, "sandbox.stopped", sandbox_id=sandbox_id, reason=status.reason)
+                log.info("sandbox_stopped", environment_id=environment_id, reason=status.reason)
+
+    async def _note(self, environment_id: str, kind: str, **fields: object) -> None:
+        await self._store.note(environment_id, [NewEvent(kind, encode_json(fields))])
+
+
+@asynccontextmanager
+async def opened(environments: Environments) -> AsyncGenerator[Environments, None]:
+    """Opens and closes around a block."""
+    await environments.open()
+    try:
+        yield environments
+    finally:
+        await environments.aclose()
+
+
+def read_spec(row: EnvironmentRow) -> EnvironmentSpec:
+    """What the environment was asked to be."""
+    spec = parse_environment(json.loads(row.spec))
+    return spec if spec is not None else EnvironmentSpec()
+
+
+def _dump(spec: EnvironmentSpec) -> str:
+    return json.dumps(spec.model_dump(exclude_none=True, exclude={"environment_id"}))
+
+
+def _variables(spec: EnvironmentSpec) -> dict[str, str]:
+    return {name: variable.value for name, variable in spec.env.items() if variable.value is not None}

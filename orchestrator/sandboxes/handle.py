@@ -1,0 +1,119 @@
+"""A running sandbox as the tools see it: verbs, bytes and outcomes. Everything here is written on the link alone.
+
+Each call has an id given by the caller; the same id again is the same call (design 4.2), so a call may be repeated after
+`SandboxGone` on a new link. Cancelling a call cancels it inside and waits for its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Any
+
+from orchestrator.sandboxes.driver import SandboxRef
+from orchestrator.sandboxes.link import Content, Link
+from orchestrator.sandboxes.outcome import CallOutcome
+
+OnOutput = Callable[[bytes], None]
+
+_ARGUMENT_LIMIT_BYTES = 96 * 1024
+"""The kernel takes at most 128 KiB in one argument; longer code goes in by standard input."""
+_FILE_TIMEOUT_S = 60.0
+_TRANSFER_TIMEOUT_S = 600.0
+
+
+class Sandbox:
+    """One running sandbox with an open link."""
+
+    def __init__(self, ref: SandboxRef, link: Link, variables: Mapping[str, str]) -> None:
+        self.ref = ref
+        self.link = link
+        self.variables = dict(variables)
+        """Environment variables of every command and cell."""
+
+    @property
+    def is_connected(self) -> bool:
+        return not self.link.ended.is_set()
+
+    async def bash(
+        self, call_id: str, code: str, *, timeout_s: float, output_limit_bytes: int, on_output: OnOutput | None = None
+    ) -> CallOutcome:
+        """Runs `code` in a fresh bash in the working directory, with nothing to read on standard input."""
+        encoded = code.encode("utf-8", "replace")
+        if len(encoded) <= _ARGUMENT_LIMIT_BYTES and b"\0" not in encoded:
+            argv, content = ["bash", "-c", encoded.decode()], None
+        else:
+            argv, content = ["bash", "-c", 'eval "$(cat)" </dev/null'], encoded
+        return await self.execute(
+            call_id, argv, content, timeout_s=timeout_s, output_limit_bytes=output_limit_bytes, on_output=on_output
+        )
+
+    async def execute(
+        self,
+        call_id: str,
+        argv: Sequence[str],
+        content: Content = None,
+        *,
+        timeout_s: float,
+        output_limit_bytes: int,
+        cwd: str | None = None,
+        on_output: OnOutput | None = None,
+    ) -> CallOutcome:
+        """Runs a program; `content`, if given, is its standard input."""
+        request = {
+            "service": "exec",
+            "call": call_id,
+            "argv": list(argv),
+            "cwd": cwd,
+            "env": self.variables,
+            "timeout_s": timeout_s,
+            "output_limit_bytes": output_limit_bytes,
+            "input": content is not None,
+        }
+        return await self.link.call(request, content, on_output)
+
+    async def python(
+        self, call_id: str, code: str, *, timeout_s: float, output_limit_bytes: int, on_output: OnOutput | None = None
+    ) -> CallOutcome:
+        """Runs a cell in the environment's one Python interpreter; cells queue."""
+        request = {
+            "service": "cell",
+            "call": call_id,
+            "env": self.variables,
+            "timeout_s": timeout_s,
+            "output_limit_bytes": output_limit_bytes,
+        }
+        return await self.link.call(request, code.encode("utf-8", "replace"), on_output)
+
+    async def file(
+        self,
+        call_id: str,
+        operation: str,
+        arguments: Mapping[str, Any],
+        content: Content = None,
+        *,
+        output_limit_bytes: int = 1 << 20,
+    ) -> CallOutcome:
+        """One file operation: `read`, `write`, `edit`, `list`, `search`, `delete` (see the guest's `file_tools`)."""
+        request = {
+            "service": "file",
+            "call": call_id,
+            "operation": operation,
+            "arguments": dict(arguments),
+            "timeout_s": _FILE_TIMEOUT_S,
+            "output_limit_bytes": output_limit_bytes,
+            "input": content is not None,
+        }
+        return await self.link.call(request, content)
+
+    async def put(self, call_id: str, target: str, tar: Content) -> CallOutcome:
+        """Unpacks a tar stream of files and directories below `target`, owned by the agent."""
+        request = {"service": "put", "call": call_id, "target": target, "timeout_s": _TRANSFER_TIMEOUT_S}
+        return await self.link.call(request, tar)
+
+    def get(self, paths: Sequence[str]) -> AsyncGenerator[bytes, None]:
+        """A tar stream of `paths`. Raises `InvalidRequest` at its end if a path could not be read."""
+        return self.link.fetch({"service": "get", "paths": list(paths)})
+
+    def acknowledge(self, call_id: str) -> None:
+        """Lets the guest forget a call whose outcome is stored."""
+        self.link.acknowledge(call_id)

@@ -1,0 +1,160 @@
+"""The one door between a model and its tools. In this order, and nowhere else:
+
+    parse → schema → policy → limits → journal → execute → truncate → redact
+
+Parsing and the schema are here; policy has no rule yet that forbids a call; limits, truncation and redaction are applied
+where the bytes are (`rendering.py`, and the guest). What is wrong with a call is told to the model; what is wrong with the
+platform is raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pydantic import ValidationError
+
+from orchestrator.clock import Clock
+from orchestrator.errors import InvalidRequest, ToolError
+from orchestrator.policy.limits import Limits
+from orchestrator.policy.redaction import redact
+from orchestrator.sandboxes.handle import Sandbox
+from orchestrator.tools.port import Tool, ToolContext, ToolResult
+from orchestrator.tools.rendering import decode
+from orchestrator.tools.toolbox import Toolbox
+from orchestrator.wire.folding import parse_arguments
+
+_JOURNALED_OUTPUT_BYTES = 64 * 1024
+"""Of one call's live output in the journal; the whole is in the result."""
+_OUTPUT_INTERVAL_S = 0.1
+
+
+class Journal(Protocol):
+    """Where the mediator writes what happens, in order, for operators."""
+
+    def note(self, kind: str, **fields: Any) -> None:
+        """Queues an entry."""
+
+    async def flush(self) -> None:
+        """Returns when all entries so far are durable."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call as the model made it."""
+
+    id: str
+    name: str
+    arguments: str
+    """JSON text, as it came."""
+
+
+class Mediator:
+    """Carries out the tool calls of one run."""
+
+    def __init__(
+        self,
+        toolbox: Toolbox,
+        sandbox: Callable[[], Awaitable[Sandbox]],
+        limits: Limits,
+        journal: Journal,
+        clock: Clock,
+    ) -> None:
+        self._toolbox = toolbox
+        self._sandbox = sandbox
+        self._limits = limits
+        self._journal = journal
+        self._clock = clock
+
+    async def carry_out(self, call: ToolCall) -> ToolResult:
+        """The result of one call, which is in the journal before it begins. The same call again is carried out once.
+
+        Raises:
+            SandboxError: the platform failed.
+        """
+        started = self._clock.monotonic()
+        try:
+            tool, arguments = self._parse(call)
+            self._journal.note("tool.started", call_id=call.id, tool=call.name, arguments=_shown(arguments))
+            await self._journal.flush()
+            result = await self._execute(tool, arguments, call.id)
+        except ToolError as error:
+            result = ToolResult(redact(error.message), is_error=True, verdict="refused")
+        duration_ms = round((self._clock.monotonic() - started) * 1000, 1)
+        self._journal.note(
+            "tool.ended", call_id=call.id, verdict=result.verdict, exit_code=result.exit_code, duration_ms=duration_ms
+        )
+        return result
+
+    async def acknowledge(self, call: ToolCall) -> None:
+        """Lets the guest forget a call whose result is stored."""
+        if self._toolbox.find(call.name) is not None:
+            sandbox = await self._sandbox()
+            sandbox.acknowledge(call.id)
+
+    def _parse(self, call: ToolCall) -> tuple[Tool, Any]:
+        tool = self._toolbox.find(call.name)
+        if tool is None:
+            names = ", ".join(self._toolbox.names) or "none"
+            raise ToolError(f"there is no tool {call.name!r}; there are: {names}")
+        try:
+            return tool, tool.arguments.model_validate(parse_arguments(call.arguments))
+        except InvalidRequest as error:
+            raise ToolError(f"the arguments of {call.name} cannot be read: {error.message}") from error
+        except ValidationError as error:
+            problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+            raise ToolError(f"the arguments of {call.name} are wrong: {problems}") from error
+
+    async def _execute(self, tool: Tool, arguments: Any, call_id: str) -> ToolResult:
+        watched = _Output(self._journal, call_id)
+        context = ToolContext(call_id, self._sandbox, self._limits, watched.add)
+        try:
+            return await tool.carry_out(arguments, context)
+        finally:
+            watched.close()
+
+
+class _Output:
+    """Brings live output into the journal: in pieces of at least a tenth of a second, up to a cap."""
+
+    def __init__(self, journal: Journal, call_id: str) -> None:
+        self._journal = journal
+        self._call_id = call_id
+        self._waiting = bytearray()
+        self._left_bytes = _JOURNALED_OUTPUT_BYTES
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, data: bytes) -> None:
+        if self._left_bytes <= 0:
+            return
+        piece = data[: self._left_bytes]
+        self._left_bytes -= len(piece)
+        self._waiting += piece
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_OUTPUT_INTERVAL_S, self._write)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._write()
+        if self._left_bytes <= 0:
+            self._journal.note("tool.output", call_id=self._call_id, text="[… more output is in the result …]\n")
+
+    def _write(self) -> None:
+        self._timer = None
+        if self._waiting:
+            self._journal.note("tool.output", call_id=self._call_id, text=redact(decode(bytes(self._waiting))))
+            self._waiting.clear()
+
+
+def _shown(arguments: Any) -> dict[str, Any]:
+    """Arguments as the journal shows them: long texts cut, since the step holds them whole."""
+    limit = 2000
+    return {
+        name: redact(value if len(value) <= limit else f"{value[:limit]} … ({len(value)} characters)")
+        if isinstance(value, str)
+        else value
+        for name, value in arguments.model_dump(exclude_none=True).items()
+    }
