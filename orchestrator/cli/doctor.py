@@ -1,0 +1,192 @@
+"""`corral doctor`: what the server needs on this machine, whether it is there, and what to do where it is not."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import typer
+
+from orchestrator.cli.client import JsonFlag
+from orchestrator.cli.exits import Exit
+from orchestrator.cli.terminal import console, neutralise, print_json, size
+from orchestrator.errors import ConfigError, CorralError, EngineUnavailable
+
+if TYPE_CHECKING:
+    from orchestrator.config import Settings
+    from orchestrator.sandboxes.driver import DriverInfo
+
+_ENGINE_TIMEOUT_S = 10.0
+_SPACE_NEEDED_BYTES = 1 << 30
+_SPACE_WANTED_BYTES = 5 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    verdict: Literal["ok", "warning", "broken"]
+    found: str
+    advice: str = ""
+    """What to do; empty if nothing."""
+
+
+def doctor(as_json: JsonFlag = False) -> None:
+    """Check what the server needs: engine, image, data folder, models, port. Exit code 1 if something is broken."""
+    checks = list(_examine())
+    is_broken = any(check.verdict == "broken" for check in checks)
+    if as_json:
+        print_json({"ok": not is_broken, "checks": [asdict(check) for check in checks]})
+    else:
+        _show(checks)
+    raise typer.Exit(Exit.FAILED if is_broken else Exit.OK)
+
+
+def _examine() -> Iterator[Check]:
+    from orchestrator.config import Settings
+
+    try:
+        settings = Settings.load()
+    except ConfigError as error:
+        yield Check("settings", "broken", error.message, "correct it; nothing else was checked")
+        return
+    yield Check("settings", "ok", f"server at {settings.server_url}")
+    yield from asyncio.run(_engine(settings))
+    yield _data_folder(settings.data_dir)
+    yield _models(settings)
+    yield _agents(settings)
+    yield _port(settings)
+
+
+async def _engine(settings: Settings) -> list[Check]:
+    from orchestrator.sandboxes.docker import DockerDriver
+
+    driver = DockerDriver(settings.engine_url, "doctor")
+    try:
+        async with asyncio.timeout(_ENGINE_TIMEOUT_S):
+            info = await driver.open()
+            checks = [Check("engine", "ok", f"{info.engine} at {settings.engine_url}"), *escapes(info)]
+            if not await driver.has_image(settings.image):
+                return [*checks, Check("image", "broken", f"{settings.image} is not on the engine", "make images")]
+            if not await driver.has_current_guest(settings.image):
+                found = f"{settings.image} carries another version of the guest"
+                return [*checks, Check("image", "warning", found, "make images: until then each start takes longer")]
+            return [*checks, Check("image", "ok", settings.image)]
+    except TimeoutError:
+        fault = f"{settings.engine_url} did not answer within {_ENGINE_TIMEOUT_S:.0f} s"
+    except EngineUnavailable as error:
+        fault = error.message
+    except CorralError as error:
+        return [Check("engine", "broken", error.message, "see the engine's own log")]
+    finally:
+        await driver.aclose()
+    advice = "start Docker or Podman (scripts/engine.sh ensure does, as root), or set CORRAL_ENGINE_URL"
+    return [Check("engine", "broken", fault, advice)]
+
+
+def escapes(info: DriverInfo) -> list[Check]:
+    """What the engine's runc is known to let out."""
+    from orchestrator.sandboxes.escapes import ESCAPES, Exposure, exposure
+
+    version, revision = info.details.get("runc", ""), info.details.get("runc.revision", "")
+    if not version:
+        return [Check("runtime", "warning", "the engine does not report a runc", "check its runtime's advisories")]
+    name = f"runc {revision if revision.startswith(version) else version}"
+    checks = []
+    for escape in ESCAPES:
+        cves = ", ".join(escape.cves)
+        match exposure(escape, version, revision):
+            case Exposure.OPEN:
+                checks.append(
+                    Check("runtime", "broken" if escape.is_grave else "warning", f"{name} has {cves}", escape.advice)
+                )
+            case Exposure.UNKNOWN:
+                advice = "look these up in your distribution's security tracker"
+                checks.append(Check("runtime", "warning", f"cannot tell whether {name} has {cves} mended", advice))
+    return checks or [Check("runtime", "ok", f"{name}, without known escapes")]
+
+
+def _data_folder(folder: Path) -> Check:
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        advice = "give yourself the right to write there, or set CORRAL_DATA_DIR"
+        return Check("data folder", "broken", f"{existing}: {error.strerror}", advice)
+    free = shutil.disk_usage(existing).free
+    found = f"{folder}{'' if existing == folder else ' (made at first start)'}, {size(free)} free"
+    if free < _SPACE_NEEDED_BYTES:
+        return Check("data folder", "broken", found, "make room: at least 1 GB, better 5")
+    return Check("data folder", "ok" if free >= _SPACE_WANTED_BYTES else "warning", found)
+
+
+def _models(settings: Settings) -> Check:
+    from orchestrator.models.registry import ModelRegistry
+
+    try:
+        registry = ModelRegistry(settings.model)
+    except ConfigError as error:
+        return Check("models", "broken", error.message, "set CORRAL_MODEL to a model of a provider that is there")
+    found = f"providers: {', '.join(registry.providers)}; default: {registry.default}"
+    if registry.default.partition(":")[0] == "scripted":
+        found += " (plays scripts and code blocks of the input, without a language model)"
+    return Check("models", "ok", found)
+
+
+def _agents(settings: Settings) -> Check:
+    from orchestrator.agents.registry import AgentRegistry
+
+    try:
+        registry = AgentRegistry.load(aliases=settings.agent_aliases)
+    except ConfigError as error:
+        return Check("agents", "broken", error.message, "correct the file or the alias")
+    return Check("agents", "ok", ", ".join(agent.id for agent in registry.agents))
+
+
+def _port(settings: Settings) -> Check:
+    place = f"{settings.host}:{settings.port}"
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                if _is_server(settings):
+                    return Check("port", "ok", f"a server runs at {place}")
+                return Check("port", "broken", f"{place} is taken by another program", "set CORRAL_PORT, or stop it")
+            advice = "set CORRAL_HOST and CORRAL_PORT to an address of this machine that you may use"
+            return Check("port", "broken", f"{place}: {error.strerror or error}", advice)
+    return Check("port", "ok", f"{place} is free")
+
+
+def _is_server(settings: Settings) -> bool:
+    from orchestrator.cli.client import Api
+
+    try:
+        with Api(settings.server_url, None) as api:
+            api.call("GET", "/healthz", timeout=2.0)
+    except CorralError:
+        return False
+    return True
+
+
+def _show(checks: list[Check]) -> None:
+    from rich.text import Text
+
+    marks = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "broken": ("✗", "red")}
+    out = console()
+    for check in checks:
+        mark, style = marks[check.verdict]
+        out.print(Text.assemble((mark, style), f" {check.name:<12} {neutralise(check.found)}"))
+        if check.advice:
+            out.print(Text.assemble("  ", " " * 12, " ", (f"→ {check.advice}", style)))

@@ -1,0 +1,131 @@
+"""`corral keys`: API keys, made and revoked on the server's own machine. Works beside a running server."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from orchestrator.cli.client import JsonFlag
+from orchestrator.cli.terminal import console, neutralise, print_json
+from orchestrator.errors import NotFound
+
+if TYPE_CHECKING:
+    from orchestrator.config import Settings
+    from orchestrator.store.port import KeyRow, Store
+
+T = TypeVar("T")
+
+app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
+
+_PREFIX_CHARS = 12
+
+
+@app.command("create")
+def create(
+    project: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The project, made if it is new. Else the default one.")
+    ] = None,
+    operator: Annotated[bool, typer.Option("--operator", help="May also see every project's ps and logs.")] = False,
+    name: Annotated[str, typer.Option(metavar="TEXT", help="What the key is for.")] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Make an API key and print it. It is shown this once; only its hash is kept."""
+    secret, row = _with_store(lambda store: _create(store, project, name, operator))
+    if as_json:
+        print_json({**_public(row), "key": secret})
+        return
+    typer.echo(secret)
+    typer.echo(f"{row.id} for project {row.project_id}. Keep the key now: it cannot be shown again.", err=True)
+
+
+@app.command("list")
+def list_keys(as_json: JsonFlag = False) -> None:
+    """List all keys, revoked ones too."""
+    rows = _with_store(lambda store: store.keys())
+    if as_json:
+        print_json({"keys": [_public(row) for row in rows]})
+        return
+    if not rows:
+        typer.echo("no keys: only this machine can use the server, without a key")
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("ID", "KEY", "PROJECT", "NAME", "OPERATOR", "CREATED", "REVOKED"):
+        table.add_column(heading, no_wrap=heading in ("ID", "KEY"))
+    for row in rows:
+        revoked = f"{row.revoked:%Y-%m-%d %H:%M}" if row.revoked is not None else ""
+        cells = (row.id, f"{row.prefix}…", row.project_id, row.name, "yes" if row.is_operator else "no")
+        table.add_row(*(Text(neutralise(cell)) for cell in (*cells, f"{row.created:%Y-%m-%d %H:%M}", revoked)))
+    console().print(table)
+
+
+@app.command("revoke")
+def revoke(
+    key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="`key_…`, as `corral keys list` shows it.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Revoke a key. It stops working at once."""
+    row = _with_store(lambda store: store.revoke_key(key_id))
+    if row is None:
+        raise NotFound(f"there is no key {key_id!r}; corral keys list shows them")
+    if as_json:
+        print_json(_public(row))
+    else:
+        typer.echo(f"revoked {row.id}")
+
+
+async def _create(store: Store, project: str | None, name: str, operator: bool) -> tuple[str, KeyRow]:
+    from orchestrator.clock import SystemClock
+    from orchestrator.ids import new_key_id
+    from orchestrator.store.port import KeyRow
+
+    owner = await store.default_project() if project is None else await store.ensure_project(project)
+    secret = f"crl_{secrets.token_urlsafe(32)}"
+    row = KeyRow(
+        id=new_key_id(),
+        project_id=owner.id,
+        name=name,
+        prefix=secret[:_PREFIX_CHARS],
+        is_operator=operator,
+        created=SystemClock().now(),
+        revoked=None,
+    )
+    await store.create_key(row, hashlib.sha256(secret.encode()).digest())
+    return secret, row
+
+
+def _with_store(work: Callable[[Store], Awaitable[T]]) -> T:
+    """The outcome of `work` on the store of this machine's server."""
+    from orchestrator.config import Settings
+
+    async def run() -> T:
+        async with _open(Settings.load()) as store:
+            return await work(store)
+
+    return asyncio.run(run())
+
+
+def _open(settings: Settings) -> AbstractAsyncContextManager[Store]:
+    from orchestrator.app import open_store
+
+    return open_store(settings)
+
+
+def _public(row: KeyRow) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "project": row.project_id,
+        "name": row.name,
+        "prefix": row.prefix,
+        "operator": row.is_operator,
+        "created": row.created.isoformat(),
+        "revoked": row.revoked.isoformat() if row.revoked is not None else None,
+    }
