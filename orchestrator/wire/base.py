@@ -333,7 +333,6 @@ def _describe_type(context: Mapping[str, Any], value: Any, at: str, location: li
 
 _EXPECTED = {
     "string_type": "expected a string",
-    "string_unicode": "expected text without lone surrogates",
     "int_type": "expected an integer",
     "int_from_float": "expected an integer",
     "float_type": "expected a number",
@@ -344,7 +343,7 @@ _EXPECTED = {
     "model_attributes_type": "expected an object",
     "literal_error": "expected {expected}",
     "wrong_shape": "expected {expected}",
-    "too_short": "expected at least {min_length}",
+    "too_short": "expected at least {min_length} items",
     "too_long": "expected at most {max_length} items",
     "string_too_short": "expected at least {min_length} characters",
     "string_too_long": "expected at most {max_length} characters",
@@ -352,6 +351,8 @@ _EXPECTED = {
 
 
 def _expectation(kind: str, context: Mapping[str, Any], message: str) -> str:
+    if context.get("min_length") == 1:
+        return "must not be empty"
     template = _EXPECTED.get(kind)
     if template is not None:
         return template.format(**context)

@@ -226,7 +226,7 @@ def _as_variables(value: Any) -> Any:
         if isinstance(given, str):
             if "\0" in given:
                 raise problem("must not contain NUL", name)
-            variables[name] = EnvVar(value=given)
+            variables[name] = {"value": given}
         elif isinstance(given, dict | EnvVar):
             variables[name] = given
         else:

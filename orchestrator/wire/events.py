@@ -238,7 +238,10 @@ def step_events(step: Step, index: int, *, usage: Usage | None = None, split: Sp
     `split` cuts a text or arguments into the pieces to send, which together make the text; without it they go whole.
     Text blocks side by side become one.
     """
-    pieces = split or (lambda text: [text])
+
+    def pieces(text: str) -> Sequence[str]:
+        return (split(text) if split else ()) or (text,)
+
     return [
         StepStart(index=index, step=shell(step)),
         *(StepDelta(index=index, delta=delta) for delta in _deltas(step, pieces)),

@@ -87,9 +87,9 @@ def _as_formats(value: Any) -> Any:
     return value
 
 
-ModelName = Annotated[str, _bare("models/", "agents/"), Field(min_length=1, max_length=_ID_CHARS)]
-AgentName = Annotated[str, _bare("agents/"), Field(min_length=1, max_length=_ID_CHARS)]
-InteractionId = Annotated[str, _bare("interactions/"), Field(min_length=1, max_length=_ID_CHARS)]
+ModelName = Annotated[str, Field(min_length=1, max_length=_ID_CHARS), _bare("models/", "agents/")]
+AgentName = Annotated[str, Field(min_length=1, max_length=_ID_CHARS), _bare("agents/")]
+InteractionId = Annotated[str, Field(min_length=1, max_length=_ID_CHARS), _bare("interactions/")]
 Labels = Annotated[dict[str, str], AfterValidator(_check_labels), Few]
 ResponseFormats = Annotated[ListOf[ResponseFormat], BeforeValidator(_as_formats)]
 
@@ -206,11 +206,8 @@ class Interaction(WireResource):
 
 def dump_interaction(interaction: Interaction) -> dict[str, Any]:
     """The wire form, without absent fields; `output_text` is computed from the steps, if there are any."""
-    answer = dump(interaction)
     text = output_text(interaction.steps or ())
-    if text:
-        answer["output_text"] = text
-    return answer
+    return dump(interaction.model_copy(update={"output_text": text or None}))
 
 
 def output_text(steps: Sequence[Step]) -> str:
