@@ -33,6 +33,7 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _ID_CHARS = 128
 _TARGET_BYTES = 4096
+_BASE64: TypeAdapter[str] = TypeAdapter(Base64)
 
 
 # sources
@@ -89,7 +90,7 @@ class InlineSource(BaseSource):
 
 def _inline_base64(content: str) -> str:
     try:
-        return TypeAdapter(Base64).validate_python(content)
+        return _BASE64.validate_python(content)
     except ValueError:
         raise problem("expected base64", "content") from None
 

@@ -73,6 +73,10 @@ class _OpenStep:
         self._blocks = _Blocks(list(start.get("content") or start.get("summary") or ()))
         self._arguments: list[str] = []
 
+    @property
+    def type(self) -> str:
+        return str(self._fields["type"])
+
     def add(self, delta: dict[str, Any]) -> None:
         kind = delta["type"]
         if kind == "text":
@@ -143,6 +147,11 @@ class Folder:
             if isinstance(slot, _OpenStep):
                 return slot.step(is_stopped=False)
         return None
+
+    @property
+    def open_types(self) -> dict[int, str]:
+        """Index and type of each step that was begun and not stopped."""
+        return {index: slot.type for index, slot in self._slots.items() if isinstance(slot, _OpenStep)}
 
     @property
     def next_index(self) -> int:
