@@ -171,9 +171,7 @@ class Interpreter:
         program = _PROGRAM.format(parent=folder, package=package)
         # Not isolated (-I): the agent's own packages and variables are its business.
         argv = ["python3", "-c", program]
-        self._hand.request(
-            {"do": "spawn", "argv": argv, "cwd": cwd, "env": env}, [null, write_end, theirs.fileno()]
-        )
+        self._hand.request({"do": "spawn", "argv": argv, "cwd": cwd, "env": env}, [null, write_end, theirs.fileno()])
         os.close(null)
         os.close(write_end)
         theirs.close()

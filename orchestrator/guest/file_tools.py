@@ -92,7 +92,7 @@ def _write(arguments: Dict[str, Any], source: BinaryIO, _sink: BinaryIO) -> Dict
     path = _path(arguments)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     is_new = not os.path.lexists(path)
-    return {"path": path, "size_bytes": _replace(path, iter(lambda: source.read(_PIECE_BYTES), b"")), "created": is_new}
+    return {"path": path, "size_bytes": _replace(path, _pieces(source)), "created": is_new}
 
 
 def _replace(path: str, pieces: Iterator[bytes]) -> int:
@@ -127,7 +127,9 @@ def _edit(arguments: Dict[str, Any], source: BinaryIO, _sink: BinaryIO) -> Dict[
     if count == 0:
         raise FileProblem("no_match", f"{path}: the text to replace was not found; it must match exactly")
     if count > 1 and not change.get("replace_all"):
-        raise FileProblem("ambiguous", f"{path}: the text to replace occurs {count} times; give more of it or replace all")
+        raise FileProblem(
+            "ambiguous", f"{path}: the text to replace occurs {count} times; give more of it or replace all"
+        )
     line = content.count(b"\n", 0, content.index(old)) + 1
     _replace(path, iter([content.replace(old, new)]))
     return {"path": path, "replacements": count, "line": line}
@@ -219,6 +221,11 @@ def _delete(arguments: Dict[str, Any], _source: BinaryIO, _sink: BinaryIO) -> Di
     return {"path": path, "type": "file"}
 
 
+def _pieces(source: Any) -> Iterator[bytes]:
+    while piece := source.read(_PIECE_BYTES):
+        yield piece
+
+
 def _extract(arguments: Dict[str, Any], source: BinaryIO, _sink: BinaryIO) -> Dict[str, Any]:
     target = str(arguments["target"])
     count = size = 0
@@ -233,7 +240,7 @@ def _extract(arguments: Dict[str, Any], source: BinaryIO, _sink: BinaryIO) -> Di
             os.makedirs(os.path.dirname(path), exist_ok=True)
             content = archive.extractfile(member)
             assert content is not None
-            _replace(path, iter(lambda content=content: content.read(_PIECE_BYTES), b""))
+            _replace(path, _pieces(content))
             os.chmod(path, member.mode & 0o777)
             count += 1
             size += member.size

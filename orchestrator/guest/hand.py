@@ -44,11 +44,12 @@ class Hand:
 
     def run(self) -> None:
         while True:
-            ready, _, _ = select.select([self._channel, self._wakeup], [], [])
+            channel = self._channel.fileno()
+            ready, _, _ = select.select([channel, self._wakeup], [], [])
             if self._wakeup in ready:
                 os.read(self._wakeup, 4096)
                 self._reap()
-            if self._channel in ready:
+            if channel in ready:
                 self._receive()
 
     def _receive(self) -> None:

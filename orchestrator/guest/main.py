@@ -17,7 +17,13 @@ from .link import Listener
 from .reactor import Reactor
 from .services import Services
 
-_DEFAULTS = {"socket": "/run/corral/guest.sock", "cwd": "/workspace", "uid": "1000", "gid": "1000", "home": "/home/agent"}
+_DEFAULTS = {
+    "socket": "/run/corral/guest.sock",
+    "cwd": "/workspace",
+    "uid": "1000",
+    "gid": "1000",
+    "home": "/home/agent",
+}
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import selectors
 import time
 from typing import Any, Callable, List, Optional
 
-Callback = Callable[[], None]
+Callback = Callable[[], object]
 
 
 class Timer:

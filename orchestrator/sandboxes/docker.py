@@ -145,7 +145,9 @@ class DockerDriver(SandboxDriver):
             return SandboxStatus(SandboxState.RUNNING)
         if state.get("Status") == "created":
             return SandboxStatus(SandboxState.CREATED)
-        reason = "out of memory" if state.get("OOMKilled") else state.get("Error") or f"exit code {state.get('ExitCode')}"
+        reason = (
+            "out of memory" if state.get("OOMKilled") else state.get("Error") or f"exit code {state.get('ExitCode')}"
+        )
         return SandboxStatus(SandboxState.EXITED, reason)
 
     async def destroy(self, ref: SandboxRef) -> None:

@@ -100,16 +100,22 @@ class InteractionRow:
 class Store(ABC):
     """Everything durable. All methods may be called from one event loop at once; each is one transaction.
 
-    A cancelled write may still happen. Raises `StoreError` when the database refuses (`retryable` when busy or full).
+    A cancelled write may still happen. Every method raises `StoreError` when the database refuses, with code
+    `store_busy` or `store_full` (both `retryable`) or `store_failed`; nothing of that call was kept, and later calls
+    may succeed.
     """
 
     @abstractmethod
     async def open(self) -> None:
-        """Opens the database, applies missing migrations. Raises `ConfigError` if the data folder cannot be used."""
+        """Opens the database, applies missing migrations. Once per object.
+
+        Raises:
+            ConfigError: the data folder cannot be used, or the database is from a newer or another build.
+        """
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Commits what is queued, closes. May be called twice."""
+        """Commits what is queued, ends all tails, closes. May be called twice."""
 
     @abstractmethod
     async def next_generation(self) -> int:
@@ -154,7 +160,13 @@ class Store(ABC):
     async def environments(
         self, project_id: str | None, *, after: str | None = None, limit: int = 50
     ) -> list[EnvironmentRow]:
-        """Newest first, at most `limit`; `after` is the id of the last row of the page before."""
+        """Newest first, at most `limit`; `after` is the id of the last row of the page before.
+
+        That row may have been deleted meanwhile, up to a day ago.
+
+        Raises:
+            InvalidRequest: there was no such row for this project, or it is forgotten.
+        """
 
     @abstractmethod
     async def update_environment(
@@ -167,7 +179,10 @@ class Store(ABC):
         spec: str | None = None,
         accessed: bool = False,
     ) -> None:
-        """Changes what is not None; `accessed` sets `last_accessed` to now. An empty string clears a nullable column."""
+        """Changes what is not None; `accessed` sets `last_accessed` to now. An empty string clears a nullable column.
+
+        An environment that is gone is left alone.
+        """
 
     @abstractmethod
     async def delete_environment(self, environment_id: str) -> None:
@@ -192,7 +207,7 @@ class Store(ABC):
         after: str | None = None,
         limit: int = 50,
     ) -> list[InteractionRow]:
-        """Newest first, at most `limit`; `after` is the id of the last row of the page before."""
+        """Newest first, at most `limit`; `after` as in `environments`."""
 
     @abstractmethod
     async def delete_interaction(self, interaction_id: str) -> None:
@@ -226,7 +241,13 @@ class Store(ABC):
 
     @abstractmethod
     async def note(self, log_id: str, events: Sequence[NewEvent]) -> None:
-        """Appends to an environment's log at whatever seq is next. No lease: notes are for people, not for folding."""
+        """Appends to an environment's log at whatever seq is next. No lease: notes are for people, not for folding.
+
+        Nothing is written if the environment is gone, its log went with it.
+
+        Raises:
+            StoreError: `log_id` is an interaction's.
+        """
 
     @abstractmethod
     async def read(self, log_id: str, *, after: int = 0, limit: int | None = None) -> list[Event]:
@@ -236,6 +257,7 @@ class Store(ABC):
     def tail(self, log_id: str, *, after: int = 0) -> AsyncGenerator[list[Event], None]:
         """Yields batches of events with `seq` > `after` for ever: first what is stored, then each append.
 
-        Ends only when the log is deleted or the store closes. A reader that does not read costs no memory beyond its
-        position: batches are cut from what all readers share or from the database. May be cancelled at any point.
+        Ends only when the log is deleted (at once if no interaction or environment has that id) or the store closes. A
+        reader that does not read costs no memory beyond its position and one batch: batches are cut from what all
+        readers share or from the database. May be cancelled at any point.
         """

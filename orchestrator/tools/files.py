@@ -48,7 +48,9 @@ class ReadFile(Tool):
             if outcome.head.startswith(signature):
                 return _image(media_type, outcome)
         if result.get("is_binary"):
-            raise ToolError(f"{result['path']}: a binary file of {result['size_bytes']} bytes; use code to look into it")
+            raise ToolError(
+                f"{result['path']}: a binary file of {result['size_bytes']} bytes; use code to look into it"
+            )
         return ToolResult(output_of(_limited(outcome, context.limits.output_limit_bytes)))
 
 
@@ -90,7 +92,9 @@ class EditFile(Tool):
         content = json.dumps(change).encode()
         result = _result(await _perform(context, "edit", {"path": arguments.path}, content))
         count = result["replacements"]
-        return ToolResult(f"edited {result['path']}: {count} replacement{'s'[: count != 1]}, first in line {result['line']}")
+        return ToolResult(
+            f"edited {result['path']}: {count} replacement{'s'[: count != 1]}, first in line {result['line']}"
+        )
 
 
 class ListArguments(Arguments):

@@ -10,6 +10,7 @@ platform is raised.
 from __future__ import annotations
 
 import asyncio
+import codecs
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,7 +23,6 @@ from orchestrator.policy.limits import Limits
 from orchestrator.policy.redaction import redact
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.tools.port import Tool, ToolContext, ToolResult
-from orchestrator.tools.rendering import decode
 from orchestrator.tools.toolbox import Toolbox
 from orchestrator.wire.folding import parse_arguments
 
@@ -67,6 +67,7 @@ class Mediator:
         self._limits = limits
         self._journal = journal
         self._clock = clock
+        self._used: Sandbox | None = None
 
     async def carry_out(self, call: ToolCall) -> ToolResult:
         """The result of one call, which is in the journal before it begins. The same call again is carried out once.
@@ -88,11 +89,11 @@ class Mediator:
         )
         return result
 
-    async def acknowledge(self, call: ToolCall) -> None:
+    def acknowledge(self, call: ToolCall) -> None:
         """Lets the guest forget a call whose result is stored."""
-        if self._toolbox.find(call.name) is not None:
-            sandbox = await self._sandbox()
-            sandbox.acknowledge(call.id)
+        if self._used is not None:
+            self._used.acknowledge(call.id)
+            self._used = None
 
     def _parse(self, call: ToolCall) -> tuple[Tool, Any]:
         tool = self._toolbox.find(call.name)
@@ -107,9 +108,13 @@ class Mediator:
             problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
             raise ToolError(f"the arguments of {call.name} are wrong: {problems}") from error
 
+    async def _use_sandbox(self) -> Sandbox:
+        self._used = await self._sandbox()
+        return self._used
+
     async def _execute(self, tool: Tool, arguments: Any, call_id: str) -> ToolResult:
         watched = _Output(self._journal, call_id)
-        context = ToolContext(call_id, self._sandbox, self._limits, watched.add)
+        context = ToolContext(call_id, self._use_sandbox, self._limits, watched.add)
         try:
             return await tool.carry_out(arguments, context)
         finally:
@@ -124,6 +129,7 @@ class _Output:
         self._call_id = call_id
         self._waiting = bytearray()
         self._left_bytes = _JOURNALED_OUTPUT_BYTES
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, data: bytes) -> None:
@@ -145,7 +151,8 @@ class _Output:
     def _write(self) -> None:
         self._timer = None
         if self._waiting:
-            self._journal.note("tool.output", call_id=self._call_id, text=redact(decode(bytes(self._waiting))))
+            text = self._decoder.decode(bytes(self._waiting)).replace("\0", "\ufffd")
+            self._journal.note("tool.output", call_id=self._call_id, text=redact(text))
             self._waiting.clear()
 
 

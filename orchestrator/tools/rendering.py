@@ -63,8 +63,8 @@ def _whole_start(data: bytes) -> bytes:
     """Without a character that the cut went through, at the end."""
     for back in range(1, min(4, len(data)) + 1):
         byte = data[-back]
-        if byte & 0xC0 != 0x80:  # noqa: PLR2004 - not a continuation byte
-            needed = 1 if byte < 0x80 else 2 if byte >> 5 == 0b110 else 3 if byte >> 4 == 0b1110 else 4  # noqa: PLR2004
+        if byte & 0xC0 != 0x80:
+            needed = 1 if byte < 0x80 else 2 if byte >> 5 == 0b110 else 3 if byte >> 4 == 0b1110 else 4
             return data[:-back] if needed > back else data
     return data
 
@@ -72,6 +72,6 @@ def _whole_start(data: bytes) -> bytes:
 def _whole_end(data: bytes) -> bytes:
     """Without a character that the cut went through, at the start."""
     start = 0
-    while start < min(3, len(data)) and data[start] & 0xC0 == 0x80:  # noqa: PLR2004
+    while start < min(3, len(data)) and data[start] & 0xC0 == 0x80:
         start += 1
     return data[start:]

@@ -1,0 +1,97 @@
+"""The ASGI application: routes under every version prefix, path clean-up, CORS."""
+
+from __future__ import annotations
+
+import re
+import secrets
+
+import structlog
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from orchestrator import __version__
+from orchestrator.api import environments, errors, interactions, ops
+from orchestrator.api.services import Services
+
+VERSIONS = ("v1beta", "v1", "v1alpha")
+_ALLOWED_HEADERS = b"authorization, content-type, x-goog-api-key, x-goog-api-client, api-revision, idempotency-key"
+
+
+def create_application(services: Services) -> FastAPI:
+    """The application. Whoever made `services` opens and closes them."""
+    app = FastAPI(title="Corral", version=__version__, redirect_slashes=False, docs_url=None, redoc_url=None)
+    app.state.services = services
+    for version in VERSIONS:
+        app.include_router(interactions.router, prefix=f"/{version}")
+        app.include_router(environments.router, prefix=f"/{version}")
+    app.include_router(ops.router)
+    errors.install(app)
+    app.add_middleware(CrossOrigin, services=services)
+    app.add_middleware(PlainPaths)
+    app.add_middleware(RequestIds)
+    return app
+
+
+class PlainPaths:
+    """Doubled slashes and a slash at the end are not there (reference, 1.2). Never a redirect."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            path = re.sub(r"/{2,}", "/", scope["path"])
+            scope["path"] = path.rstrip("/") if len(path) > 1 else path
+        await self._app(scope, receive, send)
+
+
+class RequestIds:
+    """A name for each request, in the answer and in every line logged on its way."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = secrets.token_hex(8)
+
+        async def named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message.setdefault("headers", []).append((b"x-request-id", request_id.encode()))
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            await self._app(scope, receive, named)
+
+
+class CrossOrigin:
+    """Lets browsers call from anywhere once API keys protect the server; in single-user mode from nowhere."""
+
+    def __init__(self, app: ASGIApp, services: Services) -> None:
+        self._app = app
+        self._services = services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        origin = dict(scope["headers"]).get(b"origin") if scope["type"] == "http" else None
+        if origin is None or await self._services.authenticator.is_single_user():
+            await self._app(scope, receive, send)
+            return
+        if scope["method"] == "OPTIONS":
+            headers = [
+                (b"access-control-allow-origin", b"*"),
+                (b"access-control-allow-methods", b"GET, POST, PUT, PATCH, DELETE"),
+                (b"access-control-allow-headers", _ALLOWED_HEADERS),
+                (b"access-control-max-age", b"86400"),
+            ]
+            await send({"type": "http.response.start", "status": 204, "headers": headers})
+            await send({"type": "http.response.body", "body": b""})
+            return
+
+        async def allowed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message.setdefault("headers", []).append((b"access-control-allow-origin", b"*"))
+            await send(message)
+
+        await self._app(scope, receive, allowed)

@@ -1,0 +1,67 @@
+"""Routes of environments: list, read, delete. Creating one comes with an interaction."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from fastapi.responses import JSONResponse
+
+from orchestrator.api.services import TheCaller, TheServices
+from orchestrator.clock import rfc3339
+from orchestrator.sandboxes.environments import read_spec
+from orchestrator.store.port import EnvironmentRow
+from orchestrator.wire.environments import EnvironmentResource, dump_environment
+
+router = APIRouter(tags=["environments"])
+
+_PAGE_LIMIT = 1000
+
+
+@router.get("/environments", response_model=None)
+async def index(
+    caller: TheCaller,
+    services: TheServices,
+    page_size: Annotated[int, Query(ge=1)] = 50,
+    page_token: Annotated[str | None, Query()] = None,
+) -> JSONResponse:
+    """The project's environments, newest first."""
+    size = min(page_size, _PAGE_LIMIT)
+    rows = await services.store.environments(caller.project_id, after=page_token or None, limit=size + 1)
+    answer: dict[str, Any] = {"environments": [_public(row) for row in rows[:size]]}
+    if len(rows) > size:
+        answer["next_page_token"] = rows[size - 1].id
+    return JSONResponse(answer)
+
+
+@router.get("/environments/{environment_id}", response_model=None)
+async def read(environment_id: str, caller: TheCaller, services: TheServices) -> JSONResponse:
+    """One environment."""
+    return JSONResponse(_public(await services.environments.find(caller.project_id, environment_id)))
+
+
+@router.delete("/environments/{environment_id}", response_model=None)
+async def delete(environment_id: str, caller: TheCaller, services: TheServices) -> JSONResponse:
+    """Removes the environment with its sandbox and files; interactions that run in it are cancelled first."""
+    row = await services.environments.find(caller.project_id, environment_id)
+    for interaction in await services.store.interactions(
+        caller.project_id, environment_id=row.id, status="in_progress", limit=_PAGE_LIMIT
+    ):
+        await services.supervisor.cancel(interaction.id)
+    await services.environments.delete(row)
+    return JSONResponse({})
+
+
+def _public(row: EnvironmentRow) -> dict[str, Any]:
+    spec = read_spec(row)
+    resource = EnvironmentResource(
+        id=row.id,
+        status="expired" if row.status == "lost" else "active",
+        created=rfc3339(row.created),
+        updated=rfc3339(row.updated),
+        last_accessed=rfc3339(row.last_accessed),
+        network=spec.network,
+        sources=None,
+    )
+    sources = [source.model_dump(exclude_none=True, exclude={"content", "encoding"}) for source in spec.sources]
+    return dump_environment(resource, extra={"sources": sources} if sources else None)

@@ -1,0 +1,66 @@
+"""The one table from errors to HTTP status, and the shape of an error answer (reference, section 5)."""
+
+from __future__ import annotations
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from orchestrator import errors
+from orchestrator.wire.errors import error_body
+
+log = structlog.get_logger(__name__)
+
+STATUS: dict[type[errors.CorralError], int] = {
+    errors.InvalidRequest: 400,
+    errors.NotSupported: 400,
+    errors.BodyTooLarge: 413,
+    errors.Unauthenticated: 401,
+    errors.PermissionDenied: 403,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.LimitExceeded: 429,
+    errors.EngineUnavailable: 503,
+    errors.ImageMissing: 503,
+    errors.SandboxError: 502,
+    errors.StoreError: 503,
+    errors.CorralError: 500,
+}
+"""The nearest base class counts."""
+
+_CODES = {404: "not_found", 405: "method_not_allowed"}
+
+
+def status_of(error: errors.CorralError) -> int:
+    """The HTTP status of an error."""
+    return next(STATUS[base] for base in type(error).__mro__ if base in STATUS)
+
+
+def answer(error: errors.CorralError) -> JSONResponse:
+    """The error as an answer."""
+    status = status_of(error)
+    headers = {"retry-after": "1"} if error.retryable else None
+    return JSONResponse(error_body(error.code, error.message), status, headers=headers)
+
+
+def install(app: FastAPI) -> None:
+    """Makes `app` answer every failure in the one shape."""
+
+    @app.exception_handler(errors.CorralError)
+    async def expected(_request: Request, error: errors.CorralError) -> JSONResponse:
+        return answer(error)
+
+    @app.exception_handler(HTTPException)
+    async def unrouted(request: Request, error: HTTPException) -> JSONResponse:
+        message = {
+            404: f"No such path: {request.url.path}",
+            405: f"{request.method} is not possible on {request.url.path}",
+        }.get(error.status_code, str(error.detail))
+        code = _CODES.get(error.status_code, "invalid_request")
+        return JSONResponse(error_body(code, message), error.status_code, headers=error.headers)
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        log.error("request_broken", path=request.url.path, exc_info=error)
+        return JSONResponse(error_body("internal", "The server failed; its log has the details."), 500)

@@ -1,0 +1,44 @@
+"""What the routes work with, made by the composition root and kept on the application."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from orchestrator.api.auth import Authenticator, Caller
+from orchestrator.runs.intake import Intake
+from orchestrator.runs.supervisor import Supervisor
+from orchestrator.sandboxes.environments import Environments
+from orchestrator.store.port import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The floors below, ready to use."""
+
+    store: Store
+    environments: Environments
+    supervisor: Supervisor
+    intake: Intake
+    authenticator: Authenticator
+    request_limit_bytes: int
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the server begins to stop: streams end."""
+
+
+def services_of(request: Request) -> Services:
+    """The services of the application that serves the request."""
+    services: Services = request.app.state.services
+    return services
+
+
+async def caller_of(request: Request) -> Caller:
+    """The authenticated caller. Raises `Unauthenticated`, `PermissionDenied`."""
+    return await services_of(request).authenticator.caller(request)
+
+
+TheServices = Annotated[Services, Depends(services_of)]
+TheCaller = Annotated[Caller, Depends(caller_of)]

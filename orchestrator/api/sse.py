@@ -1,0 +1,74 @@
+"""Streams: an interaction's public events as server-sent events, from any point, for any number of readers.
+
+A stream holds no more than its place in the log. It ends after `interaction.completed`, when its reader leaves, or at an event
+boundary when the server closes; the reader resumes with `last_event_id`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Iterable
+
+from orchestrator.errors import InvalidRequest
+from orchestrator.runs.supervisor import is_ended
+from orchestrator.store.port import Event, InteractionRow, Store
+from orchestrator.wire.events import DONE_FRAME, HEARTBEAT_FRAME, PUBLIC_KINDS, seq_of, sse_frame
+
+HEADERS = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
+_HEARTBEAT_S = 15.0
+_LAST_KIND = "interaction.completed"
+
+
+async def starting_point(store: Store, row: InteractionRow, last_event_id: str | None) -> int:
+    """The seq after which a stream begins.
+
+    Raises:
+        InvalidRequest: `last_event_id` is none of this interaction's.
+    """
+    if not last_event_id:
+        return 0
+    seq = seq_of(last_event_id)
+    if not await store.read(row.id, after=seq - 1, limit=1):
+        raise InvalidRequest(f"Invalid value at 'last_event_id': interaction {row.id} has no event {last_event_id!r}.")
+    return seq
+
+
+async def stream(
+    store: Store, row: InteractionRow, *, after: int, closing: asyncio.Event
+) -> AsyncGenerator[bytes, None]:
+    """Frames of all public events after `after`, then the end marker. What is asked for beyond the end gives the marker."""
+    if is_ended(row.status):
+        yield _frames(await store.read(row.id, after=after)) + DONE_FRAME
+        return
+    shutdown = asyncio.ensure_future(closing.wait())
+    try:
+        async with contextlib.aclosing(store.tail(row.id, after=after)) as batches:
+            waiting = asyncio.ensure_future(anext(batches, None))
+            try:
+                while True:
+                    await asyncio.wait([waiting, shutdown], timeout=_HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
+                    if not waiting.done():
+                        if shutdown.done():
+                            return
+                        yield HEARTBEAT_FRAME
+                        continue
+                    batch = waiting.result()
+                    if batch is None:
+                        return  # deleted, or the store closes
+                    frames = _frames(batch)
+                    if any(event.kind == _LAST_KIND for event in batch):
+                        yield frames + DONE_FRAME
+                        return
+                    if frames:
+                        yield frames
+                    waiting = asyncio.ensure_future(anext(batches, None))
+            finally:
+                waiting.cancel()
+                await asyncio.gather(waiting, return_exceptions=True)
+    finally:
+        shutdown.cancel()
+
+
+def _frames(batch: Iterable[Event]) -> bytes:
+    return b"".join(sse_frame(event.kind, event.body) for event in batch if event.kind in PUBLIC_KINDS)

@@ -1,0 +1,147 @@
+"""The composition root: builds every object from Settings and owns the order of start and stop. Knows everybody.
+
+start   lock the data folder · store · generation · engine · runs that were left · listen
+stop    no new requests, streams end · runs let go · links close · store
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import structlog
+
+from orchestrator import ids
+from orchestrator.agents.registry import AgentRegistry
+from orchestrator.api.application import create_application
+from orchestrator.api.auth import Authenticator, is_loopback
+from orchestrator.api.server import Server, bind
+from orchestrator.api.services import Services
+from orchestrator.clock import SystemClock
+from orchestrator.config import Settings
+from orchestrator.errors import ConfigError
+from orchestrator.models.registry import ModelRegistry
+from orchestrator.policy.limits import Limits
+from orchestrator.runs.intake import Intake
+from orchestrator.runs.supervisor import Supervisor
+from orchestrator.sandboxes.driver import Resources, SandboxDriver
+from orchestrator.sandboxes.environments import Environments, SandboxDefaults
+from orchestrator.store.lock import DataFolderLock
+from orchestrator.store.port import Store
+from orchestrator.store.sqlite import SqliteStore
+from orchestrator.telemetry import logs
+
+log = structlog.get_logger(__name__)
+
+DATABASE_NAME = "corral.db"
+_INSTANCE_NAME = "instance"
+
+
+def serve(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT. Raises `ConfigError` if the settings do not allow a start."""
+    import uvloop
+
+    logs.configure(settings.log_level, settings.log_format)
+    with contextlib.suppress(KeyboardInterrupt):
+        uvloop.run(_serve(settings))
+
+
+@asynccontextmanager
+async def open_store(settings: Settings) -> AsyncGenerator[Store, None]:
+    """The store of the data folder, beside a server that may be running on it."""
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    store = SqliteStore(settings.data_dir / DATABASE_NAME, SystemClock())
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.aclose()
+
+
+@asynccontextmanager
+async def open_services(settings: Settings, driver: SandboxDriver | None = None) -> AsyncGenerator[Services, None]:
+    """Everything below the HTTP surface, running. `driver` replaces the container engine (tests)."""
+    clock = SystemClock()
+    agents = AgentRegistry.load(aliases=settings.agent_aliases)
+    models = ModelRegistry(settings.model)
+    limits = Limits(
+        call_timeout_s=settings.call_timeout_s,
+        output_limit_bytes=settings.output_limit_bytes,
+        run_timeout_s=settings.run_timeout_s,
+        max_turns=settings.max_turns,
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        lock = DataFolderLock(settings.data_dir)
+        lock.acquire()
+        stack.callback(lock.release)
+        store = await stack.enter_async_context(open_store(settings))
+        generation = await store.next_generation()
+        if driver is None:
+            driver = _docker(settings)
+        environments = Environments(store, driver, clock, _defaults(settings), generation)
+        await environments.open()
+        stack.push_async_callback(environments.aclose)
+        supervisor = Supervisor(
+            store,
+            environments,
+            agents,
+            models,
+            limits,
+            clock,
+            generation=generation,
+            max_concurrent_runs=settings.max_concurrent_runs,
+        )
+        stack.push_async_callback(supervisor.aclose)
+        await supervisor.open()
+        intake = Intake(store, environments, supervisor, agents, models, clock, generation=generation)
+        authenticator = Authenticator(store, clock, settings.host)
+        yield Services(store, environments, supervisor, intake, authenticator, settings.request_limit_bytes)
+
+
+async def _serve(settings: Settings) -> None:
+    async with open_services(settings) as services:
+        if not is_loopback(settings.host) and not any(key.revoked is None for key in await services.store.keys()):
+            raise ConfigError(
+                f"setting 'host': {settings.host} can be reached by others, which needs API keys; "
+                "make one with 'corral keys create'"
+            )
+        try:
+            listening = bind(settings.host, settings.port)
+        except OSError as error:
+            raise ConfigError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
+        host, port = listening.getsockname()[:2]
+        server = Server(create_application(services), services.closing)
+        log.info("server_listening", url=f"http://{host}:{port}", data_dir=str(settings.data_dir))
+        loop = asyncio.get_running_loop()
+        # uvicorn puts its own handlers in place while it serves and raises the signal again when it is done; ours make
+        # that second one harmless, so that everything here is closed in order.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, lambda: None)
+        await server.serve(sockets=[listening])
+        log.info("server_stopped")
+
+
+def _docker(settings: Settings) -> SandboxDriver:
+    from orchestrator.sandboxes.docker import DockerDriver
+
+    return DockerDriver(settings.engine_url, settings.instance or _instance(settings.data_dir))
+
+
+def _instance(data_dir: Path) -> str:
+    """This data folder's identity, made at its first start: the label on all that its server owns."""
+    file = data_dir / _INSTANCE_NAME
+    if not file.exists():
+        file.write_text(f"{ids.new_sandbox_id()}\n", encoding="ascii")
+    return file.read_text(encoding="ascii").strip()
+
+
+def _defaults(settings: Settings) -> SandboxDefaults:
+    wanted = settings.resources
+    resources = Resources(
+        memory_bytes=wanted.memory_bytes, cpus=wanted.cpus, pids=wanted.pids, open_files=wanted.open_files
+    )
+    return SandboxDefaults(settings.image, resources, settings.max_environments_per_project)

@@ -1,0 +1,105 @@
+"""Accepting a create call: everything is checked before anything is stored, then one transaction and the run begins."""
+
+from __future__ import annotations
+
+from orchestrator import ids
+from orchestrator.agents.registry import AgentRegistry
+from orchestrator.clock import Clock, rfc3339
+from orchestrator.models.registry import ModelRegistry
+from orchestrator.policy.sources import check_inline
+from orchestrator.runs.context import find_parent
+from orchestrator.runs.supervisor import Supervisor
+from orchestrator.sandboxes.environments import Environments
+from orchestrator.store.port import InteractionRow, NewEvent, Store
+from orchestrator.wire import events
+from orchestrator.wire.base import encode_json
+from orchestrator.wire.environments import EnvironmentSpec, InlineSource
+from orchestrator.wire.generation import AntigravityConfig
+from orchestrator.wire.interactions import Interaction, InteractionRequest, dump_request
+
+
+class Intake:
+    """Turns requests into interactions."""
+
+    def __init__(
+        self,
+        store: Store,
+        environments: Environments,
+        supervisor: Supervisor,
+        agents: AgentRegistry,
+        models: ModelRegistry,
+        clock: Clock,
+        *,
+        generation: int,
+    ) -> None:
+        self._store = store
+        self._environments = environments
+        self._supervisor = supervisor
+        self._agents = agents
+        self._models = models
+        self._clock = clock
+        self._generation = generation
+
+    async def accept(self, project_id: str, request: InteractionRequest) -> InteractionRow:
+        """Stores a new interaction and starts its run.
+
+        Raises:
+            InvalidRequest, NotFound, LimitExceeded: the caller's fault; nothing was stored.
+        """
+        agent = self._agents.resolve(request.target)
+        config = request.agent_config
+        self._models.resolve(config.model if isinstance(config, AntigravityConfig) and config.model else agent.model)
+        parent = None
+        if request.previous_interaction_id is not None:
+            parent = await find_parent(self._store, project_id, request.previous_interaction_id)
+        inherited = parent.environment_id if parent is not None else None
+        environment_id = await self._environment(project_id, request.environment, inherited)
+        now = self._clock.now()
+        interaction_id = ids.new_interaction_id(parent.id if parent is not None else None)
+        row = InteractionRow(
+            id=interaction_id,
+            project_id=project_id,
+            conversation=ids.conversation_of(interaction_id),
+            previous_id=parent.id if parent is not None else None,
+            environment_id=environment_id,
+            agent=request.target,
+            status="in_progress",
+            is_background=request.background,
+            generation=self._generation,
+            request=encode_json(dump_request(request)).decode(),
+            created=now,
+            updated=now,
+        )
+        await self._store.create_interaction(row, _first_events(row))
+        self._supervisor.start(row)
+        return row
+
+    async def _environment(self, project_id: str, spec: EnvironmentSpec | None, inherited: str | None) -> str | None:
+        """The environment to run in; None for none. A chained call that names none goes on in its parent's."""
+        if spec is None:
+            if inherited is None:
+                return None
+            spec = EnvironmentSpec(environment_id=inherited)
+        if spec.environment_id is None:
+            check_inline([source for source in spec.sources if isinstance(source, InlineSource)])
+            return (await self._environments.create(project_id, spec)).id
+        row = await self._environments.find(project_id, spec.environment_id)
+        await self._environments.change(row, spec)
+        return row.id
+
+
+def _first_events(row: InteractionRow) -> list[NewEvent]:
+    created = rfc3339(row.created)
+    interaction = Interaction(
+        id=row.id,
+        status="in_progress",
+        agent=row.agent,
+        created=created,
+        updated=created,
+        environment_id=row.environment_id,
+    )
+    first: tuple[events.PublicEvent, ...] = (
+        events.InteractionCreated(interaction=interaction),
+        events.InteractionStatusUpdate(interaction_id=row.id, status="in_progress"),
+    )
+    return [NewEvent(event.event_type, events.encode(event, seq)) for seq, event in enumerate(first, 1)]

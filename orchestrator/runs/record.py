@@ -1,0 +1,67 @@
+"""The interaction as callers read it: folded from its log, framed by its row. The same bytes at every reading."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.clock import rfc3339
+from orchestrator.runs.context import read_request
+from orchestrator.store.port import InteractionRow, Store
+from orchestrator.wire.environments import EnvironmentSpec, public_network
+from orchestrator.wire.events import PUBLIC_KINDS, Folder
+from orchestrator.wire.interactions import Interaction, InteractionError, InteractionRequest, Usage, dump_interaction
+from orchestrator.wire.steps import Step
+
+
+async def read_interaction(
+    store: Store, row: InteractionRow, *, include_input: bool = False, timeline: bool = True
+) -> dict[str, Any]:
+    """The wire form of an interaction. `timeline` puts the user's input before the steps (GET does, POST does not)."""
+    folder = Folder()
+    for event in await store.read(row.id):
+        if event.kind in PUBLIC_KINDS:
+            folder.feed(event.kind, event.body)
+    request = read_request(row)
+    frame = folder.interaction
+    given: list[Step] = list(request.input or [])
+    produced = folder.all_steps()
+    interaction = Interaction(
+        id=row.id,
+        status=folder.status or "in_progress",
+        agent=row.agent,
+        created=rfc3339(row.created),
+        updated=frame.get("updated", rfc3339(row.created)),
+        previous_interaction_id=row.previous_id,
+        environment_id=row.environment_id,
+        input=given if include_input else None,
+        steps=[*given, *produced] if timeline else produced,
+        usage=folder.usage or Usage(),
+        errors=[InteractionError.model_validate(folder.error)] if folder.error else None,
+        **_echo(request),
+    )
+    return dump_interaction(interaction)
+
+
+def _echo(request: InteractionRequest) -> dict[str, Any]:
+    """What the caller asked for, as far as it may be shown again."""
+    return {
+        "system_instruction": request.system_instruction,
+        "tools": [tool.model_dump(exclude_none=True) for tool in request.tools] if request.tools is not None else None,
+        "agent_config": request.agent_config.model_dump(exclude_none=True) if request.agent_config else None,
+        "labels": request.labels,
+        "environment": _public_environment(request.environment) if request.environment else None,
+    }
+
+
+def _public_environment(spec: EnvironmentSpec) -> dict[str, Any]:
+    """The environment without file contents, and without values of variables: they may be secrets."""
+    answer: dict[str, Any] = {"type": spec.type}
+    if spec.environment_id is not None:
+        answer["environment_id"] = spec.environment_id
+    if spec.sources:
+        answer["sources"] = [
+            source.model_dump(exclude_none=True, exclude={"content", "encoding"}) for source in spec.sources
+        ]
+    if spec.network is not None:
+        answer["network"] = public_network(spec.network)
+    return answer

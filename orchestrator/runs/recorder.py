@@ -1,0 +1,133 @@
+"""Writing a run's log: the only place that turns what happens in a run into events, and the view folded from them.
+
+Events are queued in order and appended in groups: while one append is being made durable, the next gathers. `flush` waits
+until all is durable; what must be stored before the next thing happens is flushed by whoever makes it happen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from orchestrator.errors import LeaseLost, StoreError
+from orchestrator.store.port import Event, NewEvent, Store
+from orchestrator.wire import events
+from orchestrator.wire.base import encode_json
+from orchestrator.wire.events import Folder, PublicEvent
+from orchestrator.wire.interactions import Status, Usage
+from orchestrator.wire.steps import Step
+
+_QUEUE_LIMIT = 512
+"""Events that may wait for the disk before whoever makes more has to wait too."""
+
+
+class Recorder:
+    """The log of one run, as its only writer sees it."""
+
+    def __init__(self, store: Store, interaction_id: str, generation: int, stored: Sequence[Event]) -> None:
+        self.interaction_id = interaction_id
+        self.folder = Folder()
+        self.journal: Counter[str] = Counter()
+        """How many entries of each of the journal's kinds are in the log."""
+        self.called: set[str] = set()
+        """Ids of the tool calls of turns that ended: these were made, others were only begun."""
+        self.usage = Usage()
+        self._store = store
+        self._generation = generation
+        self._next_seq = 1
+        self._index = 0
+        self._queue: list[NewEvent] = []
+        self._status: Status | None = None
+        self._writing: asyncio.Task[None] | None = None
+        self._failure: LeaseLost | StoreError | None = None
+        for event in stored:
+            self._fold(event.kind, event.body)
+            self._next_seq = event.seq + 1
+        self._index = self.folder.next_index
+        if self.folder.usage is not None:
+            self.usage = self.folder.usage
+
+    def note(self, kind: str, **fields: Any) -> None:
+        """Queues an entry of the journal, which stream readers do not see."""
+        self._put(kind, encode_json(fields))
+
+    def emit(self, event: PublicEvent, *, status: Status | None = None) -> None:
+        """Queues a public event; `status` becomes the interaction's with it."""
+        if status is not None:
+            self._status = status
+        self._put(event.event_type, events.encode(event, self._next_seq + len(self._queue)))
+
+    def begin(self, step: dict[str, Any]) -> int:
+        """Queues the start of a step and returns its index."""
+        index, self._index = self._index, self._index + 1
+        self.emit(events.StepStart(index=index, step=step))
+        return index
+
+    def delta(self, index: int, delta: events.Delta) -> None:
+        """Queues a piece of a step."""
+        self.emit(events.StepDelta(index=index, delta=delta))
+
+    def end(self, index: int) -> None:
+        """Queues the end of a step, with the usage so far."""
+        self.emit(events.StepStop(index=index, usage=self.usage))
+
+    def whole(self, step: Step) -> None:
+        """Queues a complete step."""
+        for event in events.step_events(step, self._index, usage=self.usage):
+            self.emit(event)
+        self._index += 1
+
+    async def flush(self) -> None:
+        """Returns when everything queued so far is durable and visible.
+
+        Raises:
+            LeaseLost: another holder has the run. StoreError: the database refused; the run cannot go on.
+        """
+        while self._writing is not None or self._queue:
+            await asyncio.shield(self._start_writing())
+        if self._failure is not None:
+            raise self._failure
+
+    async def breathe(self) -> None:
+        """Waits only if too much is queued: for whoever makes many small events."""
+        if len(self._queue) >= _QUEUE_LIMIT:
+            await self.flush()
+        elif self._failure is not None:
+            raise self._failure
+
+    def _put(self, kind: str, body: bytes) -> None:
+        self._queue.append(NewEvent(kind, body))
+        self._fold(kind, body)
+        self._start_writing()
+
+    def _fold(self, kind: str, body: bytes) -> None:
+        if kind in events.PUBLIC_KINDS:
+            self.folder.feed(kind, body)
+        else:
+            self.journal[kind] += 1
+            if kind == "turn.ended":
+                self.called.update(json.loads(body)["calls"])
+
+    def _start_writing(self) -> asyncio.Task[None]:
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write(), name=f"log-{self.interaction_id}")
+        return self._writing
+
+    async def _write(self) -> None:
+        try:
+            while self._queue and self._failure is None:
+                batch, status = self._queue, self._status
+                expected = self._next_seq
+                self._next_seq += len(batch)
+                self._queue, self._status = [], None
+                await self._store.append(
+                    self.interaction_id, batch, generation=self._generation, expected_seq=expected, status=status
+                )
+        except (LeaseLost, StoreError) as error:
+            self._failure = error
+            self._queue = []
+        finally:
+            self._writing = None

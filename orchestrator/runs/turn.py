@@ -1,0 +1,235 @@
+"""One turn: a model call whose events become steps of the log as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import structlog
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+
+from orchestrator import ids
+from orchestrator.errors import InvalidRequest, ModelError
+from orchestrator.models.port import (
+    CallDelta,
+    CallStart,
+    ModelEvent,
+    ModelProvider,
+    ModelRequest,
+    TextDelta,
+    ThoughtDelta,
+    ThoughtSignature,
+    TurnEnd,
+)
+from orchestrator.models.port import Usage as ModelUsage
+from orchestrator.runs.recorder import Recorder
+from orchestrator.tools.mediator import ToolCall
+from orchestrator.tools.toolbox import Toolbox
+from orchestrator.wire import events
+from orchestrator.wire.content import TextContent
+from orchestrator.wire.folding import parse_arguments
+from orchestrator.wire.interactions import Usage
+from orchestrator.wire.steps import CodeArguments
+
+log = structlog.get_logger(__name__)
+
+_ATTEMPTS = 4
+_FIRST_WAIT_S = 0.2
+_LONGEST_WAIT_S = 10.0
+
+
+class Turn:
+    """Plays one model call into the log and gathers the tool calls it makes."""
+
+    def __init__(self, recorder: Recorder, toolbox: Toolbox) -> None:
+        self._recorder = recorder
+        self._toolbox = toolbox
+        self._open: _OpenStep | None = None
+        self._calls: list[ToolCall] = []
+        self._has_shown = False
+
+    async def play(self, provider: ModelProvider, request: ModelRequest) -> list[ToolCall]:
+        """The calls that the model made, in order; none if it is done. Everything is durable on return.
+
+        A failure that may pass is tried again, as long as nothing of the turn was shown.
+
+        Raises:
+            ModelError: the provider failed for good.
+        """
+
+        def may_retry(error: BaseException) -> bool:
+            return isinstance(error, ModelError) and error.retryable and not self._has_shown
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(may_retry),
+            stop=stop_after_attempt(_ATTEMPTS),
+            wait=wait_exponential_jitter(initial=_FIRST_WAIT_S, max=_LONGEST_WAIT_S),
+            after=self._note_failure,
+            reraise=True,
+        )
+        async for attempt in retrying:
+            with attempt:
+                number = attempt.retry_state.attempt_number - 1
+                await self._attempt(provider, request, number)
+        await self._recorder.flush()
+        return self._calls
+
+    def close(self) -> None:
+        """Ends a step that was left open: the run was cancelled, or the model broke off."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    async def _attempt(self, provider: ModelProvider, request: ModelRequest, number: int) -> None:
+        tried = ModelRequest(
+            model=request.model,
+            system=request.system,
+            history=request.history,
+            tools=request.tools,
+            turn=request.turn,
+            attempt=number,
+            purpose=request.purpose,
+        )
+        self._recorder.note("turn.started", turn=request.turn, attempt=number, model=request.model)
+        async with contextlib.aclosing(provider.stream(tried)) as stream:
+            async for event in stream:
+                self._take(event)
+                await self._recorder.breathe()
+                # A model that has everything ready must not keep other runs and readers waiting.
+                await asyncio.sleep(0)
+
+    def _take(self, event: ModelEvent) -> None:
+        if isinstance(event, TurnEnd):
+            self.close()
+            self._recorder.usage = self._recorder.usage.plus(_wire_usage(event.usage))
+            self._recorder.note("turn.ended", calls=[call.id for call in self._calls])
+            return
+        self._has_shown = True
+        if isinstance(event, CallStart):
+            self.close()
+            tool = self._toolbox.find(event.name)
+            self._open = (
+                _OpenCodeCall(self._recorder, event)
+                if tool is not None and tool.is_code
+                else _OpenCall(self._recorder, event)
+            )
+            self._calls.append(ToolCall(self._open.call_id, event.name, ""))
+        elif isinstance(event, CallDelta):
+            if self._open is None or not self._calls:
+                raise ModelError("the model sent arguments without a call", code="model_bad_stream")
+            self._open.add(event)
+            call = self._calls[-1]
+            self._calls[-1] = ToolCall(call.id, call.name, call.arguments + event.arguments)
+        elif self._open is None or not self._open.fits(event):
+            self.close()
+            self._open = _OpenText(self._recorder) if isinstance(event, TextDelta) else _OpenThought(self._recorder)
+            self._open.add(event)
+        else:
+            self._open.add(event)
+
+    def _note_failure(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome is not None else None
+        if isinstance(error, ModelError):
+            self._recorder.note("turn.failed", code=error.code, message=error.message)
+            log.warning("model_call_failed", code=error.code, attempt=state.attempt_number)
+
+
+class _OpenStep:
+    """A step that is being streamed."""
+
+    call_id = ""
+
+    def __init__(self, recorder: Recorder, shell: dict[str, object]) -> None:
+        self._recorder = recorder
+        self._index = recorder.begin(shell)
+
+    def fits(self, _event: ModelEvent) -> bool:
+        """Whether the event goes on with this step."""
+        return False
+
+    def add(self, event: ModelEvent) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self._recorder.end(self._index)
+
+
+class _OpenText(_OpenStep):
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__(recorder, {"type": "model_output"})
+
+    def fits(self, event: ModelEvent) -> bool:
+        return isinstance(event, TextDelta)
+
+    def add(self, event: ModelEvent) -> None:
+        assert isinstance(event, TextDelta)
+        self._recorder.delta(self._index, events.TextDelta(text=event.text))
+
+
+class _OpenThought(_OpenStep):
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__(recorder, {"type": "thought"})
+        self._is_signed = False
+
+    def fits(self, event: ModelEvent) -> bool:
+        return isinstance(event, ThoughtDelta | ThoughtSignature) and not self._is_signed
+
+    def add(self, event: ModelEvent) -> None:
+        if isinstance(event, ThoughtSignature):
+            self._is_signed = True
+            self._recorder.delta(self._index, events.ThoughtSignatureDelta(signature=event.signature))
+        elif isinstance(event, ThoughtDelta):
+            self._recorder.delta(self._index, events.ThoughtSummaryDelta(content=TextContent(text=event.text)))
+
+
+class _OpenCall(_OpenStep):
+    """A function call: its arguments are streamed."""
+
+    def __init__(self, recorder: Recorder, start: CallStart) -> None:
+        self.call_id = start.id or ids.new_call_id()
+        super().__init__(recorder, {"type": "function_call", "id": self.call_id, "name": start.name, "arguments": {}})
+
+    def add(self, event: ModelEvent) -> None:
+        assert isinstance(event, CallDelta)
+        self._recorder.delta(self._index, events.ArgumentsDelta(arguments=event.arguments))
+
+
+class _OpenCodeCall(_OpenStep):
+    """A code call: the wire has its arguments as one object."""
+
+    def __init__(self, recorder: Recorder, start: CallStart) -> None:
+        self.call_id = start.id or ids.new_call_id()
+        super().__init__(recorder, {"type": "code_execution_call", "id": self.call_id})
+        self._arguments: list[str] = []
+
+    def add(self, event: ModelEvent) -> None:
+        assert isinstance(event, CallDelta)
+        self._arguments.append(event.arguments)
+
+    def close(self) -> None:
+        self._recorder.delta(
+            self._index, events.CodeExecutionCallDelta(arguments=_code_arguments("".join(self._arguments)))
+        )
+        super().close()
+
+
+def _code_arguments(text: str) -> CodeArguments:
+    """What the model wants to run, as far as it can be read; what is wrong with it the mediator says."""
+    try:
+        arguments = parse_arguments(text)
+    except InvalidRequest:
+        return CodeArguments(code=text)
+    language = "bash" if arguments.get("language") == "bash" else "python"
+    return CodeArguments(language=language, code=str(arguments.get("code", "")))
+
+
+def _wire_usage(usage: ModelUsage) -> Usage:
+    return Usage(
+        total_input_tokens=usage.input_tokens,
+        total_output_tokens=usage.output_tokens,
+        total_thought_tokens=usage.thought_tokens,
+        total_cached_tokens=usage.cached_tokens,
+        total_tool_use_tokens=usage.tool_use_tokens,
+        total_tokens=usage.input_tokens + usage.output_tokens + usage.thought_tokens + usage.tool_use_tokens,
+        initial_input_tokens=usage.input_tokens,
+    )

@@ -1,0 +1,321 @@
+"""The store on SQLite: `SqliteStore`. Imports this folder, `errors`, `ids` and `clock`; its rows' SQL is in `rows`.
+
+Writes go through `writer` (one thread, group commit), reads through `readers` (a few read-only connections), and what
+is appended reaches those who tail it through `channel`. Each method is one transaction.
+
+One process writes interactions and logs, the one that holds the data folder's lock (`lock`); key administration may use
+the same file from another process.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import closing
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+from orchestrator.clock import Clock
+from orchestrator.errors import ConfigError, LeaseLost, StoreError
+from orchestrator.ids import new_project_id
+from orchestrator.store import rows
+from orchestrator.store.channel import Channels
+from orchestrator.store.connection import connect_writer, translated
+from orchestrator.store.port import EnvironmentRow, Event, InteractionRow, KeyRow, NewEvent, ProjectRow, Store
+from orchestrator.store.readers import Readers
+from orchestrator.store.rows import micros, moment
+from orchestrator.store.schema import migrate, shipped_migrations
+from orchestrator.store.writer import Writer
+
+DEFAULT_PROJECT = "default"
+
+BATCH_BYTES = 64 * 1024
+"""A tail's batch from the database has more only if one event alone has. A thousand stalled readers hold one each."""
+
+_KEEP_DEPARTED = timedelta(days=1)
+_LARGEST = 2**63 - 1
+"""SQLite's integers end here; a caller's position may be anything."""
+
+_INSERT_EVENT = "INSERT INTO events (log_id, seq, at, kind, body) VALUES (?, ?, ?, ?, ?)"
+_READ_EVENTS = "SELECT seq, at, kind, body FROM events WHERE log_id = ? AND seq > ? ORDER BY seq LIMIT ?"
+_LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM events WHERE log_id = ?"
+
+# Check and change in one statement: it matches no row unless lease and position are right. Two forms, because setting a
+# status, even to what it is, rewrites the entry of an index.
+_HELD = (
+    "id = ? AND generation = ? AND ? = (SELECT coalesce(max(seq), 0) + 1 FROM events WHERE log_id = interactions.id)"
+)
+_ADVANCE = f"UPDATE interactions SET updated = ? WHERE {_HELD}"
+_ADVANCE_TO_STATUS = f"UPDATE interactions SET updated = ?, status = ? WHERE {_HELD}"
+
+
+class SqliteStore(Store):
+    """Everything durable in one file, `path`. Belongs to the event loop that opened it; cannot be opened again."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self.path = path
+        self._clock = clock
+        self._writer = Writer(self._connect)
+        self._readers = Readers(path)
+        self._channels = Channels()
+
+    # life
+
+    async def open(self) -> None:
+        await self._writer.start()
+        await self._readers.start()
+
+    async def aclose(self) -> None:
+        await self._writer.aclose()
+        self._channels.end_all()
+        await self._readers.aclose()
+
+    async def next_generation(self) -> int:
+        def work(connection: sqlite3.Connection) -> int:
+            connection.execute("UPDATE generations SET last = last + 1")
+            (last,) = connection.execute("SELECT last FROM generations").fetchone()
+            return int(last)
+
+        return await self._writer.run(work)
+
+    # projects and keys
+
+    async def default_project(self) -> ProjectRow:
+        return await self.ensure_project(DEFAULT_PROJECT)
+
+    async def ensure_project(self, name: str) -> ProjectRow:
+        found = await self._readers.run(partial(rows.project, name=name))
+        if found is not None:
+            return found
+        row = ProjectRow(new_project_id(), name, self._clock.now())
+        return await self._writer.run(partial(rows.ensure_project, row=row))
+
+    async def create_key(self, key: KeyRow, key_hash: bytes) -> None:
+        await self._writer.run(partial(rows.insert_key, row=key, key_hash=key_hash))
+
+    async def keys(self) -> list[KeyRow]:
+        return await self._readers.run(rows.keys)
+
+    async def revoke_key(self, key_id: str) -> KeyRow | None:
+        return await self._writer.run(partial(rows.revoke_key, key_id=key_id, now=self._clock.now()))
+
+    async def find_key(self, key_hash: bytes) -> KeyRow | None:
+        return await self._readers.run(partial(rows.find_key, key_hash=key_hash))
+
+    # environments
+
+    async def create_environment(self, row: EnvironmentRow) -> None:
+        await self._writer.run(partial(rows.insert_environment, row=row))
+
+    async def environment(self, project_id: str | None, environment_id: str) -> EnvironmentRow | None:
+        return await self._readers.run(partial(rows.environment, project_id=project_id, environment_id=environment_id))
+
+    async def environments(
+        self, project_id: str | None, *, after: str | None = None, limit: int = 50
+    ) -> list[EnvironmentRow]:
+        return await self._readers.run(partial(rows.environments, project_id=project_id, after=after, limit=limit))
+
+    async def update_environment(
+        self,
+        environment_id: str,
+        *,
+        status: str | None = None,
+        sandbox_id: str | None = None,
+        sandbox_ref: str | None = None,
+        spec: str | None = None,
+        accessed: bool = False,
+    ) -> None:
+        changes = {"status": status, "sandbox_id": sandbox_id, "sandbox_ref": sandbox_ref, "spec": spec}
+        now = self._clock.now()
+        await self._writer.run(
+            partial(rows.update_environment, environment_id=environment_id, changes=changes, accessed=accessed, now=now)
+        )
+
+    async def delete_environment(self, environment_id: str) -> None:
+        await self._delete(rows.delete_environment, environment_id)
+
+    # interactions
+
+    async def create_interaction(self, row: InteractionRow, events: Sequence[NewEvent]) -> None:
+        stamped = self._stamp(events, 1)
+
+        def work(connection: sqlite3.Connection) -> None:
+            rows.insert_interaction(connection, row)
+            _insert(connection, row.id, stamped)
+
+        await self._writer.run(work, partial(self._channels.publish, row.id, stamped))
+
+    async def interaction(self, project_id: str | None, interaction_id: str) -> InteractionRow | None:
+        return await self._readers.run(partial(rows.interaction, project_id=project_id, interaction_id=interaction_id))
+
+    async def interactions(
+        self,
+        project_id: str | None,
+        *,
+        environment_id: str | None = None,
+        status: str | None = None,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> list[InteractionRow]:
+        return await self._readers.run(
+            partial(
+                rows.interactions,
+                project_id=project_id,
+                environment_id=environment_id,
+                status=status,
+                after=after,
+                limit=limit,
+            )
+        )
+
+    async def delete_interaction(self, interaction_id: str) -> None:
+        await self._delete(rows.delete_interaction, interaction_id)
+
+    # logs
+
+    async def claim(self, interaction_id: str, generation: int) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            claimed = connection.execute(
+                "UPDATE interactions SET generation = :generation WHERE id = :id AND generation <= :generation",
+                {"id": interaction_id, "generation": generation},
+            )
+            if claimed.rowcount != 1:
+                raise _lease_lost(connection, interaction_id, generation)
+
+        await self._writer.run(work)
+
+    async def append(
+        self,
+        interaction_id: str,
+        events: Sequence[NewEvent],
+        *,
+        generation: int,
+        expected_seq: int,
+        status: str | None = None,
+    ) -> None:
+        now = self._clock.now()
+        stamped = [Event(seq, now, event.kind, event.body) for seq, event in enumerate(events, expected_seq)]
+        changes: tuple[int | str, ...] = (micros(now),) if status is None else (micros(now), status)
+        advance = _ADVANCE if status is None else _ADVANCE_TO_STATUS
+
+        def work(connection: sqlite3.Connection) -> None:
+            if connection.execute(advance, (*changes, interaction_id, generation, expected_seq)).rowcount != 1:
+                raise _lease_lost(connection, interaction_id, generation, expected_seq)
+            _insert(connection, interaction_id, stamped)
+
+        await self._writer.run(work, partial(self._channels.publish, interaction_id, stamped))
+
+    async def note(self, log_id: str, events: Sequence[NewEvent]) -> None:
+        stamped: list[Event] = []
+
+        def work(connection: sqlite3.Connection) -> None:
+            if not rows.is_environment(connection, log_id):
+                if rows.is_interaction(connection, log_id):
+                    raise StoreError(f"{log_id} is an interaction's log; only the holder of its lease appends to it")
+                return
+            (last,) = connection.execute(_LAST_SEQ, (log_id,)).fetchone()
+            stamped[:] = self._stamp(events, last + 1)
+            _insert(connection, log_id, stamped)
+
+        await self._writer.run(work, lambda: self._channels.publish(log_id, stamped))
+
+    async def read(self, log_id: str, *, after: int = 0, limit: int | None = None) -> list[Event]:
+        def read(connection: sqlite3.Connection) -> list[Event]:
+            return list(_events(connection, log_id, after, limit))
+
+        return await self._readers.run(read)
+
+    async def tail(self, log_id: str, *, after: int = 0) -> AsyncGenerator[list[Event], None]:
+        position = after
+        with self._channels.join(log_id) as channel:
+            while not channel.has_ended:
+                news = channel.news
+                batch = channel.after(position)
+                if batch is None:
+                    batch = await self._readers.run(partial(_batch, log_id=log_id, after=position))
+                    if batch is None:
+                        return
+                if batch:
+                    position = batch[-1].seq
+                    yield batch
+                else:
+                    await news.wait()
+
+    # inside
+
+    def _connect(self) -> sqlite3.Connection:
+        """Runs in the writer's thread."""
+        try:
+            connection = connect_writer(self.path)
+        except OSError as error:
+            raise ConfigError(f"the database {self.path} cannot be used: {error.strerror}") from error
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+        try:
+            migrate(connection, shipped_migrations(), now_us=micros(self._clock.now()))
+        except sqlite3.Error as error:
+            connection.close()
+            raise self._unusable(error) from error
+        except ConfigError as error:
+            connection.close()
+            raise ConfigError(f"{self.path}: {error.message}") from error
+        return connection
+
+    def _unusable(self, error: sqlite3.Error) -> StoreError | ConfigError:
+        meant = translated(error)
+        return meant if meant.retryable else ConfigError(f"the database {self.path} cannot be used: {error}")
+
+    def _stamp(self, events: Sequence[NewEvent], first_seq: int) -> list[Event]:
+        now = self._clock.now()
+        return [Event(seq, now, event.kind, event.body) for seq, event in enumerate(events, first_seq)]
+
+    async def _delete(self, delete: rows.Delete, row_id: str) -> None:
+        now = self._clock.now()
+
+        def work(connection: sqlite3.Connection) -> None:
+            delete(connection, row_id, now)
+            rows.forget_departed(connection, now - _KEEP_DEPARTED)
+
+        await self._writer.run(work, partial(self._channels.end, row_id))
+
+
+def _insert(connection: sqlite3.Connection, log_id: str, events: Sequence[Event]) -> None:
+    connection.executemany(
+        _INSERT_EVENT, [(log_id, event.seq, micros(event.at), event.kind, event.body) for event in events]
+    )
+
+
+def _events(connection: sqlite3.Connection, log_id: str, after: int, limit: int | None) -> Generator[Event, None, None]:
+    bounds = (min(max(after, 0), _LARGEST), -1 if limit is None else min(max(limit, 0), _LARGEST))
+    with closing(connection.execute(_READ_EVENTS, (log_id, *bounds))) as cursor:
+        for seq, at, kind, body in cursor:
+            yield Event(seq, moment(at), kind, body)
+
+
+def _batch(connection: sqlite3.Connection, log_id: str, after: int) -> list[Event] | None:
+    """The next events of a log up to about `BATCH_BYTES`; None if there are none and nobody owns the log (any more)."""
+    batch: list[Event] = []
+    size_bytes = 0
+    with closing(_events(connection, log_id, after, None)) as events:
+        for event in events:
+            size_bytes += len(event.body)
+            if batch and size_bytes > BATCH_BYTES:
+                break
+            batch.append(event)
+    if not batch and not rows.is_interaction(connection, log_id) and not rows.is_environment(connection, log_id):
+        return None
+    return batch
+
+
+def _lease_lost(
+    connection: sqlite3.Connection, interaction_id: str, generation: int, expected_seq: int | None = None
+) -> LeaseLost:
+    """Says which of the three it was. Runs where nothing was written yet."""
+    found = connection.execute("SELECT generation FROM interactions WHERE id = ?", (interaction_id,)).fetchone()
+    if found is None:
+        return LeaseLost(f"interaction {interaction_id} is gone")
+    if expected_seq is None or found[0] != generation:
+        return LeaseLost(f"interaction {interaction_id} is held by generation {found[0]}, not by {generation}")
+    (last,) = connection.execute(_LAST_SEQ, (interaction_id,)).fetchone()
+    return LeaseLost(f"the log of interaction {interaction_id} goes on at {last + 1}, not at {expected_seq}")
