@@ -1,7 +1,7 @@
 """Making identifiers, and the little structure that some of them carry. No I/O, no state.
 
-Interaction ids follow the public service: `v1_` and URL-safe base64 (no padding) of a two-field protobuf message, field 1
-the conversation's first interaction, field 2 this one (reference, section 2.2). Clients treat them as opaque.
+Interaction ids follow the public service: `v1_` and URL-safe base64 (no padding) of a two-field protobuf message,
+field 1 the conversation's first interaction, field 2 this one (reference, section 2.2). Clients treat them as opaque.
 """
 
 from __future__ import annotations

@@ -1,1 +1,3 @@
-"""The HTTP surface: routes per resource, authentication, the error table, streams. The only place that knows FastAPI."""
+"""The HTTP surface: routes per resource, authentication, the error table, streams. The only place that knows
+FastAPI.
+"""

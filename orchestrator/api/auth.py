@@ -1,7 +1,8 @@
 """Who is asking: API keys, or single-user mode on loopback (design 7).
 
-Single-user mode holds while the server listens on a loopback address only and no API key was ever made. Then every caller is the
-operator, so requests that a web page could have caused are refused: a foreign `Host` (DNS rebinding) and a foreign `Origin`.
+Single-user mode holds while the server listens on a loopback address only and no API key was ever made. Then every
+caller is the operator, so requests that a web page could have caused are refused: a foreign `Host` (DNS rebinding)
+and a foreign `Origin`.
 """
 
 from __future__ import annotations

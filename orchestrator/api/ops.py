@@ -1,4 +1,5 @@
-"""Routes for operators: what is there now, and the logs of an environment or interaction as they grow. Not of the public wire.
+"""Routes for operators: what is there now, and the logs of an environment or interaction as they grow. Not of the
+public wire.
 
 A key sees its own project, an operator's key all of them; so does single-user mode.
 """
@@ -78,7 +79,8 @@ async def ps(caller: TheCaller, services: TheServices) -> JSONResponse:
 async def logs(
     log_id: str, caller: TheCaller, services: TheServices, follow: Annotated[bool, Query()] = False
 ) -> Response:
-    """Everything that is stored about an interaction, or about an environment and all that ran in it, one JSON object a line.
+    """Everything that is stored about an interaction, or about an environment and all that ran in it, one JSON
+    object a line.
 
     With `follow` the answer goes on as things happen: to the end of the interaction, or until the reader leaves.
     """

@@ -1,7 +1,7 @@
 """Streams: an interaction's public events as server-sent events, from any point, for any number of readers.
 
-A stream holds no more than its place in the log. It ends after `interaction.completed`, when its reader leaves, or at an event
-boundary when the server closes; the reader resumes with `last_event_id`.
+A stream holds no more than its place in the log. It ends after `interaction.completed`, when its reader leaves, or
+at an event boundary when the server closes; the reader resumes with `last_event_id`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ async def starting_point(store: Store, row: InteractionRow, last_event_id: str |
 async def stream(
     store: Store, row: InteractionRow, *, after: int, closing: asyncio.Event
 ) -> AsyncGenerator[bytes, None]:
-    """Frames of all public events after `after`, then the end marker. What is asked for beyond the end gives the marker."""
+    """Frames of all public events after `after`, then the end marker. What is asked for beyond the end gives the
+    marker.
+    """
     if is_ended(row.status):
         yield _frames(await store.read(row.id, after=after)) + DONE_FRAME
         return

@@ -1,7 +1,8 @@
 """The bridge: started by the engine inside the sandbox with its stdin and stdout attached to the orchestrator.
 
-Hands both descriptors to the guest and waits until the guest lets go; no byte of the link passes through it, which is worth
-93 instead of 65 MB/s (design 4.2). A guest that still starts is waited for. A file to be run as it is, not a module.
+Hands both descriptors to the guest and waits until the guest lets go; no byte of the link passes through it, which
+is worth 93 instead of 65 MB/s (design 4.2). A guest that still starts is waited for. A file to be run as it is, not
+a module.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Calls: what the orchestrator asked for by id, what came out, and who is following.
 
-A call's id is given by the orchestrator; the same id again is the same call. Its output (head and tail within a limit) and
-outcome are kept until the orchestrator acknowledges them, also while no link is there (design 4.2).
+A call's id is given by the orchestrator; the same id again is the same call. Its output (head and tail within a
+limit) and outcome are kept until the orchestrator acknowledges them, also while no link is there (design 4.2).
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from .link import Stream
 
 _KEPT_CALLS = 256
-"""Finished calls that nobody acknowledged; beyond, the oldest are forgotten. An orchestrator acknowledges within a second."""
+"""Finished calls that nobody acknowledged; beyond, the oldest are forgotten. An orchestrator acknowledges within a
+second.
+"""
 
 Outcome = Dict[str, Any]
 

@@ -1,7 +1,8 @@
 """Calls that run a cell in the sandbox's one Python interpreter. The guest's side; `interpreter.py` is the other.
 
-Cells queue: one runs at a time, state lasts between them. Cancel and time-out interrupt the cell first (SIGINT) and keep the
-state; only if the interpreter does not come back it is killed and the next cell starts a new one, and the outcome says so.
+Cells queue: one runs at a time, state lasts between them. Cancel and time-out interrupt the cell first (SIGINT) and
+keep the state; only if the interpreter does not come back it is killed and the next cell starts a new one, and the
+outcome says so.
 """
 
 from __future__ import annotations

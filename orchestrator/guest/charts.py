@@ -1,7 +1,7 @@
 """Catches the pictures that matplotlib shows or saves in the interpreter, without importing it before the cell does.
 
-`Figure.savefig` to a file and `pyplot.show` are wrapped when matplotlib is imported. A picture saved as PNG, JPEG or WebP is
-taken as it is; one saved as PDF or SVG is drawn again as PNG; the same figure saved and then shown counts once.
+`Figure.savefig` to a file and `pyplot.show` are wrapped when matplotlib is imported. A picture saved as PNG, JPEG or
+WebP is taken as it is; one saved as PDF or SVG is drawn again as PNG; the same figure saved and then shown counts once.
 """
 
 from __future__ import annotations

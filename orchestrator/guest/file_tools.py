@@ -1,7 +1,7 @@
 """File operations, executed by a hand as `agent`. The kernel's permissions are the rule; nothing here is a privilege.
 
-Every operation gets its arguments, an input and an output descriptor and returns a small JSON object; content goes over the
-descriptors. Paths may be relative to `cwd`. What the caller can mend is `{"error": {"code", "message"}}`.
+Every operation gets its arguments, an input and an output descriptor and returns a small JSON object; content goes
+over the descriptors. Paths may be relative to `cwd`. What the caller can mend is `{"error": {"code", "message"}}`.
 """
 
 from __future__ import annotations

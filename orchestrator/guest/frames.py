@@ -1,6 +1,7 @@
 """The link's framing, used by both ends. Pure bytes, no I/O.
 
-A frame is a header (payload length, kind, stream number; big endian, 9 bytes) and a payload of at most `MAX_PAYLOAD_BYTES`.
+A frame is a header (payload length, kind, stream number; big endian, 9 bytes) and a payload of at most
+`MAX_PAYLOAD_BYTES`.
 Control payloads are JSON objects. Streams are opened by the orchestrator with odd numbers; even ones are the guest's.
 
     HELLO    stream 0   first frame each way: protocol, generation

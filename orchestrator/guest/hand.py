@@ -1,7 +1,8 @@
 """A hand, the agent's side: a process that gave up root in advance and does one thing at a time for the guest.
 
 Runs as `agent` with no capability and is the subreaper of all that it starts, so that whatever a command leaves behind
-stays below the hand and can be found. Talks to the guest by frames over a socket pair; descriptors travel with a request.
+stays below the hand and can be found. Talks to the guest by frames over a socket pair; descriptors travel with a
+request.
 
     request   OPEN     {"do": "spawn", "argv", "cwd", "env"}   with [stdin, output] or [stdin, output, third]
               OPEN     {"do": "file", "operation", "arguments"}  with [input, output]

@@ -1,7 +1,7 @@
 """The pool of hands, the guest's side: forks them, drops them to `agent`, gives them requests, notices their end.
 
-A call takes a hand that was made before the call came; making the next one waits until the call has begun. A hand that is
-left with background processes keeps them until they end, and is not used again.
+A call takes a hand that was made before the call came; making the next one waits until the call has begun. A hand
+that is left with background processes keeps them until they end, and is not used again.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     request   OPEN {"env"} · DATA code … · END
     answer    MESSAGE {"ok", "types", "sizes"} · DATA attachments … · END
 
-What a cell prints goes to its standard output and error, which are one pipe. The value of a last expression is printed, as
-in an interactive session. Pictures that matplotlib showed or saved come back as attachments (`charts.py`).
+What a cell prints goes to its standard output and error, which are one pipe. The value of a last expression is
+printed, as in an interactive session. Pictures that matplotlib showed or saved come back as attachments (`charts.py`).
 """
 
 from __future__ import annotations

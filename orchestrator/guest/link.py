@@ -1,7 +1,8 @@
 """The guest's end of the link: accepts bridges, keeps streams, frames and flow control (design 4.2).
 
-A bridge connects to the Unix socket and hands over two descriptors. The orchestrator speaks first: HELLO with the generation
-of its lease. A lower generation than any seen before is refused; an equal or higher one replaces the link that was there.
+A bridge connects to the Unix socket and hands over two descriptors. The orchestrator speaks first: HELLO with the
+generation of its lease. A lower generation than any seen before is refused; an equal or higher one replaces the link
+that was there.
 """
 
 from __future__ import annotations

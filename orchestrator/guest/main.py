@@ -1,7 +1,8 @@
-"""Start and end of the guest. Run as the container's main process: `python3 -I -S -c "… from guest.main import main; main()"`.
+"""Start and end of the guest. Run as the container's main process: `python3 -I -S -c "… from guest.main import main;
+main()"`.
 
-Arguments: `--socket PATH`, `--cwd PATH`, `--uid N`, `--gid N`, `--home PATH`. As root it drops its hands to uid and gid; as anybody
-else (tests) the hands stay who they are.
+Arguments: `--socket PATH`, `--cwd PATH`, `--uid N`, `--gid N`, `--home PATH`. As root it drops its hands to uid and
+gid; as anybody else (tests) the hands stay who they are.
 """
 
 from __future__ import annotations

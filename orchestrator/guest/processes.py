@@ -1,7 +1,8 @@
 """Calls that run in a hand: a process, or a file operation. Time limits, verdicts, and killing whole trees.
 
-A call ends when its first process exits, not when the last holder of its pipe does. Processes left in the background live
-on below their hand; what they still write is read and dropped. A time-out or cancel kills all that descends from the hand.
+A call ends when its first process exits, not when the last holder of its pipe does. Processes left in the background
+live on below their hand; what they still write is read and dropped. A time-out or cancel kills all that descends
+from the hand.
 """
 
 from __future__ import annotations
@@ -222,7 +223,9 @@ def judge(outcome: Dict[str, Any], before: Dict[str, int], after: Dict[str, int]
 
 
 class TreeKill:
-    """Kills everything below a hand, then the hand. Sweeps until a sweep finds nothing: a fork bomb is faster than one."""
+    """Kills everything below a hand, then the hand. Sweeps until a sweep finds nothing: a fork bomb is faster than
+    one.
+    """
 
     def __init__(self, reactor: Reactor, hand: HandProcess) -> None:
         self._reactor = reactor
@@ -272,7 +275,9 @@ def descendants(root: int) -> List[int]:
 
 
 def kill_orphans() -> None:
-    """Kills what a hand that was killed from inside the sandbox left behind: children of ours that run as somebody else's."""
+    """Kills what a hand that was killed from inside the sandbox left behind: children of ours that run as somebody
+    else's.
+    """
     ours = os.getpid()
     for name in os.listdir("/proc"):
         if name.isdigit() and _parent_of(int(name)) == ours and not _is_hand(int(name)):

@@ -8,8 +8,8 @@
     warm   {"env"}                     starts the Python interpreter early
     calls  {}                          MESSAGE out: {"calls": {id: "running" | "finished"}}
 
-exec, cell and file are calls: the same id again, with `from_bytes`, follows the call that is already there. Within a call's
-stream MESSAGE {"cancel": true} ends it, {"ack": true} forgets it once the outcome is stored.
+exec, cell and file are calls: the same id again, with `from_bytes`, follows the call that is already there. Within a
+call's stream MESSAGE {"cancel": true} ends it, {"ack": true} forgets it once the outcome is stored.
 """
 
 from __future__ import annotations

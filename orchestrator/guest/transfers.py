@@ -1,6 +1,7 @@
 """Tar streams out of the sandbox. Made by a hand as `agent`, read only as fast as the orchestrator takes them.
 
-Unlike a call, a transfer keeps nothing: it can be repeated. (Tar streams into the sandbox are calls, see `services.py`.)
+Unlike a call, a transfer keeps nothing: it can be repeated. (Tar streams into the sandbox are calls, see
+`services.py`.)
 """
 
 from __future__ import annotations

@@ -33,7 +33,9 @@ class ModelRequest:
     """`provider:model`."""
     system: str
     history: tuple[Step, ...]
-    """The conversation, oldest first: user inputs, outputs, calls and their results. Ends with what is to be answered."""
+    """The conversation, oldest first: user inputs, outputs, calls and their results. Ends with what is to be
+    answered.
+    """
     tools: tuple[ToolSpec, ...]
     turn: int
     """0 for the first model call since the last user input, counted from the log: retries do not advance it."""

@@ -1,7 +1,7 @@
 """The agent loop: model call, tool calls, model call …, until the model is done or a limit is reached.
 
-Everything it needs to know where it stands is in the log, so it can begin at any point of it. A tool call is written before
-it is executed, its result before the next model call (design 2, rule 2).
+Everything it needs to know where it stands is in the log, so it can begin at any point of it. A tool call is written
+before it is executed, its result before the next model call (design 2, rule 2).
 """
 
 from __future__ import annotations

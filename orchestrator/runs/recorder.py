@@ -1,7 +1,7 @@
 """Writing a run's log: the only place that turns what happens in a run into events, and the view folded from them.
 
-Events are queued in order and appended in groups: while one append is being made durable, the next gathers. `flush` waits
-until all is durable; what must be stored before the next thing happens is flushed by whoever makes it happen.
+Events are queued in order and appended in groups: while one append is being made durable, the next gathers. `flush`
+waits until all is durable; what must be stored before the next thing happens is flushed by whoever makes it happen.
 """
 
 from __future__ import annotations

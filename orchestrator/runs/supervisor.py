@@ -1,6 +1,8 @@
-"""Who runs what: starts runs, waits for them, cancels them, takes up those that a crash or restart left, lets go at the end.
+"""Who runs what: starts runs, waits for them, cancels them, takes up those that a crash or restart left, lets go at
+the end.
 
-Owns one task per run. The broad catch of the run boundary is here: a mistake of ours fails one interaction, not the server.
+Owns one task per run. The broad catch of the run boundary is here: a mistake of ours fails one interaction, not the
+server.
 """
 
 from __future__ import annotations

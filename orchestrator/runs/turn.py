@@ -162,8 +162,8 @@ class _OpenText(_OpenStep):
         return isinstance(event, TextDelta)
 
     def add(self, event: ModelEvent) -> None:
-        assert isinstance(event, TextDelta)
-        self._recorder.delta(self._index, events.TextDelta(text=event.text))
+        if isinstance(event, TextDelta):
+            self._recorder.delta(self._index, events.TextDelta(text=event.text))
 
 
 class _OpenThought(_OpenStep):
@@ -190,8 +190,8 @@ class _OpenCall(_OpenStep):
         super().__init__(recorder, {"type": "function_call", "id": self.call_id, "name": start.name, "arguments": {}})
 
     def add(self, event: ModelEvent) -> None:
-        assert isinstance(event, CallDelta)
-        self._recorder.delta(self._index, events.ArgumentsDelta(arguments=event.arguments))
+        if isinstance(event, CallDelta):
+            self._recorder.delta(self._index, events.ArgumentsDelta(arguments=event.arguments))
 
 
 class _OpenCodeCall(_OpenStep):
@@ -203,8 +203,8 @@ class _OpenCodeCall(_OpenStep):
         self._arguments: list[str] = []
 
     def add(self, event: ModelEvent) -> None:
-        assert isinstance(event, CallDelta)
-        self._arguments.append(event.arguments)
+        if isinstance(event, CallDelta):
+            self._arguments.append(event.arguments)
 
     def close(self) -> None:
         self._recorder.delta(

@@ -1,7 +1,8 @@
 """The Docker driver: Docker Engine 20.10 or newer, and Podman's compatible socket. The only place that imports the SDK.
 
-The SDK is synchronous: its calls run in a small thread pool of the driver's own. Streams do not: the attached exec of the
-bridge is a socket that asyncio reads. Labels on a container are its instance and sandbox; labels cannot change later.
+The SDK is synchronous: its calls run in a small thread pool of the driver's own. Streams do not: the attached exec
+of the bridge is a socket that asyncio reads. Labels on a container are its instance and sandbox; labels cannot
+change later.
 """
 
 from __future__ import annotations
@@ -318,7 +319,9 @@ def _reason(error: docker.errors.APIError) -> str:
 
 
 class _AttachedProtocol(asyncio.StreamReaderProtocol):
-    """Takes Docker's multiplexing (8 bytes of header per piece) off what an attached process writes; keeps its stdout."""
+    """Takes Docker's multiplexing (8 bytes of header per piece) off what an attached process writes; keeps its
+    stdout.
+    """
 
     _HEADER = struct.Struct(">BxxxI")
     _STDOUT = 1

@@ -77,7 +77,9 @@ class GuestStream:
 
 
 class SandboxDriver(ABC):
-    """One platform. Platform errors leave as `EngineUnavailable`, `ImageMissing`, `SandboxStartFailed` or `SandboxGone`."""
+    """One platform. Platform errors leave as `EngineUnavailable`, `ImageMissing`, `SandboxStartFailed` or
+    `SandboxGone`.
+    """
 
     @abstractmethod
     async def open(self) -> DriverInfo:
@@ -93,8 +95,8 @@ class SandboxDriver(ABC):
 
     @abstractmethod
     def create(self, spec: SandboxSpec) -> AsyncGenerator[SandboxRef, None]:
-        """Makes and starts a sandbox. Yields a ref right after each resource exists, so that it can be stored before the
-        next step; the last ref is of a started sandbox. A spec whose `sandbox_id` exists already is adopted.
+        """Makes and starts a sandbox. Yields a ref right after each resource exists, so that it can be stored before
+        the next step; the last ref is of a started sandbox. A spec whose `sandbox_id` exists already is adopted.
 
         Raises:
             ImageMissing, SandboxStartFailed, EngineUnavailable: what was made may remain; `destroy` the last ref.

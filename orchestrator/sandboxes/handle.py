@@ -1,7 +1,7 @@
 """A running sandbox as the tools see it: verbs, bytes and outcomes. Everything here is written on the link alone.
 
-Each call has an id given by the caller; the same id again is the same call (design 4.2), so a call may be repeated after
-`SandboxGone` on a new link. Cancelling a call cancels it inside and waits for its end.
+Each call has an id given by the caller; the same id again is the same call (design 4.2), so a call may be repeated
+after `SandboxGone` on a new link. Cancelling a call cancels it inside and waits for its end.
 """
 
 from __future__ import annotations

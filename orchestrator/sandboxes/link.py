@@ -56,7 +56,9 @@ class _Stream:
 
 
 class Link:
-    """An open link. Made by `open`; `aclose` it. When it ends by itself, `ended` is set and every call raises `SandboxGone`."""
+    """An open link. Made by `open`; `aclose` it. When it ends by itself, `ended` is set and every call raises
+    `SandboxGone`.
+    """
 
     def __init__(self, stream: GuestStream, generation: int) -> None:
         self.generation = generation
@@ -100,7 +102,8 @@ class Link:
     ) -> CallOutcome:
         """Carries out a call (services `exec`, `cell`, `file`, `put`) and returns how it ended.
 
-        `request` holds `service`, `call` and what the service needs; the same `call` again follows the one that is there.
+        `request` holds `service`, `call` and what the service needs; the same `call` again follows the one that is
+        there.
         `on_output` gets the head of the output as it comes. Cancelling cancels the call inside and waits for its end.
 
         Raises:

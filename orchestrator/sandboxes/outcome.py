@@ -46,7 +46,9 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class CallOutcome:
-    """The end of one call. Output is bytes, as the processes wrote it: standard output and error in their true order."""
+    """The end of one call. Output is bytes, as the processes wrote it: standard output and error in their true
+    order.
+    """
 
     verdict: Verdict
     exit_code: int | None

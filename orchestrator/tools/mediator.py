@@ -2,9 +2,9 @@
 
     parse → schema → policy → limits → journal → execute → truncate → redact
 
-Parsing and the schema are here; policy has no rule yet that forbids a call; limits, truncation and redaction are applied
-where the bytes are (`rendering.py`, and the guest). What is wrong with a call is told to the model; what is wrong with the
-platform is raised.
+Parsing and the schema are here; policy has no rule yet that forbids a call; limits, truncation and redaction are
+applied where the bytes are (`rendering.py`, and the guest). What is wrong with a call is told to the model; what is
+wrong with the platform is raised.
 """
 
 from __future__ import annotations

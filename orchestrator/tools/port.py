@@ -1,4 +1,6 @@
-"""The tool port: a named verb with a schema, carried out in a sandbox. May import `wire`, `models`, `sandboxes`, `policy`."""
+"""The tool port: a named verb with a schema, carried out in a sandbox. May import `wire`, `models`, `sandboxes`,
+`policy`.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ class ToolResult:
 
 
 class Tool(ABC):
-    """One tool. Its docstring-like `description` and the docstrings of its arguments' fields are what the model reads."""
+    """One tool. Its docstring-like `description` and the docstrings of its arguments' fields are what the model
+    reads.
+    """
 
     name: ClassVar[str]
     description: ClassVar[str]

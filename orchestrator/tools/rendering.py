@@ -10,7 +10,9 @@ from orchestrator.wire.content import Content, ImageContent, TextContent
 
 
 def decode(data: bytes) -> str:
-    """Text of what a process wrote: UTF-8, everything else replaced; NUL, which databases and clients stumble over, too."""
+    """Text of what a process wrote: UTF-8, everything else replaced; NUL, which databases and clients stumble over,
+    too.
+    """
     return data.decode("utf-8", "replace").replace("\0", "\ufffd")
 
 
