@@ -5,11 +5,12 @@
     file   {"call", "operation", "arguments", "timeout_s", "output_limit_bytes"}        DATA in: content, if any
     put    {"call", "target", "timeout_s"}                                             DATA in: a tar stream
     get    {"paths"}                                                                    DATA out: a tar stream
+    ack    {"call"}                    forgets a call whose outcome is stored
     warm   {"env"}                     starts the Python interpreter early
     calls  {}                          MESSAGE out: {"calls": {id: "running" | "finished"}}
 
 exec, cell and file are calls: the same id again, with `from_bytes`, follows the call that is already there. Within a
-call's stream MESSAGE {"cancel": true} ends it, {"ack": true} forgets it once the outcome is stored.
+call's stream MESSAGE {"cancel": true} ends it.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Services:
             "file": self._open_call,
             "put": self._open_call,
             "get": self._open_get,
+            "ack": self._open_ack,
             "warm": self._open_warm,
             "calls": self._open_calls,
         }
@@ -130,8 +132,6 @@ class Services:
         def on_message(message: Dict[str, Any]) -> None:
             if message.get("cancel"):
                 call.cancel()
-            if message.get("ack"):
-                self._calls.forget(call.id)
 
         stream.on_data = on_data
         stream.on_end = lambda: call.take_input(None)
@@ -139,6 +139,10 @@ class Services:
 
     def _open_get(self, stream: Stream, request: Dict[str, Any]) -> None:
         Archive(self._reactor, self._pool, stream, [str(each) for each in request["paths"]], self._cwd)
+
+    def _open_ack(self, stream: Stream, request: Dict[str, Any]) -> None:
+        self._calls.forget(str(request["call"]))
+        stream.end()
 
     def _open_warm(self, stream: Stream, request: Dict[str, Any]) -> None:
         self._cells.warm(self._env(request))

@@ -114,6 +114,8 @@ class Supervisor:
         with structlog.contextvars.bound_contextvars(interaction_id=row.id, environment_id=row.environment_id):
             try:
                 async with self._slots:
+                    if row.environment_id is not None:
+                        self._environments.prepare(row.environment_id)
                     loop = await self._prepare(row)
                     status = await loop.run()
                     log.info("run_ended", status=status)

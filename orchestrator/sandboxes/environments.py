@@ -63,6 +63,7 @@ class Environments:
         self._generation = generation
         self._live: dict[str, Sandbox] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+        self._preparing: set[asyncio.Task[None]] = set()
         self._watcher: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -75,9 +76,10 @@ class Environments:
 
     async def aclose(self) -> None:
         """Closes all links; what runs inside goes on."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
+        tasks = [*self._preparing, *([self._watcher] if self._watcher is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for sandbox in list(self._live.values()):
             await sandbox.link.aclose()
         self._live.clear()
@@ -146,6 +148,18 @@ class Environments:
             sandbox = await (self._resume(row) if row.sandbox_ref else self._start(row))
             self._live[environment_id] = sandbox
             return sandbox
+
+    def prepare(self, environment_id: str) -> None:
+        """Begins to start the sandbox while the model still thinks. A failure comes again to whoever needs it."""
+        live = self._live.get(environment_id)
+        if live is None or not live.is_connected:
+            task = asyncio.create_task(self._prepare(environment_id), name=f"prepare-{environment_id}")
+            self._preparing.add(task)
+            task.add_done_callback(self._preparing.discard)
+
+    async def _prepare(self, environment_id: str) -> None:
+        with contextlib.suppress(SandboxError, NotFound):
+            await self.sandbox(environment_id)
 
     async def delete(self, row: EnvironmentRow) -> None:
         """Removes the sandbox with its files, then the row. May be repeated. Raises `EngineUnavailable`."""
@@ -236,9 +250,12 @@ class Environments:
                 await self._reap()
                 async for sandbox_id in self._driver.exits():
                     await self._ended(sandbox_id)
-            except (EngineUnavailable, ImageMissing, SandboxGone) as error:
+            except SandboxError as error:
                 log.warning("engine_unavailable", reason=error.message)
-                await asyncio.sleep(_RETRY_ENGINE_S)
+            except Exception:
+                # The reconcile boundary: whatever went wrong in one round must not end the watch.
+                log.exception("watch_broken")
+            await asyncio.sleep(_RETRY_ENGINE_S)
 
     async def _reap(self) -> None:
         """Destroys sandboxes of ours that no row knows: a crash came between the engine's work and the store's."""

@@ -140,11 +140,7 @@ class Link:
 
     def acknowledge(self, call_id: str) -> None:
         """Lets the guest forget a call whose outcome is stored."""
-        if not self.ended.is_set():
-            number = self._number()
-            request = {"service": "exec", "call": call_id, "attach_only": True, "from_bytes": 1 << 60}
-            self.send(frames.encode_json(frames.OPEN, number, request))
-            self.send(frames.encode_json(frames.MESSAGE, number, {"ack": True}))
+        self.send(frames.encode_json(frames.OPEN, self._number(), {"service": "ack", "call": call_id}))
 
     async def fetch(self, request: dict[str, Any]) -> AsyncGenerator[bytes, None]:
         """Opens a stream that only sends (service `get`) and yields its bytes as fast as they are taken.
