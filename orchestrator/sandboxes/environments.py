@@ -20,7 +20,6 @@ from orchestrator.clock import Clock
 from orchestrator.errors import (
     CorralError,
     EngineUnavailable,
-    ImageMissing,
     LimitExceeded,
     NotFound,
     SandboxError,
