@@ -1,0 +1,16 @@
+"""What Corral costs, measured: each figure beside what a user has without it, in the same run (design 6).
+
+    __main__.py     the runner: `python -m benchmarks`, which is what `make bench` calls
+    figures.py      rows, their goals and verdicts; pure
+    table.py        rows as a table for people and as JSON for programs
+    plain_engine.py baselines: containers without Corral
+    server.py       a Corral server of our own, and bare HTTP exchanges with it
+    sandbox.py      sandboxes of our own, without a server
+    launch.py       rows: a POST until the client sees the first tool result
+    tool_calls.py   rows: a command, a Python cell
+    event_log.py    rows: durable appends
+    streams.py      rows: server-sent events; bare_stream.py is their baseline
+    footprint.py    rows: memory of an idle sandbox
+
+A family of rows is a module with `run(plan) -> list[Row]`; it ends whatever it started.
+"""

@@ -1,0 +1,81 @@
+"""Baselines: containers without Corral, by the `docker` command where there is one, else by the SDK."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import docker
+
+from orchestrator.config import Settings
+
+_LABEL = "corral-bench.plain"
+_IDLE = ("sleep", "infinity")
+_COMMAND_TIMEOUT_S = 60
+
+
+class PlainEngine:
+    """The engine of `settings`, without anything of ours. `close` it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.image = settings.image
+        self._client = docker.DockerClient(base_url=settings.engine_url, timeout=_COMMAND_TIMEOUT_S)
+        program = shutil.which("docker")
+        self._command = [program, "--host", settings.engine_url] if program else None
+
+    def close(self) -> None:
+        self._client.close()
+
+    @property
+    def name(self) -> str:
+        """How the baselines call the engine: `docker` or `docker SDK`."""
+        return "docker" if self._command else "docker SDK"
+
+    @property
+    def version(self) -> str:
+        return str(self._client.version()["Version"])
+
+    @property
+    def api(self) -> Any:
+        """The SDK's low-level client."""
+        return self._client.api
+
+    def run(self, *argv: str) -> float:
+        """`docker run --rm IMAGE argv`, in milliseconds."""
+        started = time.perf_counter()
+        if self._command:
+            self._call("run", "--rm", "--label", _LABEL, self.image, *argv)
+        else:
+            self._client.containers.run(self.image, list(argv), remove=True, labels=[_LABEL])
+        return (time.perf_counter() - started) * 1e3
+
+    def execute(self, container_id: str, *argv: str) -> float:
+        """`docker exec CONTAINER argv`, in milliseconds."""
+        started = time.perf_counter()
+        if self._command:
+            self._call("exec", container_id, *argv)
+        else:
+            exit_code, output = self._client.containers.get(container_id).exec_run(list(argv))
+            if exit_code != 0:
+                raise RuntimeError(f"exec of {argv} failed: {output!r}")
+        return (time.perf_counter() - started) * 1e3
+
+    @contextmanager
+    def idle_containers(self, count: int) -> Iterator[Sequence[str]]:
+        """Ids of containers that do nothing; removed at the end."""
+        containers: list[Any] = []
+        try:
+            for _ in range(count):
+                containers.append(self._client.containers.run(self.image, list(_IDLE), detach=True, labels=[_LABEL]))
+            yield [each.id for each in containers]
+        finally:
+            for each in containers:
+                each.remove(force=True)
+
+    def _call(self, *arguments: str) -> None:
+        assert self._command is not None
+        subprocess.run([*self._command, *arguments], check=True, capture_output=True, timeout=_COMMAND_TIMEOUT_S)
