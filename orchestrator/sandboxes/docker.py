@@ -26,7 +26,7 @@ import requests.exceptions
 from docker.types import Ulimit
 
 from orchestrator.errors import CorralError, EngineUnavailable, ImageMissing, SandboxGone, SandboxStartFailed
-from orchestrator.sandboxes import guest_bundle
+from orchestrator.sandboxes import guest_bundle, seccomp
 from orchestrator.sandboxes.driver import (
     DriverInfo,
     GuestStream,
@@ -273,7 +273,7 @@ def container_config(spec: SandboxSpec, instance: str, host_config: Callable[...
             init=True,
             cap_drop=["ALL"],
             cap_add=_GUEST_CAPABILITIES,
-            security_opt=["no-new-privileges"],
+            security_opt=["no-new-privileges", f"seccomp={seccomp.profile()}"],
             mem_limit=resources.memory_bytes,
             memswap_limit=resources.memory_bytes,
             nano_cpus=int(resources.cpus * 1e9),
