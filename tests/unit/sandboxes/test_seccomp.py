@@ -8,12 +8,53 @@ import pytest
 
 from orchestrator.sandboxes import seccomp
 
-DANGEROUS = """
-acct add_key bpf clock_adjtime clock_settime clone3 create_module delete_module finit_module fsconfig fsmount fsopen fspick
-init_module io_uring_enter io_uring_register io_uring_setup ioperm iopl kexec_file_load kexec_load keyctl mount mount_setattr
-move_mount name_to_handle_at open_by_handle_at open_tree perf_event_open pivot_root quotactl reboot request_key setdomainname
-sethostname setns settimeofday swapoff swapon syslog umount umount2 unshare userfaultfd vhangup
-""".split()
+DANGEROUS = [
+    "acct",
+    "add_key",
+    "bpf",
+    "clock_adjtime",
+    "clock_settime",
+    "clone3",
+    "create_module",
+    "delete_module",
+    "finit_module",
+    "fsconfig",
+    "fsmount",
+    "fsopen",
+    "fspick",
+    "init_module",
+    "io_uring_enter",
+    "io_uring_register",
+    "io_uring_setup",
+    "ioperm",
+    "iopl",
+    "kexec_file_load",
+    "kexec_load",
+    "keyctl",
+    "mount",
+    "mount_setattr",
+    "move_mount",
+    "name_to_handle_at",
+    "open_by_handle_at",
+    "open_tree",
+    "perf_event_open",
+    "pivot_root",
+    "quotactl",
+    "reboot",
+    "request_key",
+    "setdomainname",
+    "sethostname",
+    "setns",
+    "settimeofday",
+    "swapoff",
+    "swapon",
+    "syslog",
+    "umount",
+    "umount2",
+    "unshare",
+    "userfaultfd",
+    "vhangup",
+]
 
 
 def rules() -> list[dict[str, object]]:
