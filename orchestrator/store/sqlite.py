@@ -67,9 +67,9 @@ class SqliteStore(Store):
         await self._readers.start()
 
     async def aclose(self) -> None:
-        await self._writer.aclose()
         self._channels.end_all()
         await self._readers.aclose()
+        await self._writer.aclose()  # the last connection: SQLite folds the write-ahead log into the file
 
     async def next_generation(self) -> int:
         def work(connection: sqlite3.Connection) -> int:
@@ -249,7 +249,7 @@ class SqliteStore(Store):
         try:
             connection = connect_writer(self.path)
         except OSError as error:
-            raise ConfigError(f"the database {self.path} cannot be used: {error.strerror}") from error
+            raise ConfigError(f"the database {self.path} cannot be used: {error.strerror}: {error.filename}") from error
         except sqlite3.Error as error:
             raise self._unusable(error) from error
         try:

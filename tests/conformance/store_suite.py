@@ -1,0 +1,520 @@
+"""What every store must do. A store's test module subclasses `StoreSuite` and says how to make one.
+
+The tests of tailing wait for batches with a limit of seconds; only a store that never delivers comes near it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from orchestrator.clock import Clock
+from orchestrator.errors import InvalidRequest, LeaseLost, StoreError
+from orchestrator.ids import new_environment_id, new_interaction_id
+from orchestrator.store.port import Event, InteractionRow, NewEvent, Store
+from tests.fakes.clock import ManualClock
+from tests.fakes.consistency import assert_store_consistent
+from tests.fakes.rows import START, delta, deltas, environment_row, interaction_row, key_hash, key_row
+
+LIMIT_S = 10
+
+
+async def take(tail: AsyncGenerator[list[Event], None], count: int) -> list[Event]:
+    """The tail's next `count` events; more than that in its batches fails."""
+    events: list[Event] = []
+    async with asyncio.timeout(LIMIT_S):
+        while len(events) < count:
+            events += await anext(tail)
+    assert len(events) == count
+    return events
+
+
+async def assert_ended(tail: AsyncGenerator[list[Event], None]) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        with pytest.raises(StopAsyncIteration):
+            await anext(tail)
+
+
+def bodies(events: list[Event]) -> list[bytes]:
+    return [event.body for event in events]
+
+
+@pytest.mark.anyio
+class StoreSuite(ABC):
+    @abstractmethod
+    def make(self, folder: Path, clock: Clock) -> Store:
+        """A store, not open yet, whose data live in `folder`: the same folder again gives the same data."""
+
+    @pytest.fixture
+    def clock(self) -> ManualClock:
+        return ManualClock()
+
+    @pytest.fixture
+    async def store(self, tmp_path: Path, clock: ManualClock) -> AsyncIterator[Store]:
+        store = self.make(tmp_path, clock)
+        await store.open()
+        try:
+            yield store
+            await assert_store_consistent(store)
+        finally:
+            await store.aclose()
+
+    @pytest.fixture
+    async def project(self, store: Store) -> str:
+        return (await store.default_project()).id
+
+    @pytest.fixture
+    async def log(self, store: Store, project: str) -> str:
+        """An interaction with an empty log, held by generation 1."""
+        row = interaction_row(project)
+        await store.create_interaction(row, [])
+        return row.id
+
+    # life
+
+    async def test_everything_is_there_again_after_reopening(self, tmp_path: Path, clock: ManualClock) -> None:
+        first = self.make(tmp_path, clock)
+        await first.open()
+        project = await first.default_project()
+        row, environment, key = interaction_row(project.id), environment_row(project.id), key_row(project.id)
+        await first.create_key(key, key_hash("k"))
+        await first.create_environment(environment)
+        await first.note(environment.id, deltas(2))
+        await first.create_interaction(row, deltas(3))
+        stored = await first.read(row.id)
+        await first.aclose()
+
+        second = self.make(tmp_path, clock)
+        await second.open()
+        assert await second.default_project() == project
+        assert await second.find_key(key_hash("k")) == key
+        assert await second.environment(project.id, environment.id) == environment
+        assert len(await second.read(environment.id)) == 2
+        assert await second.interaction(project.id, row.id) == row
+        assert await second.read(row.id) == stored
+        await second.aclose()
+
+    async def test_closing_twice_is_fine_and_closed_stores_refuse(self, tmp_path: Path, clock: ManualClock) -> None:
+        store = self.make(tmp_path, clock)
+        await store.open()
+        await store.aclose()
+        await store.aclose()
+        with pytest.raises(StoreError):
+            await store.next_generation()
+        with pytest.raises(StoreError):
+            await store.keys()
+        await assert_ended(store.tail(new_interaction_id()))
+
+    async def test_closing_commits_what_is_queued(self, tmp_path: Path, clock: ManualClock) -> None:
+        store = self.make(tmp_path, clock)
+        await store.open()
+        project = await store.default_project()
+        rows = [interaction_row(project.id) for _ in range(20)]
+        writes = [asyncio.create_task(store.create_interaction(row, deltas(2))) for row in rows]
+        await asyncio.sleep(0)  # all are queued, none is awaited
+        await store.aclose()
+        await asyncio.gather(*writes)
+
+        again = self.make(tmp_path, clock)
+        await again.open()
+        assert {row.id for row in await again.interactions(None)} == {row.id for row in rows}
+        await assert_store_consistent(again)
+        await again.aclose()
+
+    async def test_generations_only_grow(self, tmp_path: Path, clock: ManualClock) -> None:
+        given: list[int] = []
+        for _ in range(2):
+            store = self.make(tmp_path, clock)
+            await store.open()
+            given += await asyncio.gather(*(store.next_generation() for _ in range(5)))
+            await store.aclose()
+        assert given == sorted(set(given))
+        assert given[0] >= 1
+
+    # projects and keys
+
+    async def test_a_project_is_made_once_by_name(self, store: Store) -> None:
+        made = await asyncio.gather(*(store.ensure_project("team") for _ in range(5)))
+        assert len({project.id for project in made}) == 1
+        assert made[0].name == "team"
+        assert (await store.default_project()).id != made[0].id
+
+    async def test_keys_are_found_by_digest_until_revoked(self, store: Store, project: str, clock: ManualClock) -> None:
+        key = key_row(project, is_operator=True)
+        other = key_row(project, created=START + timedelta(seconds=1))
+        await store.create_key(other, key_hash("b"))
+        await store.create_key(key, key_hash("a"))
+        assert await store.find_key(key_hash("a")) == key
+        assert await store.find_key(key_hash("c")) is None
+        assert await store.keys() == [key, other]
+
+        clock.advance(60)
+        revoked = await store.revoke_key(key.id)
+        assert revoked is not None
+        assert revoked.revoked == clock.now()
+        assert await store.find_key(key_hash("a")) is None
+        clock.advance(60)
+        assert await store.revoke_key(key.id) == revoked
+        assert await store.keys() == [revoked, other]
+        assert await store.revoke_key("key_unknown") is None
+
+    async def test_a_refused_row_leaves_nothing_and_harms_nobody(self, store: Store, project: str) -> None:
+        row = interaction_row(project)
+        await store.create_interaction(row, deltas(1))
+        fresh = interaction_row(project)
+        results = await asyncio.gather(
+            store.create_interaction(fresh, deltas(2)),
+            store.create_interaction(row, deltas(5)),
+            store.create_interaction(interaction_row("prj_unknown"), deltas(5)),
+            store.append(row.id, deltas(1, first=2), generation=1, expected_seq=2),
+            return_exceptions=True,
+        )
+        assert [type(result) for result in results] == [type(None), StoreError, StoreError, type(None)]
+        assert len(await store.read(row.id)) == 2
+        assert len(await store.read(fresh.id)) == 2
+        assert len(await store.interactions(None)) == 2
+
+    # environments
+
+    async def test_environments_change_only_where_told(self, store: Store, project: str, clock: ManualClock) -> None:
+        row = environment_row(project)
+        await store.create_environment(row)
+        clock.advance(5)
+        await store.update_environment(row.id, status="active", sandbox_id="s", sandbox_ref="r")
+        changed = await store.environment(project, row.id)
+        assert changed is not None
+        assert (changed.status, changed.sandbox_id, changed.sandbox_ref) == ("active", "s", "r")
+        assert (changed.spec, changed.created, changed.last_accessed) == (row.spec, row.created, row.last_accessed)
+        assert changed.updated == clock.now()
+
+        clock.advance(5)
+        await store.update_environment(row.id, accessed=True)
+        seen = await store.environment(project, row.id)
+        assert seen is not None
+        assert (seen.last_accessed, seen.updated) == (clock.now(), changed.updated)
+
+        await store.update_environment(row.id, sandbox_id="", sandbox_ref="", spec="{}")
+        cleared = await store.environment(project, row.id)
+        assert cleared is not None
+        assert (cleared.status, cleared.sandbox_id, cleared.sandbox_ref, cleared.spec) == ("active", None, None, "{}")
+
+        await store.update_environment(new_environment_id(), status="lost")
+        assert len(await store.environments(None)) == 1
+
+    async def test_a_deleted_environment_takes_its_log_and_leaves_its_interactions(
+        self, store: Store, project: str
+    ) -> None:
+        environment = environment_row(project)
+        interaction = interaction_row(project, environment_id=environment.id)
+        await store.create_environment(environment)
+        await store.create_interaction(interaction, deltas(1))
+        await store.note(environment.id, deltas(2))
+        tail = store.tail(environment.id)
+        await take(tail, 2)
+        await store.delete_environment(environment.id)
+        await assert_ended(tail)
+        assert await store.environment(None, environment.id) is None
+        assert await store.read(environment.id) == []
+        assert await store.interaction(None, interaction.id) == interaction
+        await store.note(environment.id, deltas(1))
+        assert await store.read(environment.id) == []
+
+    # scope and pages
+
+    async def test_other_projects_rows_are_unknown(self, store: Store, project: str) -> None:
+        other = (await store.ensure_project("other")).id
+        environment, interaction = environment_row(project), interaction_row(project)
+        await store.create_environment(environment)
+        await store.create_interaction(interaction, [])
+        for scope, is_seen in ((project, True), (None, True), (other, False)):
+            assert (await store.environment(scope, environment.id) is not None) is is_seen
+            assert (await store.interaction(scope, interaction.id) is not None) is is_seen
+            assert bool(await store.environments(scope)) is is_seen
+            assert bool(await store.interactions(scope)) is is_seen
+        with pytest.raises(InvalidRequest):
+            await store.interactions(other, after=interaction.id)
+        with pytest.raises(InvalidRequest):
+            await store.environments(other, after=environment.id)
+
+    async def test_pages_cover_every_row_once_though_times_are_equal(self, store: Store, project: str) -> None:
+        other = (await store.ensure_project("other")).id
+        rows = [interaction_row(project, created=START + timedelta(seconds=number // 7)) for number in range(25)]
+        for row in rows:
+            await store.create_interaction(row, [])
+        await store.create_interaction(interaction_row(other), [])
+        expected = sorted(rows, key=lambda row: (-row.created.timestamp(), row.id))
+
+        assert await store.interactions(project, limit=100) == expected
+        listed: list[InteractionRow] = []
+        while page := await store.interactions(project, after=listed[-1].id if listed else None, limit=4):
+            assert len(page) <= 4
+            listed += page
+        assert listed == expected
+        assert await store.interactions(project, limit=0) == []
+
+    async def test_deleting_while_listing_finds_every_row(self, store: Store, project: str, clock: ManualClock) -> None:
+        environments = [environment_row(project) for _ in range(7)]
+        for row in environments:
+            await store.create_environment(row)
+        found: list[str] = []
+        while page := await store.environments(project, after=found[-1] if found else None, limit=3):
+            for row in page:
+                await store.delete_environment(row.id)
+            found += [row.id for row in page]
+        assert sorted(found) == sorted(row.id for row in environments)
+
+        interactions = [interaction_row(project) for _ in range(3)]
+        for interaction in interactions:
+            await store.create_interaction(interaction, [])
+        first, second, third = await store.interactions(project)
+        await store.delete_interaction(second.id)
+        assert await store.interactions(project, after=second.id) == [third]
+        clock.advance(timedelta(days=2).total_seconds())
+        await store.delete_interaction(first.id)
+        with pytest.raises(InvalidRequest):
+            await store.interactions(project, after=second.id)
+
+    async def test_interactions_are_filtered(self, store: Store, project: str) -> None:
+        running = interaction_row(project, environment_id="a" * 32)
+        done = interaction_row(project, environment_id="a" * 32, status="completed")
+        elsewhere = interaction_row(project, environment_id="b" * 32)
+        for row in (running, done, elsewhere):
+            await store.create_interaction(row, [])
+        assert {row.id for row in await store.interactions(None, environment_id="a" * 32)} == {running.id, done.id}
+        assert {row.id for row in await store.interactions(None, status="in_progress")} == {running.id, elsewhere.id}
+        assert await store.interactions(project, environment_id="a" * 32, status="completed") == [done]
+
+    async def test_rows_come_back_as_they_were_given(self, store: Store, project: str) -> None:
+        previous = new_interaction_id()
+        row = interaction_row(
+            project,
+            id=new_interaction_id(previous),
+            previous_id=previous,
+            environment_id=new_environment_id(),
+            is_background=True,
+            generation=7,
+            request='{"input":"ä \\u0000 🐎"}',
+            created=START + timedelta(microseconds=1),
+            updated=START + timedelta(microseconds=3),
+        )
+        await store.create_interaction(row, [])
+        assert await store.interaction(project, row.id) == row
+
+    # logs
+
+    async def test_events_come_back_byte_for_byte(self, store: Store, log: str, clock: ManualClock) -> None:
+        odd = [b"", b"\x00\xff", '{"text":"\u2028 ä 🐎"}'.encode(), b"x" * 300_000]
+        await store.append(log, [NewEvent("step.delta", body) for body in odd], generation=1, expected_seq=1)
+        clock.advance(0.000_001)
+        await store.append(log, [NewEvent("tool.output", b"{}")], generation=1, expected_seq=5)
+        events = await store.read(log)
+        assert bodies(events) == [*odd, b"{}"]
+        assert [event.seq for event in events] == [1, 2, 3, 4, 5]
+        assert [event.kind for event in events] == ["step.delta"] * 4 + ["tool.output"]
+        assert [event.at for event in events] == [START] * 4 + [START + timedelta(microseconds=1)]
+        assert bodies(await take(store.tail(log), 5)) == bodies(events)
+
+    async def test_reading_starts_after_a_position(self, store: Store, log: str) -> None:
+        await store.append(log, deltas(10), generation=1, expected_seq=1)
+        assert [event.seq for event in await store.read(log, after=7)] == [8, 9, 10]
+        assert [event.seq for event in await store.read(log, after=2, limit=3)] == [3, 4, 5]
+        assert await store.read(log, after=10) == []
+        assert await store.read(log, after=10**30) == []
+        assert await store.read(log, limit=0) == []
+        assert len(await store.read(log, after=-1)) == 10
+        assert await store.read(new_interaction_id()) == []
+
+    async def test_an_append_moves_the_row_with_it(self, store: Store, log: str, clock: ManualClock) -> None:
+        clock.advance(3)
+        event = NewEvent("interaction.status_update", b'{"status":"completed"}')
+        await store.append(log, [event], generation=1, expected_seq=1, status="completed")
+        row = await store.interaction(None, log)
+        assert row is not None
+        assert (row.status, row.updated, row.created) == ("completed", clock.now(), START)
+        clock.advance(3)
+        await store.append(log, deltas(1), generation=1, expected_seq=2)
+        row = await store.interaction(None, log)
+        assert row is not None
+        assert (row.status, row.updated) == ("completed", clock.now())
+
+    @pytest.mark.parametrize(("generation", "expected_seq"), [(0, 3), (2, 3), (1, 2), (1, 4)])
+    async def test_only_the_holder_at_the_right_seq_appends(
+        self, store: Store, log: str, generation: int, expected_seq: int
+    ) -> None:
+        await store.append(log, deltas(2), generation=1, expected_seq=1)
+        with pytest.raises(LeaseLost):
+            await store.append(log, deltas(2), generation=generation, expected_seq=expected_seq, status="completed")
+        row = await store.interaction(None, log)
+        assert row is not None
+        assert row.status == "in_progress"
+        assert len(await store.read(log)) == 2
+
+    async def test_an_empty_append_checks_the_lease_and_sets_the_status(self, store: Store, log: str) -> None:
+        await store.append(log, [], generation=1, expected_seq=1, status="cancelled")
+        row = await store.interaction(None, log)
+        assert row is not None
+        assert row.status == "cancelled"
+        with pytest.raises(LeaseLost):
+            await store.append(log, [], generation=1, expected_seq=2)
+
+    async def test_a_claim_takes_the_log_from_older_generations(self, store: Store, log: str) -> None:
+        await store.claim(log, 5)
+        await store.claim(log, 5)
+        with pytest.raises(LeaseLost):
+            await store.append(log, deltas(1), generation=1, expected_seq=1)
+        await store.append(log, deltas(1), generation=5, expected_seq=1)
+        with pytest.raises(LeaseLost):
+            await store.claim(log, 4)
+        with pytest.raises(LeaseLost):
+            await store.claim(new_interaction_id(), 9)
+        row = await store.interaction(None, log)
+        assert row is not None
+        assert row.generation == 5
+
+    async def test_of_two_appends_at_one_seq_one_wins(self, store: Store, log: str) -> None:
+        results = await asyncio.gather(
+            *(store.append(log, [delta(str(number))], generation=1, expected_seq=1) for number in range(5)),
+            return_exceptions=True,
+        )
+        assert sorted(type(result).__name__ for result in results) == ["LeaseLost"] * 4 + ["NoneType"]
+        winner = next(number for number, result in enumerate(results) if result is None)
+        assert bodies(await store.read(log)) == [delta(str(winner)).body]
+
+    async def test_a_deleted_interaction_is_gone_with_its_log(self, store: Store, log: str) -> None:
+        await store.append(log, deltas(3), generation=1, expected_seq=1)
+        await store.delete_interaction(log)
+        await store.delete_interaction(log)
+        assert await store.interaction(None, log) is None
+        assert await store.read(log) == []
+        with pytest.raises(LeaseLost):
+            await store.append(log, deltas(1), generation=1, expected_seq=4)
+
+    async def test_notes_take_the_next_seq(self, store: Store, project: str, log: str) -> None:
+        row = environment_row(project)
+        await store.create_environment(row)
+        tail = store.tail(row.id)
+        await asyncio.gather(*(store.note(row.id, [delta(f"{n}a"), delta(f"{n}b")]) for n in range(5)))
+        events = await store.read(row.id)
+        assert [event.seq for event in events] == list(range(1, 11))
+        assert await take(tail, 10) == events
+        with pytest.raises(StoreError):
+            await store.note(log, deltas(1))
+        assert await store.read(log) == []
+
+    # tails
+
+    async def test_a_tail_replays_and_then_follows(self, store: Store, log: str) -> None:
+        await store.append(log, deltas(3), generation=1, expected_seq=1)
+        tail = store.tail(log, after=1)
+        assert [event.seq for event in await take(tail, 2)] == [2, 3]
+        waiting = asyncio.create_task(take(tail, 2))
+        await asyncio.sleep(0.02)
+        assert not waiting.done()
+        await store.append(log, deltas(2, first=4), generation=1, expected_seq=4)
+        assert [event.seq for event in await waiting] == [4, 5]
+        assert await take(store.tail(log), 5) == await store.read(log)
+
+    async def test_what_append_returned_is_visible(self, store: Store, log: str) -> None:
+        tail = store.tail(log)
+        for seq in range(1, 20):
+            await store.append(log, [delta(str(seq))], generation=1, expected_seq=seq)
+            assert (await store.read(log))[-1].seq == seq
+            assert [event.seq for event in await take(tail, 1)] == [seq]
+
+    async def test_readers_anywhere_get_the_same_bytes(self, store: Store, log: str) -> None:
+        """Readers that join at any time and place, some slow, while appends go on."""
+        total = 400
+
+        async def follow(after: int, pause_s: float) -> list[Event]:
+            seen: list[Event] = []
+            async for batch in store.tail(log, after=after):
+                seen += batch
+                if seen[-1].seq == total:
+                    break
+                await asyncio.sleep(pause_s)
+            return seen
+
+        readers = []
+        for seq in range(1, total + 1, 4):
+            if seq % 20 == 1:
+                readers.append((seq // 2, asyncio.create_task(follow(seq // 2, (seq % 3) / 500))))
+            body = [NewEvent("step.delta", b"%d" % number * 500) for number in range(4)]
+            await store.append(log, body, generation=1, expected_seq=seq)
+        stored = await store.read(log)
+        async with asyncio.timeout(LIMIT_S):
+            for after, reader in readers:
+                assert await reader == stored[after:]
+
+    async def test_a_reader_far_behind_catches_up(self, store: Store, log: str) -> None:
+        tail = store.tail(log)
+        await store.append(log, deltas(1), generation=1, expected_seq=1)
+        await take(tail, 1)
+        for seq in range(2, 1_002, 100):
+            batch = [NewEvent("step.delta", b"y" * 1_000)] * 100
+            await store.append(log, batch, generation=1, expected_seq=seq)
+        assert await take(tail, 1_000) == (await store.read(log))[1:]
+
+    async def test_a_position_beyond_the_end_waits_for_it(self, store: Store, log: str) -> None:
+        tail = store.tail(log, after=3)
+        waiting = asyncio.create_task(anext(tail))
+        await asyncio.sleep(0)
+        await store.append(log, deltas(2), generation=1, expected_seq=1)
+        await asyncio.sleep(0.02)
+        assert not waiting.done()
+        await store.append(log, deltas(3, first=3), generation=1, expected_seq=3)
+        assert [event.seq for event in await waiting] == [4, 5]
+
+    async def test_a_deleted_log_ends_its_tails(self, store: Store, log: str) -> None:
+        await store.append(log, deltas(1), generation=1, expected_seq=1)
+        tails = [store.tail(log, after=1) for _ in range(3)]
+        waiting = [asyncio.create_task(assert_ended(tail)) for tail in tails]
+        await asyncio.sleep(0.02)
+        await store.delete_interaction(log)
+        await asyncio.gather(*waiting)
+        await assert_ended(store.tail(log))
+        await assert_ended(store.tail(new_interaction_id()))
+
+    async def test_closing_ends_tails(self, tmp_path: Path, clock: ManualClock) -> None:
+        store = self.make(tmp_path, clock)
+        await store.open()
+        project = (await store.default_project()).id
+        row = interaction_row(project)
+        await store.create_interaction(row, deltas(2))
+        waiting, held = store.tail(row.id), store.tail(row.id)
+        await take(waiting, 2)
+        await take(held, 2)
+        end = asyncio.create_task(assert_ended(waiting))
+        await asyncio.sleep(0.02)
+        await store.aclose()
+        await end
+        await assert_ended(held)
+
+    async def test_a_cancelled_reader_harms_nobody(self, store: Store, log: str) -> None:
+        tails = [store.tail(log) for _ in range(4)]
+        waiting = [asyncio.create_task(anext(tail)) for tail in tails]
+        await asyncio.sleep(0.02)
+        for task in waiting[:2]:
+            task.cancel()
+        await store.append(log, deltas(1), generation=1, expected_seq=1)
+        assert [[event.seq for event in await task] for task in waiting[2:]] == [[1], [1]]
+        for task in waiting[:2]:
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    async def test_a_cancelled_append_is_whole_or_absent(self, store: Store, log: str) -> None:
+        tail = store.tail(log)
+        task = asyncio.create_task(store.append(log, deltas(5), generation=1, expected_seq=1))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await store.next_generation()  # goes through the same queue
+        events = await store.read(log)
+        assert len(events) in (0, 5)
+        if events:
+            assert await take(tail, 5) == events
