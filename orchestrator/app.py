@@ -30,6 +30,7 @@ from orchestrator.runs.intake import Intake
 from orchestrator.runs.supervisor import Supervisor
 from orchestrator.sandboxes.driver import Resources, SandboxDriver
 from orchestrator.sandboxes.environments import Environments, SandboxDefaults
+from orchestrator.sandboxes.pool import PoolSettings
 from orchestrator.store.lock import DataFolderLock
 from orchestrator.store.port import Store
 from orchestrator.store.sqlite import SqliteStore
@@ -68,6 +69,8 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
     clock = SystemClock()
     agents = AgentRegistry.load(aliases=settings.agent_aliases)
     models = ModelRegistry(settings.model)
+    # A provider's module is imported at first use; better now than in the middle of the first run.
+    await asyncio.to_thread(models.resolve)
     limits = Limits(
         call_timeout_s=settings.call_timeout_s,
         output_limit_bytes=settings.output_limit_bytes,
@@ -144,4 +147,10 @@ def _defaults(settings: Settings) -> SandboxDefaults:
     resources = Resources(
         memory_bytes=wanted.memory_bytes, cpus=wanted.cpus, pids=wanted.pids, open_files=wanted.open_files
     )
-    return SandboxDefaults(settings.image, resources, settings.max_environments_per_project)
+    pool = PoolSettings(
+        size=settings.pool.size,
+        max_size=max(settings.pool.size, settings.pool.max_size),
+        refill_delay_s=settings.pool.refill_delay_s,
+        memory_limit_bytes=settings.pool.memory_limit_bytes,
+    )
+    return SandboxDefaults(settings.image, resources, settings.max_environments_per_project, pool)

@@ -60,6 +60,21 @@ class ResourceSettings(BaseModel):
     """Open files per process."""
 
 
+class PoolSettings(BaseModel):
+    """Sandboxes that wait for environments, so that a launch takes milliseconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    size: Annotated[int, Field(ge=0, le=1000)] = 0
+    """How many wait at least; 0 switches the pool off."""
+    max_size: Annotated[int, Field(ge=0, le=1000)] = 8
+    """How many wait at most, when the last minute saw many launches."""
+    refill_delay_s: Annotated[float, Field(ge=0)] = 0.3
+    """Quiet time after a launch before the next sandbox is made ready; starts take CPU from running calls."""
+    memory_limit_bytes: Annotated[int, Field(ge=0)] = 512 << 20
+    """What waiting sandboxes may take together, counted at 25 MiB each."""
+
+
 class Settings(BaseSettings):
     """Everything that an operator can set. Immutable."""
 
@@ -83,6 +98,8 @@ class Settings(BaseSettings):
     data folder. A server removes only what carries its own."""
     resources: ResourceSettings = Field(default_factory=ResourceSettings)
     """Limits of each sandbox."""
+    pool: PoolSettings = Field(default_factory=PoolSettings)
+    """Sandboxes that wait."""
     call_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     """Longest time one tool call may take."""
     output_limit_bytes: Annotated[int, Field(ge=1024)] = 1 << 20

@@ -126,6 +126,9 @@ class DockerDriver(SandboxDriver):
         await self._run(lambda: self._engine.api.start(ref.token), stage="start")
         yield ref
 
+    async def rename(self, ref: SandboxRef, name: str) -> None:
+        await self._run(lambda: self._engine.api.rename(ref.token, f"corral-{name}"))
+
     async def start(self, ref: SandboxRef) -> None:
         await self._run(lambda: self._engine.api.start(ref.token), stage="start")
 

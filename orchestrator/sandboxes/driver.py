@@ -102,6 +102,9 @@ class SandboxDriver(ABC):
             ImageMissing, SandboxStartFailed, EngineUnavailable: what was made may remain; `destroy` the last ref.
         """
 
+    async def rename(self, ref: SandboxRef, name: str) -> None:  # noqa: B027 - a platform may have no names
+        """Gives the sandbox another name for people, as `SandboxSpec.name` did. Raises `SandboxGone`."""
+
     @abstractmethod
     async def start(self, ref: SandboxRef) -> None:
         """Starts an exited sandbox; nothing if it runs. Raises `SandboxGone` if it is absent."""

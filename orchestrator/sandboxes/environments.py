@@ -24,11 +24,11 @@ from orchestrator.errors import (
     NotFound,
     SandboxError,
     SandboxGone,
-    SandboxStartFailed,
 )
 from orchestrator.sandboxes.driver import Resources, SandboxDriver, SandboxRef, SandboxSpec, SandboxState
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.link import Link
+from orchestrator.sandboxes.pool import Pool, PoolSettings
 from orchestrator.sandboxes.sources import put_sources
 from orchestrator.store.port import EnvironmentRow, NewEvent, Store
 from orchestrator.wire.base import encode_json
@@ -47,6 +47,7 @@ class SandboxDefaults:
     image: str
     resources: Resources
     max_per_project: int
+    pool: PoolSettings
 
 
 class Environments:
@@ -60,9 +61,10 @@ class Environments:
         self._clock = clock
         self._defaults = defaults
         self._generation = generation
+        self._pool = Pool(driver, clock, defaults.image, defaults.resources, defaults.pool, generation)
         self._live: dict[str, Sandbox] = {}
         self._locks: dict[str, asyncio.Lock] = {}
-        self._preparing: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._watcher: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -71,17 +73,19 @@ class Environments:
             await self._driver.open()
         except EngineUnavailable as error:
             log.warning("engine_unavailable", reason=error.message)
+        self._pool.open()
         self._watcher = asyncio.create_task(self._watch(), name="sandbox-exits")
 
     async def aclose(self) -> None:
         """Closes all links; what runs inside goes on."""
-        tasks = [*self._preparing, *([self._watcher] if self._watcher is not None else [])]
+        tasks = [*self._tasks, *([self._watcher] if self._watcher is not None else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for sandbox in list(self._live.values()):
             await sandbox.link.aclose()
         self._live.clear()
+        await self._pool.aclose()
         await self._driver.aclose()
 
     async def create(self, project_id: str, spec: EnvironmentSpec) -> EnvironmentRow:
@@ -152,9 +156,11 @@ class Environments:
         """Begins to start the sandbox while the model still thinks. A failure comes again to whoever needs it."""
         live = self._live.get(environment_id)
         if live is None or not live.is_connected:
-            task = asyncio.create_task(self._prepare(environment_id), name=f"prepare-{environment_id}")
-            self._preparing.add(task)
-            task.add_done_callback(self._preparing.discard)
+            self._own(asyncio.create_task(self._prepare(environment_id), name=f"prepare-{environment_id}"))
+
+    def _own(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _prepare(self, environment_id: str) -> None:
         with contextlib.suppress(SandboxError, NotFound):
@@ -182,29 +188,46 @@ class Environments:
         return self._locks.setdefault(environment_id, asyncio.Lock())
 
     async def _start(self, row: EnvironmentRow) -> Sandbox:
+        """A sandbox that waited in the pool, else a new one; its sources put in place."""
         spec = read_spec(row)
-        sandbox_id = row.sandbox_id or ids.new_sandbox_id()
         started = self._clock.monotonic()
-        await self._note(row.id, "sandbox.starting", sandbox_id=sandbox_id, image=self._defaults.image)
-        ref: SandboxRef | None = None
-        wanted = SandboxSpec(sandbox_id, self._defaults.image, self._defaults.resources, row.id)
+        waiting = self._pool.claim()
+        ref = waiting.ref if waiting is not None else SandboxRef(ids.new_sandbox_id(), "")
         try:
-            async with contextlib.aclosing(self._driver.create(wanted)) as stages:
-                async for ref in stages:
-                    await self._store.update_environment(row.id, sandbox_id=sandbox_id, sandbox_ref=ref.token)
-            if ref is None:
-                raise SandboxStartFailed("the driver made nothing", stage="create")
-            sandbox = await self._connect(ref, spec)
+            if waiting is not None:
+                # From this write on the sandbox is the environment's, whatever happens to us.
+                await self._store.update_environment(row.id, sandbox_id=ref.sandbox_id, sandbox_ref=ref.token)
+                sandbox = Sandbox(ref, waiting.link, _variables(spec))
+                self._rename_later(ref, row.id)
+            else:
+                await self._note(row.id, "sandbox.starting", sandbox_id=ref.sandbox_id, image=self._defaults.image)
+                wanted = SandboxSpec(ref.sandbox_id, self._defaults.image, self._defaults.resources, row.id)
+                async with contextlib.aclosing(self._driver.create(wanted)) as stages:
+                    async for ref in stages:
+                        await self._store.update_environment(row.id, sandbox_id=ref.sandbox_id, sandbox_ref=ref.token)
+                sandbox = await self._connect(ref, spec)
             inline = [source for source in spec.sources if isinstance(source, InlineSource)]
-            await put_sources(sandbox, f"sources-{sandbox_id[:8]}", inline)
+            await put_sources(sandbox, f"sources-{ref.sandbox_id[:8]}", inline)
         except BaseException as error:
             await asyncio.shield(self._undo(row.id, ref, error))
             raise
         duration_ms = round((self._clock.monotonic() - started) * 1000, 1)
+        waited = waiting is not None
         await self._store.update_environment(row.id, status="active", accessed=True)
-        await self._note(row.id, "sandbox.started", sandbox_id=sandbox_id, duration_ms=duration_ms)
-        log.info("sandbox_started", environment_id=row.id, sandbox_id=sandbox_id, duration_ms=duration_ms)
+        await self._note(
+            row.id, "sandbox.started", sandbox_id=ref.sandbox_id, duration_ms=duration_ms, from_pool=waited
+        )
+        log.info("sandbox_started", environment_id=row.id, duration_ms=duration_ms, from_pool=waited)
         return sandbox
+
+    def _rename_later(self, ref: SandboxRef, name: str) -> None:
+        """People who list containers find the environment by name; no call needs to wait for that."""
+
+        async def rename() -> None:
+            with contextlib.suppress(SandboxError):
+                await self._driver.rename(ref, name)
+
+        self._own(asyncio.create_task(rename(), name=f"rename-{name}"))
 
     async def _resume(self, row: EnvironmentRow) -> Sandbox:
         ref = SandboxRef(row.sandbox_id or "", row.sandbox_ref or "")
@@ -229,11 +252,11 @@ class Environments:
         link = await Link.open(await self._driver.connect(ref), self._generation)
         return Sandbox(ref, link, _variables(spec))
 
-    async def _undo(self, environment_id: str, ref: SandboxRef | None, error: BaseException) -> None:
+    async def _undo(self, environment_id: str, ref: SandboxRef, error: BaseException) -> None:
         """A failed start leaves nothing on the engine, or a ref in the store by which to try again."""
         reason = error.message if isinstance(error, CorralError) else type(error).__name__
         with contextlib.suppress(SandboxError):
-            if ref is not None:
+            if ref.token:
                 await self._driver.destroy(ref)
             await self._store.update_environment(environment_id, status="pending", sandbox_id="", sandbox_ref="")
         await self._note(environment_id, "sandbox.gone", reason=reason)
@@ -268,7 +291,7 @@ class Environments:
                 await self._driver.destroy(ref)
 
     async def _known_sandboxes(self) -> set[str | None]:
-        known: set[str | None] = set()
+        known: set[str | None] = set(self._pool.sandbox_ids)
         after: str | None = None
         while rows := await self._store.environments(None, after=after, limit=_PAGE):
             known |= {row.sandbox_id for row in rows}
@@ -276,6 +299,8 @@ class Environments:
         return known
 
     async def _ended(self, sandbox_id: str) -> None:
+        if await self._pool.forget(sandbox_id):
+            return
         for environment_id, sandbox in list(self._live.items()):
             if sandbox.ref.sandbox_id == sandbox_id:
                 del self._live[environment_id]
