@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from tests.e2e.server import ServerProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "examples" / "quickstart"
+CLIENTS_PYTHON = ROOT / ".venv-clients" / "bin" / "python"
 
 
 def _run(server: ServerProcess, *command: str) -> str:
@@ -28,6 +33,7 @@ def _run(server: ServerProcess, *command: str) -> str:
     return result.stdout
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_quickstart_with_curl(server: ServerProcess) -> None:
     output = _run(server, str(QUICKSTART / "curl.sh"))
     assert "event: interaction.completed" in output
@@ -37,7 +43,7 @@ def test_quickstart_with_curl(server: ServerProcess) -> None:
 
 
 def test_quickstart_with_the_sdk(server: ServerProcess) -> None:
-    output = _run(server, str(ROOT / ".venv-clients" / "bin" / "python"), str(QUICKSTART / "sdk.py"))
+    output = _run(server, str(CLIENTS_PYTHON), str(QUICKSTART / "sdk.py"))
     assert output.startswith("completed ")
     assert "in all: 12" in output
 
@@ -61,3 +67,31 @@ def test_the_demo(server: ServerProcess) -> None:
     )
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr
     assert "statements agree with the data" in result.stdout
+
+
+def _blocks(language: str) -> list[str]:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_readmes_rest_call(server: ServerProcess) -> None:
+    (block,) = [each for each in _blocks("bash") if each.startswith("curl")]
+    assert "http://127.0.0.1:8080" in block
+    output = _run(server, "bash", "-c", block.replace("http://127.0.0.1:8080", server.url))
+    assert '"result":"5050\\n"' in output
+    assert "data: [DONE]" in output
+
+
+def test_the_readmes_first_run(server: ServerProcess) -> None:
+    (block,) = [each for each in _blocks("bash") if "corral run" in each]
+    (line,) = [each for each in block.splitlines() if "corral run" in each]
+    output = _run(server, "bash", "-c", f"cd {ROOT} && {line}")
+    assert "uid=1000(agent)" in output
+    assert "completed · " in output
+
+
+def test_the_readmes_sdk_program(server: ServerProcess) -> None:
+    (block,) = _blocks("python")
+    program = f"{block.replace('http://127.0.0.1:8080', server.url)}\nprint('it ran')"
+    assert "it ran" in _run(server, str(CLIENTS_PYTHON), "-c", program)
