@@ -19,7 +19,7 @@ check() {
 
 unit() {
     title "unit and conformance"
-    "$bin/pytest" -q -n auto --dist loadfile tests/unit tests/conformance
+    "$bin/pytest" -q -n auto --dist loadfile -m "not e2e" tests/unit tests/conformance
 }
 
 integration() {
@@ -35,7 +35,7 @@ e2e() {
         scripts/engine.sh ensure
         scripts/images.sh
     fi
-    "$bin/pytest" -q tests/e2e
+    "$bin/pytest" -q -m e2e tests/e2e tests/conformance
 }
 
 scripts/setup.sh

@@ -5,9 +5,12 @@ the engine of the e2e tests.
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,7 +49,7 @@ sys.addaudithook(_watch)
 
 
 def _is_e2e(node: pytest.Item) -> bool:
-    return "e2e" in node.path.parts
+    return "e2e" in node.path.parts or node.get_closest_marker("e2e") is not None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -86,6 +89,15 @@ def does_not_block(request: pytest.FixtureRequest) -> Iterator[None]:
     guard.activate()
     yield
     guard.deactivate()
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder like `tmp_path`, but short enough for Unix sockets below it, and open to every user."""
+    path = Path(tempfile.mkdtemp(prefix="corral-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
 
 
 def _engine_fault(settings: Settings) -> str | None:

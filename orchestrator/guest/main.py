@@ -1,8 +1,8 @@
 """Start and end of the guest. Run as the container's main process: `python3 -I -S -c "… from guest.main import main;
 main()"`.
 
-Arguments: `--socket PATH`, `--cwd PATH`, `--uid N`, `--gid N`, `--home PATH`. As root it drops its hands to uid and
-gid; as anybody else (tests) the hands stay who they are.
+Arguments: `--socket PATH`, `--cwd PATH`, `--uid N`, `--gid N`, `--home PATH`, `--drop yes|no`. As root it drops its
+hands to uid and gid; as anybody else, and with `--drop no` (tests), the hands stay who they are.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ _DEFAULTS = {
     "uid": "1000",
     "gid": "1000",
     "home": "/home/agent",
+    "drop": "yes",
 }
 
 
@@ -31,7 +32,7 @@ def main() -> None:
     """Serves until SIGTERM."""
     options = _options(sys.argv[1:])
     reactor = Reactor()
-    user = User(int(options["uid"]), int(options["gid"]), drop=os.geteuid() == 0)
+    user = User(int(options["uid"]), int(options["gid"]), drop=os.geteuid() == 0 and options["drop"] != "no")
     become_subreaper()
     pool = HandPool(reactor, user)
     pool.fill()

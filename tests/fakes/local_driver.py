@@ -1,0 +1,361 @@
+"""`LocalDriver`: sandboxes without an engine, and drivers with one named fault each.
+
+A sandbox is a folder with a workspace, and the real guest as a plain process of whoever runs the tests. It isolates
+nothing: tests run only their own commands in it. Blocking work happens in threads, as in any driver.
+
+Like any driver it remembers nothing: another object on the same folder finds the same sandboxes. `kill_all` ends every
+process that was ever started in them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from pathlib import Path
+
+from orchestrator.errors import EngineUnavailable, ImageMissing, SandboxGone, SandboxStartFailed
+from orchestrator.guest import bridge
+from orchestrator.sandboxes.driver import (
+    DriverInfo,
+    GuestStream,
+    SandboxDriver,
+    SandboxRef,
+    SandboxSpec,
+    SandboxState,
+    SandboxStatus,
+)
+
+IMAGE = "local"
+_REPOSITORY = Path(__file__).resolve().parents[2]
+_PROGRAM = Path(__file__).with_name("local_guest.py")
+_MARK = "CORRAL_LOCAL_SANDBOX"
+_WATCH_INTERVAL_S = 0.02
+_UNIX_PATH_LIMIT = 107
+
+_children: dict[int, subprocess.Popen[bytes]] = {}
+"""Guests that are children of this process and must be reaped by it; others are reaped by init."""
+
+
+class LocalDriver(SandboxDriver):
+    """Sandboxes as folders below `root`, which must have a short path: a Unix socket's is limited."""
+
+    def __init__(self, root: Path, instance: str = "local") -> None:
+        self._root = root
+        self._instance = instance
+
+    async def open(self) -> DriverInfo:
+        return DriverInfo("plain processes")
+
+    async def aclose(self) -> None:
+        pass
+
+    async def has_image(self, image: str) -> bool:
+        return image == IMAGE
+
+    async def create(self, spec: SandboxSpec) -> AsyncGenerator[SandboxRef, None]:
+        if not await self.has_image(spec.image):
+            raise ImageMissing(f"no image {spec.image!r}")
+        ref = SandboxRef(spec.sandbox_id, str(self._root / spec.sandbox_id))
+        await asyncio.to_thread(_make_folder, Path(ref.token), self._instance)
+        yield ref
+        await asyncio.to_thread(_start_guest, Path(ref.token))
+        yield ref
+
+    async def start(self, ref: SandboxRef) -> None:
+        if (await self.inspect(ref)).state is SandboxState.ABSENT:
+            raise SandboxGone(f"{ref.token} is not there")
+        await asyncio.to_thread(_start_guest, Path(ref.token))
+
+    async def stop(self, ref: SandboxRef) -> None:
+        await asyncio.to_thread(_kill, Path(ref.token).name)
+
+    async def inspect(self, ref: SandboxRef) -> SandboxStatus:
+        state = await asyncio.to_thread(_state, Path(ref.token))
+        return SandboxStatus(state, "the guest ended" if state is SandboxState.EXITED else "")
+
+    async def destroy(self, ref: SandboxRef) -> None:
+        await asyncio.to_thread(_destroy, Path(ref.token))
+
+    async def owned(self) -> AsyncIterator[SandboxRef]:
+        for folder in await asyncio.to_thread(self._folders):
+            yield SandboxRef(folder.name, str(folder))
+
+    async def connect(self, ref: SandboxRef) -> GuestStream:
+        if (await self.inspect(ref)).state is not SandboxState.RUNNING:
+            raise SandboxGone(f"{ref.token} does not run")
+        ours = await asyncio.to_thread(_start_bridge, Path(ref.token))
+        reader, writer = await asyncio.open_connection(sock=ours)
+        return GuestStream(reader, writer)
+
+    async def exits(self) -> AsyncIterator[str]:
+        running, reported = await asyncio.to_thread(self._lives)
+        while True:
+            await asyncio.sleep(_WATCH_INTERVAL_S)
+            before, (running, ended) = running, await asyncio.to_thread(self._lives)
+            news = (ended | (before - running)) - reported
+            reported |= news
+            for name, _ in sorted(news):
+                yield name
+
+    def kill_all(self) -> None:
+        """Ends all processes of all sandboxes below the root, whoever started them. For the end of a test; blocks."""
+        for folder in self._root.iterdir() if self._root.exists() else ():
+            _kill(folder.name)
+
+    def _folders(self) -> list[Path]:
+        found = self._root.glob("*/instance")
+        return sorted(file.parent for file in found if file.read_text() == self._instance)
+
+    def _lives(self) -> tuple[set[tuple[str, int]], set[tuple[str, int]]]:
+        """Sandbox id and process of those that run, and of those whose process has ended."""
+        lives: tuple[set[tuple[str, int]], set[tuple[str, int]]] = (set(), set())
+        for folder in self._folders():
+            pid = _pid(folder)
+            if pid is not None:
+                lives[0 if _is_alive(pid) else 1].add((folder.name, pid))
+        return lives
+
+
+class SlowToStart(LocalDriver):
+    """Every start takes `delay_s` longer."""
+
+    delay_s = 0.5
+
+    async def create(self, spec: SandboxSpec) -> AsyncGenerator[SandboxRef, None]:
+        async with contextlib.aclosing(super().create(spec)) as stages:
+            async for ref in stages:
+                yield ref
+                await asyncio.sleep(self.delay_s)
+
+
+class FailsDuringCreate(LocalDriver):
+    """`create` fails at `stage`, `times` times: `image`, `create` (nothing is made yet) or `start` (the folder is)."""
+
+    def __init__(self, root: Path, stage: str, times: int = 1_000_000) -> None:
+        super().__init__(root)
+        self.stage = stage
+        self.times = times
+
+    async def create(self, spec: SandboxSpec) -> AsyncGenerator[SandboxRef, None]:
+        self.times -= 1
+        if self.times >= 0 and self.stage == "image":
+            raise ImageMissing(f"no image {spec.image!r}")
+        if self.times >= 0 and self.stage == "create":
+            raise SandboxStartFailed("no room for a folder", stage="create")
+        async with contextlib.aclosing(super().create(spec)) as stages:
+            async for ref in stages:
+                yield ref
+                if self.times >= 0:
+                    raise SandboxStartFailed("the process does not start", stage="start")
+
+
+class LosesSandbox(LocalDriver):
+    """Sandboxes vanish with their files as soon as somebody connects for the second time."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._connected: set[str] = set()
+
+    async def connect(self, ref: SandboxRef) -> GuestStream:
+        if ref.sandbox_id in self._connected:
+            await self.destroy(ref)
+        self._connected.add(ref.sandbox_id)
+        return await super().connect(ref)
+
+
+class EngineAway(LocalDriver):
+    """As long as `is_away`, the platform does not answer."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.is_away = True
+
+    def _ask(self) -> None:
+        if self.is_away:
+            raise EngineUnavailable("the platform is away")
+
+    async def open(self) -> DriverInfo:
+        self._ask()
+        return await super().open()
+
+    async def has_image(self, image: str) -> bool:
+        self._ask()
+        return await super().has_image(image)
+
+    async def create(self, spec: SandboxSpec) -> AsyncGenerator[SandboxRef, None]:
+        self._ask()
+        async with contextlib.aclosing(super().create(spec)) as stages:
+            async for ref in stages:
+                yield ref
+
+    async def start(self, ref: SandboxRef) -> None:
+        self._ask()
+        await super().start(ref)
+
+    async def stop(self, ref: SandboxRef) -> None:
+        self._ask()
+        await super().stop(ref)
+
+    async def inspect(self, ref: SandboxRef) -> SandboxStatus:
+        if self.is_away:
+            return SandboxStatus(SandboxState.UNKNOWN, "the platform is away")
+        return await super().inspect(ref)
+
+    async def destroy(self, ref: SandboxRef) -> None:
+        self._ask()
+        await super().destroy(ref)
+
+    async def owned(self) -> AsyncIterator[SandboxRef]:
+        self._ask()
+        async for ref in super().owned():
+            yield ref
+
+    async def connect(self, ref: SandboxRef) -> GuestStream:
+        self._ask()
+        return await super().connect(ref)
+
+    async def exits(self) -> AsyncIterator[str]:
+        self._ask()
+        async for sandbox_id in super().exits():
+            self._ask()
+            yield sandbox_id
+
+
+class CutsLink(LocalDriver):
+    """`cut` breaks every connection to a guest; the sandboxes run on."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def connect(self, ref: SandboxRef) -> GuestStream:
+        stream = await super().connect(ref)
+        self._writers.append(stream.writer)
+        return stream
+
+    def cut(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
+
+class NeverAnswersHello(LocalDriver):
+    """The stream to the guest opens, and nothing ever comes out of it."""
+
+    async def connect(self, ref: SandboxRef) -> GuestStream:
+        ours, theirs = socket.socketpair()
+        self._silent = [*getattr(self, "_silent", []), theirs]
+        reader, writer = await asyncio.open_connection(sock=ours)
+        return GuestStream(reader, writer)
+
+    async def aclose(self) -> None:
+        for silent in getattr(self, "_silent", []):
+            silent.close()
+        await super().aclose()
+
+
+# processes and folders; everything below blocks
+
+
+def _make_folder(folder: Path, instance: str) -> None:
+    assert len(str(folder / "s")) <= _UNIX_PATH_LIMIT, f"{folder} is too long for a Unix socket's path"
+    for part in ("workspace", "home"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    (folder / "instance").write_text(instance)
+
+
+def _start_guest(folder: Path) -> None:
+    if _state(folder) is SandboxState.RUNNING:
+        return
+    arguments = {
+        "--socket": folder / "s",
+        "--cwd": folder / "workspace",
+        "--home": folder / "home",
+        "--drop": "no",
+    }
+    command = [sys.executable, "-I", "-S", _PROGRAM, _REPOSITORY, folder]
+    command += [part for pair in arguments.items() for part in pair]
+    env = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", _MARK: folder.name}
+    with (folder / "guest.log").open("ab") as log:
+        child = subprocess.Popen(
+            command,  # type: ignore[arg-type]
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    _children[child.pid] = child
+    (folder / "pid").write_text(str(child.pid))
+
+
+def _start_bridge(folder: Path) -> socket.socket:
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-I", "-S", bridge.__file__, str(folder / "s")]
+    child = subprocess.Popen(command, stdin=theirs.fileno(), stdout=theirs.fileno(), start_new_session=True)
+    _children[child.pid] = child
+    theirs.close()
+    return ours
+
+
+def _state(folder: Path) -> SandboxState:
+    if not folder.exists():
+        return SandboxState.ABSENT
+    pid = _pid(folder)
+    if pid is None:
+        return SandboxState.CREATED
+    return SandboxState.RUNNING if _is_alive(pid) else SandboxState.EXITED
+
+
+def _pid(folder: Path) -> int | None:
+    try:
+        return int((folder / "pid").read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _is_alive(pid: int) -> bool:
+    for child in list(_children.values()):
+        if child.poll() is not None:
+            _children.pop(child.pid, None)
+    try:
+        content = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return content[content.rfind(b")") + 2 :].split()[0] not in (b"Z", b"X")
+
+
+def _destroy(folder: Path) -> None:
+    _kill(folder.name)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)
+
+
+def _kill(name: str) -> None:
+    """Kills everything that carries the sandbox's mark in its environment, until nothing does."""
+    deadline = time.monotonic() + 10
+    while found := list(_marked(f"{_MARK}={name}".encode())):
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        assert time.monotonic() < deadline, f"processes {found} do not end"
+        time.sleep(0.002)
+
+
+def _marked(mark: bytes) -> Iterator[int]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                variables = (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            if mark in variables.split(b"\0") and _is_alive(int(entry.name)):
+                yield int(entry.name)

@@ -1,0 +1,28 @@
+"""Starts the guest as a plain process: `python -I -S local_guest.py REPOSITORY ROOT guest-arguments…`.
+
+Nothing is dropped and nothing isolated. Because there is no file system of its own either, archives that are to be
+unpacked at `/` are unpacked at ROOT instead. Standard library only.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    repository, root = sys.argv[1:3]
+    del sys.argv[1:3]
+    sys.path[:0] = [repository]
+    from orchestrator.guest import file_tools
+    from orchestrator.guest import main as guest
+
+    extract = file_tools.OPERATIONS["extract"]
+
+    def extract_below_root(arguments, source, sink):  # type: ignore[no-untyped-def]
+        return extract(dict(arguments, target=root + arguments["target"].rstrip("/")), source, sink)
+
+    file_tools.OPERATIONS["extract"] = extract_below_root
+    guest.main()
+
+
+main()
