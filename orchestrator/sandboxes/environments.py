@@ -38,6 +38,8 @@ log = structlog.get_logger(__name__)
 
 _RETRY_ENGINE_S = 2.0
 _PAGE = 500
+_STARTS_AT_ONCE = 6
+"""An engine starts most per second with 4 to 8 at a time (design 6); whole starts, so that the first are ready early."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class Environments:
         self._live: dict[str, Sandbox] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._starts = asyncio.Semaphore(_STARTS_AT_ONCE)
         self._watcher: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -202,10 +205,10 @@ class Environments:
             else:
                 await self._note(row.id, "sandbox.starting", sandbox_id=ref.sandbox_id, image=self._defaults.image)
                 wanted = SandboxSpec(ref.sandbox_id, self._defaults.image, self._defaults.resources, row.id)
-                async with contextlib.aclosing(self._driver.create(wanted)) as stages:
+                async with self._starts, contextlib.aclosing(self._driver.create(wanted)) as stages:
                     async for ref in stages:
                         await self._store.update_environment(row.id, sandbox_id=ref.sandbox_id, sandbox_ref=ref.token)
-                sandbox = await self._connect(ref, spec)
+                    sandbox = await self._connect(ref, spec)
             inline = [source for source in spec.sources if isinstance(source, InlineSource)]
             await put_sources(sandbox, f"sources-{ref.sandbox_id[:8]}", inline)
         except BaseException as error:
