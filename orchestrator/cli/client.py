@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import typer
 
@@ -50,7 +51,17 @@ class Api:
             headers=headers,
             timeout=httpx2.Timeout(_ANSWER_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
             transport=transport,
+            trust_env=self.uses_proxies(url),
         )
+
+    @staticmethod
+    def uses_proxies(url: str) -> bool:
+        """Whether the proxies that the environment names count: not for a server on this machine."""
+        host = urlsplit(url).hostname or ""
+        try:
+            return not ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host != "localhost"
 
     def __enter__(self) -> Api:
         return self
