@@ -39,7 +39,7 @@ log = structlog.get_logger(__name__)
 _RETRY_ENGINE_S = 2.0
 _PAGE = 500
 _STARTS_AT_ONCE = 6
-"""An engine starts most per second with 4 to 8 at a time (design 6); whole starts, so that the first are ready early."""
+"""An engine starts most per second with 4 to 8 at a time (design 6). Whole starts: so the first are ready early."""
 
 
 @dataclass(frozen=True, slots=True)
