@@ -217,9 +217,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     def end(self) -> None:
         self.run(assert_store_consistent(self.store))
-        for reader in self.live:
+        for reader in list(self.live):
             self.run(self.deliver(reader))
-        waiting, self.live = list(self.live), []
+        waiting, self.live = self.live, []
         self.run(self.store.aclose())
         for reader in waiting:
             with pytest.raises(StopAsyncIteration):
