@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
-from orchestrator.errors import BodyTooLarge
+from orchestrator.errors import BodyTooLarge, InvalidRequest
 from orchestrator.wire.base import parse_json
 
 
@@ -14,16 +15,19 @@ async def read_json(request: Request, limit_bytes: int) -> Any:
     """The decoded body, whatever its content type says.
 
     Raises:
-        BodyTooLarge: more than `limit_bytes`, announced or sent. InvalidRequest: not JSON as we take it.
+        BodyTooLarge: more than `limit_bytes`, announced or sent. InvalidRequest: not JSON as we take it, or cut off.
     """
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limit_bytes:
         raise _too_large(limit_bytes)
     body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > limit_bytes:
-            raise _too_large(limit_bytes)
+    try:
+        async for piece in request.stream():
+            body += piece
+            if len(body) > limit_bytes:
+                raise _too_large(limit_bytes)
+    except ClientDisconnect as error:
+        raise InvalidRequest("The request ended before its body did.") from error
     return parse_json(bytes(body))
 
 

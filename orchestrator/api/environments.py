@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 
 from orchestrator.api.services import TheCaller, TheServices
 from orchestrator.clock import rfc3339
+from orchestrator.errors import InvalidRequest
 from orchestrator.sandboxes.environments import read_spec
 from orchestrator.store.port import EnvironmentRow
 from orchestrator.wire.environments import EnvironmentResource, dump_environment
@@ -27,7 +28,10 @@ async def index(
 ) -> JSONResponse:
     """The project's environments, newest first."""
     size = min(page_size, _PAGE_LIMIT)
-    rows = await services.store.environments(caller.project_id, after=page_token or None, limit=size + 1)
+    try:
+        rows = await services.store.environments(caller.project_id, after=page_token or None, limit=size + 1)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"Invalid value at 'page_token': {error.message}.") from error
     answer: dict[str, Any] = {"environments": [_public(row) for row in rows[:size]]}
     if len(rows) > size:
         answer["next_page_token"] = rows[size - 1].id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import structlog
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
@@ -50,6 +51,13 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(errors.CorralError)
     async def expected(_request: Request, error: errors.CorralError) -> JSONResponse:
         return answer(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def misused(_request: Request, error: RequestValidationError) -> JSONResponse:
+        # Bodies are parsed by `wire`; what FastAPI checks are parameters of the path and the query.
+        fault = error.errors()[0]
+        message = f"Invalid value at '{fault['loc'][-1]}': {fault['msg']}."
+        return answer(errors.InvalidRequest(message))
 
     @app.exception_handler(HTTPException)
     async def unrouted(request: Request, error: HTTPException) -> JSONResponse:
