@@ -10,6 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 
 _GRACE_S = 3
+_BACKLOG = 2048
 _SEND_BUFFER_BYTES = 128 * 1024
 """Per connection: 1,000 readers that do not read then cost 128 MB of kernel memory at most, not 1.6 GiB."""
 
@@ -46,6 +47,8 @@ def bind(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
     try:
         listening.bind((host, port))
+        # From now on callers wait instead of being refused; uvicorn takes their connections when it is ready.
+        listening.listen(_BACKLOG)
     except OSError:
         listening.close()
         raise
