@@ -28,7 +28,7 @@ async def find_parent(store: Store, project_id: str, interaction_id: str) -> Int
     """
     row = await store.interaction(project_id, interaction_id)
     if row is None:
-        raise NotFound(f"Interaction {interaction_id!r} not found ('previous_interaction_id').")
+        raise NotFound(f"Invalid value at 'previous_interaction_id': Interaction {interaction_id!r} not found.")
     if row.status == "in_progress":
         raise InvalidRequest(
             f"Invalid value at 'previous_interaction_id': interaction {interaction_id} is still in progress."

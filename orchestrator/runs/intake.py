@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from orchestrator import ids
 from orchestrator.agents.registry import AgentRegistry
 from orchestrator.clock import Clock, rfc3339
+from orchestrator.errors import InvalidRequest, NotFound
 from orchestrator.models.registry import ModelRegistry
 from orchestrator.policy.sources import check_inline
 from orchestrator.runs.context import find_parent
@@ -46,9 +50,13 @@ class Intake:
         Raises:
             InvalidRequest, NotFound, LimitExceeded: the caller's fault; nothing was stored.
         """
-        agent = self._agents.resolve(request.target)
+        with _named("agent" if request.agent is not None else "model"):
+            agent = self._agents.resolve(request.target)
         config = request.agent_config
-        self._models.resolve(config.model if isinstance(config, AntigravityConfig) and config.model else agent.model)
+        with _named("agent_config.model"):
+            self._models.resolve(
+                config.model if isinstance(config, AntigravityConfig) and config.model else agent.model
+            )
         parent = None
         if request.previous_interaction_id is not None:
             parent = await find_parent(self._store, project_id, request.previous_interaction_id)
@@ -79,13 +87,24 @@ class Intake:
         if spec is None:
             if inherited is None:
                 return None
-            spec = EnvironmentSpec(environment_id=inherited)
+            with _named("previous_interaction_id"):
+                return (await self._environments.find(project_id, inherited)).id
         if spec.environment_id is None:
             check_inline([source for source in spec.sources if isinstance(source, InlineSource)])
             return (await self._environments.create(project_id, spec)).id
-        row = await self._environments.find(project_id, spec.environment_id)
+        with _named("environment"):
+            row = await self._environments.find(project_id, spec.environment_id)
         await self._environments.change(row, spec)
         return row.id
+
+
+@contextmanager
+def _named(field: str) -> Iterator[None]:
+    """Puts the field's path into what is said about its value."""
+    try:
+        yield
+    except (InvalidRequest, NotFound) as error:
+        raise type(error)(f"Invalid value at '{field}': {error.message}") from error
 
 
 def _first_events(row: InteractionRow) -> list[NewEvent]:
