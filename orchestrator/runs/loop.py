@@ -97,15 +97,15 @@ class Loop:
             return await self._finish("failed", InteractionError(code=error.code, message=error.message))
         return await self._finish(status)
 
-    async def cancelled(self) -> None:
-        """Writes the end of a run that was cancelled on request."""
+    async def cancelled(self) -> Status:
+        """Writes the end of a run that was cancelled on request, unless its own end came first; returns the status."""
         self._close("cancelled")
-        await self._finish("cancelled")
+        return await self._finish("cancelled")
 
-    async def failed(self, error: InteractionError) -> None:
-        """Writes the end of a run that broke for a reason outside of it."""
+    async def failed(self, error: InteractionError) -> Status:
+        """Writes the end of a run that broke for a reason outside of it, as `cancelled` does."""
         self._close(error.message)
-        await self._finish("failed", error)
+        return await self._finish("failed", error)
 
     async def _go(self) -> Status:
         await self._take_up()
@@ -188,6 +188,10 @@ class Loop:
             self._recorder.whole(_no_result(step, reason))
 
     async def _finish(self, status: Status, error: InteractionError | None = None) -> Status:
+        if (ended := self._recorder.ended) is not None:
+            # A cancel that comes while the end is being written changes nothing: a run ends once.
+            await self._recorder.flush()
+            return ended
         self._recorder.note("run.ended", status=status)
         if error is not None:
             self._recorder.emit(events.ErrorEvent(error=error))

@@ -17,7 +17,7 @@ from orchestrator.store.port import Event, NewEvent, Store
 from orchestrator.wire import events
 from orchestrator.wire.base import encode_json
 from orchestrator.wire.events import Folder, PublicEvent
-from orchestrator.wire.interactions import Status, Usage
+from orchestrator.wire.interactions import TERMINAL_STATUSES, Status, Usage
 from orchestrator.wire.steps import Step
 
 _QUEUE_LIMIT = 512
@@ -35,6 +35,7 @@ class Recorder:
         self.called: set[str] = set()
         """Ids of the tool calls of turns that ended: these were made, others were only begun."""
         self.usage = Usage()
+        """Of all turns that ended, as the last of them noted it."""
         self._store = store
         self._generation = generation
         self._next_seq = 1
@@ -47,8 +48,12 @@ class Recorder:
             self._fold(event.kind, event.body)
             self._next_seq = event.seq + 1
         self._index = self.folder.next_index
-        if self.folder.usage is not None:
-            self.usage = self.folder.usage
+
+    @property
+    def ended(self) -> Status | None:
+        """The status of the run's end, once that was emitted; whether it is durable yet is another question."""
+        status = self.folder.status
+        return status if status in TERMINAL_STATUSES else None
 
     def note(self, kind: str, **fields: Any) -> None:
         """Queues an entry of the journal, which stream readers do not see."""
@@ -109,7 +114,9 @@ class Recorder:
         else:
             self.journal[kind] += 1
             if kind == "turn.ended":
-                self.called.update(json.loads(body)["calls"])
+                turn = json.loads(body)
+                self.called.update(turn["calls"])
+                self.usage = Usage.model_validate(turn["usage"])
 
     def _start_writing(self) -> asyncio.Task[None]:
         if self._writing is None:

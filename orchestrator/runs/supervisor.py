@@ -26,7 +26,7 @@ from orchestrator.store.port import InteractionRow, Store
 from orchestrator.tools.mediator import Mediator
 from orchestrator.tools.toolbox import Toolbox
 from orchestrator.wire.generation import AntigravityConfig
-from orchestrator.wire.interactions import InteractionError
+from orchestrator.wire.interactions import InteractionError, Status
 
 log = structlog.get_logger(__name__)
 
@@ -122,8 +122,7 @@ class Supervisor:
             except asyncio.CancelledError:
                 if self._is_closing or row.id not in self._cancelled:
                     raise
-                await self._end(row, loop, None)
-                log.info("run_ended", status="cancelled")
+                log.info("run_ended", status=await self._end(row, loop, None))
             except LeaseLost as error:
                 log.warning("run_lease_lost", reason=error.message)
             except StoreError as error:
@@ -135,14 +134,11 @@ class Supervisor:
                 message = "The server failed while it ran this interaction; its log has the details."
                 await self._end(row, loop, InteractionError(code="internal", message=message))
 
-    async def _end(self, row: InteractionRow, loop: Loop | None, error: InteractionError | None) -> None:
-        """Writes the end of a run that did not write its own."""
+    async def _end(self, row: InteractionRow, loop: Loop | None, error: InteractionError | None) -> Status:
+        """Writes the end of a run that did not write its own; returns the status that it has then."""
         if loop is None:
             loop = await self._prepare(row)
-        if error is None:
-            await loop.cancelled()
-        else:
-            await loop.failed(error)
+        return await loop.cancelled() if error is None else await loop.failed(error)
 
     async def _prepare(self, row: InteractionRow) -> Loop:
         await self._store.claim(row.id, self._generation)

@@ -6,7 +6,14 @@ import asyncio
 import contextlib
 
 import structlog
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random,
+)
 
 from orchestrator import ids
 from orchestrator.errors import InvalidRequest, ModelError
@@ -63,7 +70,7 @@ class Turn:
         retrying = AsyncRetrying(
             retry=retry_if_exception(may_retry),
             stop=stop_after_attempt(_ATTEMPTS),
-            wait=wait_exponential_jitter(initial=_FIRST_WAIT_S, max=_LONGEST_WAIT_S),
+            wait=wait_exponential(multiplier=_FIRST_WAIT_S, max=_LONGEST_WAIT_S) + wait_random(0, _FIRST_WAIT_S),
             after=self._note_failure,
             reraise=True,
         )
@@ -102,7 +109,8 @@ class Turn:
         if isinstance(event, TurnEnd):
             self.close()
             self._recorder.usage = self._recorder.usage.plus(_wire_usage(event.usage))
-            self._recorder.note("turn.ended", calls=[call.id for call in self._calls])
+            usage = self._recorder.usage.model_dump(exclude_defaults=True)
+            self._recorder.note("turn.ended", calls=[call.id for call in self._calls], usage=usage)
             return
         self._has_shown = True
         if isinstance(event, CallStart):
