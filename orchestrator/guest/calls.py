@@ -1,7 +1,8 @@
 """Calls: what the orchestrator asked for by id, what came out, and who is following.
 
 A call's id is given by the orchestrator; the same id again is the same call. Its output (head and tail within a
-limit) and outcome are kept until the orchestrator acknowledges them, also while no link is there (design 4.2).
+limit) and outcome are kept until the orchestrator acknowledges them, also while no link is there (design 4.2). Its
+input is taken once: whoever sends it again after a cut is taken on from where it stopped.
 """
 
 from __future__ import annotations
@@ -58,10 +59,47 @@ class Call:
         self.outcome: Optional[Outcome] = None
         self.attachments: Sequence[bytes] = ()
         self.cancel: Callable[[], None] = lambda: None
-        self.take_input: Callable[[Optional[bytes]], None] = lambda _data: None
-        """Gets pieces of input, then None."""
+        self.take_input: Callable[[Optional[bytes]], None] = lambda data: self.input_taken(len(data or b""))
+        """Gets pieces of input, then None. Whoever takes them says so by `input_taken`."""
         self.followers: List["Follower"] = []
-        self.on_finish: Callable[[], None] = lambda: None
+        self._source: Optional["Stream"] = None
+        self._input_bytes = 0
+        self._has_input_ended = False
+
+    def attach(self, stream: "Stream") -> None:
+        """Takes input, from its very beginning, and cancels from `stream`."""
+        self._source = stream
+        position = 0
+
+        def on_data(data: bytes) -> None:
+            nonlocal position
+            fresh = data if self.outcome is None else b""
+            known_bytes = self._input_bytes - position
+            if known_bytes > 0:
+                fresh = fresh[known_bytes:]
+            position += len(data)
+            stream.take(len(data) - len(fresh))
+            if fresh:
+                self._input_bytes += len(fresh)
+                self.take_input(fresh)
+
+        def on_end() -> None:
+            if not self._has_input_ended and self.outcome is None:
+                self._has_input_ended = True
+                self.take_input(None)
+
+        def on_message(message: Dict[str, Any]) -> None:
+            if message.get("cancel"):
+                self.cancel()
+
+        stream.on_data = on_data
+        stream.on_end = on_end
+        stream.on_message = on_message
+
+    def input_taken(self, taken_bytes: int) -> None:
+        """Gives whoever sends the input room for so many more bytes."""
+        if self._source is not None:
+            self._source.take(taken_bytes)
 
     def write(self, data: bytes) -> None:
         """Adds output; ignored after the end."""
@@ -81,7 +119,6 @@ class Call:
             tail_bytes=len(self.output.tail),
             attachment_bytes=[len(each) for each in attachments],
         )
-        self.on_finish()
         self._tell()
 
     def _tell(self) -> None:

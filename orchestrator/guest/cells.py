@@ -12,18 +12,22 @@ import signal
 import socket
 import time
 from collections import deque
-from typing import Any, Deque, Dict, List, Optional
+from typing import Any, Deque, Dict, List, Optional, Tuple
 
 from .calls import Call
 from .cgroup import LimitCounters
 from .frames import DATA, END, MAX_PAYLOAD_BYTES, MESSAGE, OPEN, Decoder, FrameError, decode_json, encode, encode_json
-from .hands import Answer, HandPool, NoHand, exit_of
+from .hands import Answer, HandPool, NoHand, encode_request, exit_of
 from .processes import OutputPipe, TreeKill, descendants, end_background, judge, kill_orphans, send_signal
 from .reactor import Reactor
 
 _INTERRUPT_GRACE_S = 1.5
+_ATTACHMENTS_LIMIT = 16
 _ATTACHMENTS_LIMIT_BYTES = 16 << 20
+_TYPE_LIMIT_CHARS = 100
 _SEND_TIMEOUT_S = 2.0
+CANCELLED = {"verdict": "cancelled", "exit_code": None, "signal": None, "duration_ms": 0}
+"""The outcome of a cell that was cancelled before it began."""
 _CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PROGRAM = "import sys; sys.path[:0] = [{parent!r}]; from {package}.interpreter import main; main()"
 
@@ -56,7 +60,7 @@ class CellQueue:
         def withdraw() -> None:
             if cell in self._waiting:
                 self._waiting.remove(cell)
-                cell.call.finish({"verdict": "cancelled", "exit_code": None, "signal": None, "duration_ms": 0})
+                cell.call.finish(dict(CANCELLED))
 
         cell.call.cancel = withdraw
         self._waiting.append(cell)
@@ -172,7 +176,8 @@ class Interpreter:
         program = _PROGRAM.format(parent=folder, package=package)
         # Not isolated (-I): the agent's own packages and variables are its business.
         argv = ["python3", "-c", program]
-        self._hand.request({"do": "spawn", "argv": argv, "cwd": cwd, "env": env}, [null, write_end, theirs.fileno()])
+        request = encode_request({"do": "spawn", "argv": argv, "cwd": cwd, "env": env})
+        self._hand.send(request, [null, write_end, theirs.fileno()])
         os.close(null)
         os.close(write_end)
         theirs.close()
@@ -245,14 +250,28 @@ class Interpreter:
                 raise FrameError("too many attachments")
         elif kind == END and self._header is not None and self._on_done is not None:
             header, self._header = self._header, None
-            is_ok, kinds, sizes = bool(header.get("ok")), header.get("types"), header.get("sizes")
-            if not isinstance(kinds, list) or not isinstance(sizes, list) or len(kinds) != len(sizes):
-                raise FrameError("the interpreter's answer is damaged")
+            kinds, sizes = _attachments_of(header)
             attachments = []
             for size in sizes:
-                attachments.append(bytes(self._attached[: int(size)]))
-                del self._attached[: int(size)]
-            self._on_done(is_ok, [str(each) for each in kinds], attachments)
+                attachments.append(bytes(self._attached[:size]))
+                del self._attached[:size]
+            self._on_done(bool(header.get("ok")), kinds, attachments)
+
+
+def _attachments_of(header: Dict[str, Any]) -> Tuple[List[str], List[int]]:
+    """Types and sizes. The agent's code can write to the interpreter's socket too: what it says must not end the guest.
+
+    Raises:
+        FrameError: not what an interpreter says.
+    """
+    kinds, sizes = header.get("types"), header.get("sizes")
+    if not isinstance(kinds, list) or not isinstance(sizes, list) or not len(kinds) == len(sizes) <= _ATTACHMENTS_LIMIT:
+        raise FrameError("the interpreter's answer is damaged")
+    if not all(isinstance(kind, str) and len(kind) <= _TYPE_LIMIT_CHARS for kind in kinds):
+        raise FrameError("an attachment's type is damaged")
+    if not all(isinstance(size, int) and size >= 0 for size in sizes):
+        raise FrameError("an attachment's size is damaged")
+    return kinds, sizes
 
 
 def _started_at(pid: int) -> float:

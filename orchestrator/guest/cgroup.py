@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from typing import Dict, Optional, Sequence, Tuple
 
-_OOM_KILLS: Sequence[Tuple[str, str]] = (
-    ("/sys/fs/cgroup/memory.events", "oom_kill"),
-    ("/sys/fs/cgroup/memory/memory.oom_control", "oom_kill"),
+_OOM_KILLS: Sequence[Tuple[str, bytes]] = (
+    ("/sys/fs/cgroup/memory.events", b"oom_kill"),
+    ("/sys/fs/cgroup/memory/memory.oom_control", b"oom_kill"),
 )
-_PIDS_DENIED: Sequence[Tuple[str, str]] = (
-    ("/sys/fs/cgroup/pids.events", "max"),
-    ("/sys/fs/cgroup/pids/pids.events", "max"),
+_PIDS_DENIED: Sequence[Tuple[str, bytes]] = (
+    ("/sys/fs/cgroup/pids.events", b"max"),
+    ("/sys/fs/cgroup/pids/pids.events", b"max"),
 )
+_READ_BYTES = 4096
 
 
 class LimitCounters:
@@ -23,27 +25,32 @@ class LimitCounters:
 
     def read(self) -> Dict[str, int]:
         """`{"oom": …, "pids": …}`, both only growing."""
-        return {"oom": _counter(self._oom), "pids": _counter(self._pids)}
+        return {"oom": self._oom.read() if self._oom else 0, "pids": self._pids.read() if self._pids else 0}
 
 
-def _first_readable(candidates: Sequence[Tuple[str, str]]) -> Optional[Tuple[str, str]]:
+class _Counter:
+    """One number in one file, which stays open: each call reads its counters twice."""
+
+    def __init__(self, path: str, key: bytes) -> None:
+        self._fd = os.open(path, os.O_RDONLY)
+        self._key = key
+
+    def read(self) -> int:
+        try:
+            content = os.pread(self._fd, _READ_BYTES, 0)
+        except OSError:
+            return 0
+        for line in content.splitlines():
+            name, _, value = line.partition(b" ")
+            if name == self._key and value.isdigit():
+                return int(value)
+        return 0
+
+
+def _first_readable(candidates: Sequence[Tuple[str, bytes]]) -> Optional[_Counter]:
     for path, key in candidates:
-        if _value(path, key) is not None:
-            return path, key
-    return None
-
-
-def _counter(source: Optional[Tuple[str, str]]) -> int:
-    return (_value(*source) or 0) if source else 0
-
-
-def _value(path: str, key: str) -> Optional[int]:
-    try:
-        with open(path, encoding="ascii") as file:
-            for line in file:
-                name, _, value = line.partition(" ")
-                if name == key:
-                    return int(value)
-    except (OSError, ValueError):
-        pass
+        try:
+            return _Counter(path, key)
+        except OSError:
+            pass
     return None

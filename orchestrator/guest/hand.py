@@ -55,7 +55,8 @@ class Hand:
 
     def _receive(self) -> None:
         space = socket.CMSG_SPACE(3 * array.array("i").itemsize)
-        data, ancillary, _, _ = self._channel.recvmsg(_READ_BYTES, space)
+        # What arrives must not be inherited by what is started, beyond its own three.
+        data, ancillary, _, _ = self._channel.recvmsg(_READ_BYTES, space, socket.MSG_CMSG_CLOEXEC)
         if not data:
             os._exit(0)  # the guest is gone or wants us gone
         for level, kind, content in ancillary:

@@ -62,6 +62,11 @@ class User:
         os.setresuid(self.uid, self.uid, self.uid)
 
 
+def encode_request(request: Dict[str, Any]) -> bytes:
+    """A request to a hand, before one is taken for it. Raises `FrameError` if it is too large."""
+    return encode_json(OPEN, 0, request)
+
+
 class HandProcess:
     """One hand, as the guest holds it. `on_answer` gets its answers; `on_end` comes once, when it is gone."""
 
@@ -75,13 +80,12 @@ class HandProcess:
         channel.settimeout(_SEND_TIMEOUT_S)
         reactor.watch(channel.fileno(), self._receive)
 
-    def request(self, request: Dict[str, Any], descriptors: Sequence[int]) -> None:
+    def send(self, request: bytes, descriptors: Sequence[int]) -> None:
         """Sends a request and its descriptors, which stay open here. A hand that is gone reports by `on_end`."""
-        data = encode_json(OPEN, 0, request)
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
         try:
-            sent = self._channel.sendmsg([data], rights)
-            self._channel.sendall(data[sent:])
+            sent = self._channel.sendmsg([request], rights)
+            self._channel.sendall(request[sent:])
         except OSError:
             self.kill()  # its end arrives as end of file
 

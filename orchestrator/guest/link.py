@@ -262,7 +262,8 @@ class Listener:
         bridge, _ = self._socket.accept()
         bridge.settimeout(1.0)
         try:
-            _, ancillary, _, _ = bridge.recvmsg(1, socket.CMSG_SPACE(2 * array.array("i").itemsize))
+            space = socket.CMSG_SPACE(2 * array.array("i").itemsize)
+            _, ancillary, _, _ = bridge.recvmsg(1, space, socket.MSG_CMSG_CLOEXEC)
         except OSError:
             ancillary = []
         descriptors = array.array("i")
@@ -271,6 +272,8 @@ class Listener:
                 descriptors.frombytes(content)
         if len(descriptors) != 2:
             bridge.close()
+            for descriptor in descriptors:
+                os.close(descriptor)
             return
         link = Link(self, self._reactor, descriptors[0], descriptors[1])
         self._bridges[id(link)] = bridge

@@ -34,6 +34,8 @@ def main() -> None:
     reactor = Reactor()
     user = User(int(options["uid"]), int(options["gid"]), drop=os.geteuid() == 0 and options["drop"] != "no")
     become_subreaper()
+    # A collection writes to all that it looks at; what is frozen stays shared with the hands (2.5 MiB a sandbox).
+    gc.freeze()
     pool = HandPool(reactor, user)
     pool.fill()
     env = dict(os.environ, HOME=options["home"], USER="agent", LOGNAME="agent", PWD=options["cwd"])
@@ -44,7 +46,6 @@ def main() -> None:
         os.unlink(options["socket"])
     Listener(reactor, options["socket"], services.open, services.greeting)
     _watch_signals(reactor)
-    gc.freeze()
     reactor.run()
 
 

@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, List, Optional, Set
 
 from .calls import Call
 from .cgroup import LimitCounters
-from .hands import Answer, HandPool, HandProcess, NoHand, exit_of
+from .hands import Answer, HandPool, HandProcess, NoHand, encode_request, exit_of
 from .reactor import Reactor, Timer
 
 _PIPE_READ_BYTES = 256 * 1024
@@ -129,8 +129,10 @@ class HandTask:
         request: Dict[str, Any],
         *,
         timeout_s: float,
-        on_input_taken: Optional[Callable[[int], None]] = None,
+        takes_input: bool = False,
     ) -> None:
+        """Begins at once. Raises `FrameError` if the request is too large; then nothing was begun."""
+        message = encode_request(request)
         self._reactor = reactor
         self._pool = pool
         self._counters = counters
@@ -149,9 +151,11 @@ class HandTask:
         self._hand.on_answer = self._answer
         self._hand.on_end = self._hand_ended
         self._deadline = reactor.after(timeout_s, lambda: self.stop("timeout"))
-        self._start_deadline: Timer = reactor.after(_START_TIMEOUT_S, self._hand.kill)
+        self._start_deadline: Optional[Timer] = None
+        if request["do"] == "spawn":  # a file operation's first answer is its result
+            self._start_deadline = reactor.after(_START_TIMEOUT_S, self._hand.kill)
         call.cancel = lambda: self.stop("cancelled")
-        self._send(request, on_input_taken)
+        self._send(message, takes_input)
 
     def stop(self, verdict: str) -> None:
         """Kills the call's whole tree and ends the call with `verdict`."""
@@ -159,21 +163,21 @@ class HandTask:
             self._verdict = verdict
             TreeKill(self._reactor, self._hand)
 
-    def _send(self, request: Dict[str, Any], on_input_taken: Optional[Callable[[int], None]]) -> None:
+    def _send(self, message: bytes, takes_input: bool) -> None:
         output_end, write_end = os.pipe()
         self._output = OutputPipe(self._reactor, output_end, self._call.write)
-        if on_input_taken is None:
-            read_end = os.open("/dev/null", os.O_RDONLY)
-        else:
+        if takes_input:
             read_end, input_end = os.pipe()
-            self._input = InputPipe(self._reactor, input_end, on_input_taken)
+            self._input = InputPipe(self._reactor, input_end, self._call.input_taken)
             self._call.take_input = self._input.feed
-        self._hand.request(request, [read_end, write_end])
+        else:
+            read_end = os.open("/dev/null", os.O_RDONLY)
+        self._hand.send(message, [read_end, write_end])
         os.close(read_end)
         os.close(write_end)
 
     def _answer(self, answer: Answer) -> None:
-        self._start_deadline.cancel()
+        self._has_started()
         if "pid" in answer:
             self._pid = answer["pid"]
         elif "exit" in answer:
@@ -187,12 +191,16 @@ class HandTask:
             else:
                 self._end({"verdict": "refused", "error": answer["error"]}, reusable=True)
 
+    def _has_started(self) -> None:
+        if self._start_deadline is not None:
+            self._start_deadline.cancel()
+
     def _hand_ended(self) -> None:
         kill_orphans()
         self._end({"exit_code": None, "signal": int(signal.SIGKILL)}, reusable=False, lost=True)
 
     def _end(self, outcome: Dict[str, Any], *, reusable: bool, lost: bool = False) -> None:
-        self._start_deadline.cancel()
+        self._has_started()
         if self._call.outcome is not None:
             return
         if self._verdict is not None and reusable:

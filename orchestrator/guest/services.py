@@ -15,12 +15,14 @@ call's stream MESSAGE {"cancel": true} ends it.
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any, Callable, Dict, Optional
 
 from .calls import Call, CallBook, Follower
-from .cells import Cell, CellQueue
+from .cells import CANCELLED, Cell, CellQueue
 from .cgroup import LimitCounters
+from .frames import FrameError
 from .hands import HandPool, NoHand
 from .link import Stream
 from .processes import HandTask, end_background
@@ -28,6 +30,8 @@ from .reactor import Reactor
 from .transfers import Archive
 
 _CODE_LIMIT_BYTES = 8 << 20
+_ENV_LIMIT_BYTES = 192 << 10
+"""As JSON: they go on to hand and interpreter in one frame with a little more."""
 
 
 class Services:
@@ -67,26 +71,27 @@ class Services:
         except NoHand as error:
             end_background(self._reactor, self._pool)
             stream.reset("no_process", f"no process can be started: {error}")
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, FrameError) as error:
             stream.reset("bad_request", f"{type(error).__name__}: {error}")
 
     def _open_call(self, stream: Stream, request: Dict[str, Any]) -> None:
         call_id = str(request["call"])
+        start_bytes = int(request.get("from_bytes", 0))
         call = self._calls.find(call_id)
-        is_new = call is None
         if call is None:
             if request.get("attach_only"):
                 stream.reset("unknown_call", f"no call {call_id!r}")
                 return
             call = Call(call_id, int(request.get("output_limit_bytes", 1 << 20)))
-        self._connect(call, stream)
-        if is_new:
+            self._begin(call, request)
             self._calls.add(call)
-            self._begin(call, stream, request)
-        Follower(call, stream, int(request.get("from_bytes", 0))).pump()
+        call.attach(stream)
+        Follower(call, stream, start_bytes).pump()
 
-    def _begin(self, call: Call, stream: Stream, request: Dict[str, Any]) -> None:
+    def _begin(self, call: Call, request: Dict[str, Any]) -> None:
         timeout_s = float(request["timeout_s"])
+        if not timeout_s > 0:
+            raise ValueError("timeout_s must be a positive number")
         service = request["service"]
         if service == "cell":
             self._begin_cell(call, self._env(request), timeout_s)
@@ -103,13 +108,7 @@ class Services:
             task = {"do": "file", "operation": str(request["operation"]), "arguments": arguments}
             takes_input = bool(request.get("input"))
         HandTask(
-            self._reactor,
-            self._pool,
-            self._counters,
-            call,
-            task,
-            timeout_s=timeout_s,
-            on_input_taken=stream.take if takes_input else None,
+            self._reactor, self._pool, self._counters, call, task, timeout_s=timeout_s, takes_input=takes_input
         )
 
     def _begin_cell(self, call: Call, env: Dict[str, str], timeout_s: float) -> None:
@@ -118,24 +117,14 @@ class Services:
         def take_input(data: Optional[bytes]) -> None:
             if data is None:
                 self._cells.add(Cell(call, bytes(code), env, timeout_s))
-            elif len(code) + len(data) > _CODE_LIMIT_BYTES:
+                return
+            code.extend(data)
+            call.input_taken(len(data))
+            if len(code) > _CODE_LIMIT_BYTES:
                 call.finish({"verdict": "refused", "error": {"code": "too_large", "message": "the code is too large"}})
-            else:
-                code.extend(data)
 
         call.take_input = take_input
-
-    def _connect(self, call: Call, stream: Stream) -> None:
-        def on_data(data: bytes) -> None:
-            call.take_input(data)
-
-        def on_message(message: Dict[str, Any]) -> None:
-            if message.get("cancel"):
-                call.cancel()
-
-        stream.on_data = on_data
-        stream.on_end = lambda: call.take_input(None)
-        stream.on_message = on_message
+        call.cancel = lambda: call.finish(dict(CANCELLED))
 
     def _open_get(self, stream: Stream, request: Dict[str, Any]) -> None:
         Archive(self._reactor, self._pool, stream, [str(each) for each in request["paths"]], self._cwd)
@@ -154,4 +143,7 @@ class Services:
 
     def _env(self, request: Dict[str, Any]) -> Dict[str, str]:
         given = request.get("env") or {}
-        return dict(self._base_env, **{str(name): str(value) for name, value in given.items()})
+        env = dict(self._base_env, **{str(name): str(value) for name, value in given.items()})
+        if len(json.dumps(env)) > _ENV_LIMIT_BYTES:
+            raise ValueError("the variables are too large")
+        return env

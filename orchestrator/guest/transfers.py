@@ -7,9 +7,9 @@ Unlike a call, a transfer keeps nothing: it can be repeated. (Tar streams into t
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, List, Optional
+from typing import List, Optional
 
-from .hands import Answer, HandPool
+from .hands import Answer, HandPool, encode_request
 from .link import Stream
 from .reactor import Reactor
 
@@ -24,15 +24,15 @@ class Archive:
         self._pool = pool
         self._stream = stream
         self._answer: Optional[Answer] = None
+        message = encode_request({"do": "file", "operation": "archive", "arguments": {"paths": paths, "cwd": cwd}})
         self._hand = pool.take()
         self._hand.on_answer = self._answered
-        self._hand.on_end = lambda: self._answered({"error": {"code": "failed", "message": "the archive broke off"}})
+        self._hand.on_end = self._hand_ended
         read_end, write_end = os.pipe()
         self._fd: Optional[int] = read_end
         os.set_blocking(read_end, False)
         null = os.open("/dev/null", os.O_RDONLY)
-        request: Dict[str, Any] = {"do": "file", "operation": "archive", "arguments": {"paths": paths, "cwd": cwd}}
-        self._hand.request(request, [null, write_end])
+        self._hand.send(message, [null, write_end])
         os.close(null)
         os.close(write_end)
         stream.on_credit = self._watch
@@ -57,14 +57,16 @@ class Archive:
             self._finish()
 
     def _answered(self, answer: Answer) -> None:
-        if self._answer is None:
-            self._answer = answer
-            self._finish()
+        self._answer = answer
+        self._pool.give(self._hand)
+        self._finish()
+
+    def _hand_ended(self) -> None:
+        self._answer = {"error": {"code": "failed", "message": "the archive broke off"}}
+        self._finish()
 
     def _finish(self) -> None:
         if self._fd is None and self._answer is not None and self._stream.is_open:
-            if "result" in self._answer:
-                self._pool.give(self._hand)
             self._stream.on_close = lambda: None
             self._stream.send_message(self._answer)
             self._stream.end()
@@ -77,4 +79,5 @@ class Archive:
 
     def _give_up(self) -> None:
         self._close()
-        self._hand.kill()
+        if self._answer is None:
+            self._hand.kill()

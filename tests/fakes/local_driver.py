@@ -75,7 +75,7 @@ class LocalDriver(SandboxDriver):
         await asyncio.to_thread(_start_guest, Path(ref.token))
 
     async def stop(self, ref: SandboxRef) -> None:
-        await asyncio.to_thread(_kill, Path(ref.token).name)
+        await asyncio.to_thread(_kill, Path(ref.token))
 
     async def inspect(self, ref: SandboxRef) -> SandboxStatus:
         state = await asyncio.to_thread(_state, Path(ref.token))
@@ -108,7 +108,7 @@ class LocalDriver(SandboxDriver):
     def kill_all(self) -> None:
         """Ends all processes of all sandboxes below the root, whoever started them. For the end of a test; blocks."""
         for folder in self._root.iterdir() if self._root.exists() else ():
-            _kill(folder.name)
+            _kill(folder)
 
     def _folders(self) -> list[Path]:
         found = self._root.glob("*/instance")
@@ -334,15 +334,17 @@ def _is_alive(pid: int) -> bool:
 
 
 def _destroy(folder: Path) -> None:
-    _kill(folder.name)
+    _kill(folder)
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder)
 
 
-def _kill(name: str) -> None:
+def _kill(folder: Path) -> None:
     """Kills everything that carries the sandbox's mark in its environment, until nothing does."""
     deadline = time.monotonic() + 10
-    while found := list(_marked(f"{_MARK}={name}".encode())):
+    guest = _pid(folder)
+    # A process that is ending has no environment any more, and is there nevertheless.
+    while (found := list(_marked(f"{_MARK}={folder.name}".encode()))) or (guest is not None and _is_alive(guest)):
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

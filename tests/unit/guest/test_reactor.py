@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from orchestrator.guest.reactor import Reactor
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+def test_timers_fire_in_the_order_of_their_times() -> None:
+    reactor, fired = Reactor(), []
+    reactor.after(0.02, lambda: fired.append("late"))
+    reactor.after(0.0, lambda: fired.append("first"))
+    reactor.after(0.0, lambda: fired.append("second"))
+    reactor.after(0.03, reactor.stop)
+    reactor.run()
+    assert fired == ["first", "second", "late"]
+
+
+def test_a_cancelled_timer_does_not_fire() -> None:
+    reactor, fired = Reactor(), []
+    reactor.after(0.0, lambda: fired.append("no")).cancel()
+    reactor.after(0.01, reactor.stop)
+    reactor.run()
+    assert fired == []
+
+
+def test_a_timer_may_be_cancelled_by_another_of_the_same_moment() -> None:
+    reactor, fired = Reactor(), []
+    reactor.after(0.0, lambda: second.cancel())
+    second = reactor.after(0.0, lambda: fired.append("no"))
+    reactor.after(0.01, reactor.stop)
+    reactor.run()
+    assert fired == []
+
+
+@pytest.mark.parametrize("delay_s", [30 * 24 * 3600.0, 1e12, float("inf")])
+def test_a_timer_in_a_far_future_does_not_break_the_wait(delay_s: float) -> None:
+    reactor = Reactor()
+    reactor.after(delay_s, lambda: None)
+    done = os.pipe()
+    reactor.watch(done[0], reactor.stop)
+    os.write(done[1], b"x")
+    reactor.run()
+    for end in done:
+        os.close(end)
+
+
+def test_cancelled_timers_are_not_kept_until_their_time() -> None:
+    reactor = Reactor()
+    for _ in range(10_000):
+        reactor.after(600.0, lambda: None).cancel()
+    assert len(reactor._timers) < 1000
+
+
+def test_reads_when_there_is_something_to_read(pipe: tuple[int, int]) -> None:
+    reactor, seen = Reactor(), []
+
+    def on_readable() -> None:
+        seen.append(os.read(pipe[0], 10))
+        reactor.stop()
+
+    reactor.watch(pipe[0], on_readable)
+    reactor.after(0.01, lambda: os.write(pipe[1], b"hello"))
+    reactor.run()
+    assert seen == [b"hello"]
+
+
+def test_watching_again_replaces_what_happens(pipe: tuple[int, int]) -> None:
+    reactor, seen = Reactor(), []
+    reactor.watch(pipe[0], lambda: seen.append("old"))
+    reactor.watch(pipe[0], lambda: (seen.append("new"), reactor.stop()))
+    os.write(pipe[1], b"x")
+    reactor.run()
+    assert seen == ["new"]
+
+
+def test_a_forgotten_descriptor_is_quiet_and_may_be_forgotten_twice(pipe: tuple[int, int]) -> None:
+    reactor, seen = Reactor(), []
+    reactor.watch(pipe[0], lambda: seen.append("no"))
+    reactor.forget(pipe[0])
+    reactor.forget(pipe[0])
+    os.write(pipe[1], b"x")
+    reactor.after(0.02, reactor.stop)
+    reactor.run()
+    assert seen == []
+
+
+def test_a_callback_may_close_what_is_ready_in_the_same_round() -> None:
+    """Its number may belong to another descriptor by then."""
+    reactor, seen = Reactor(), []
+    pipes = [os.pipe(), os.pipe()]
+    open_ends = {end for ends in pipes for end in ends}
+
+    def closing(mine: int, other: int) -> None:
+        seen.append(mine)
+        reactor.forget(other)
+        os.close(other)
+        open_ends.discard(other)
+        reactor.forget(mine)
+        reactor.stop()
+
+    reactor.watch(pipes[0][0], lambda: closing(pipes[0][0], pipes[1][0]))
+    reactor.watch(pipes[1][0], lambda: closing(pipes[1][0], pipes[0][0]))
+    for _, writer in pipes:
+        os.write(writer, b"x")
+    reactor.run()
+    assert len(seen) == 1
+    for end in open_ends:
+        os.close(end)
+
+
+def test_readable_and_writable_are_told_apart(pipe: tuple[int, int]) -> None:
+    reactor, seen = Reactor(), []
+    reactor.watch(pipe[1], on_writable=lambda: (seen.append("writable"), reactor.stop()))
+    reactor.watch(pipe[0], on_readable=lambda: seen.append("readable"))
+    reactor.run()
+    assert seen == ["writable"]
+
+
+def test_a_busy_descriptor_does_not_keep_timers_waiting(pipe: tuple[int, int]) -> None:
+    reactor = Reactor()
+    reactor.watch(pipe[1], on_writable=lambda: None)
+    started = time.monotonic()
+    reactor.after(0.02, reactor.stop)
+    reactor.run()
+    assert time.monotonic() - started < 1.0
