@@ -5,8 +5,9 @@ FROM ${TOOLS}
 
 COPY --chown=root:root guest /opt/corral/guest
 
-# Compiled here, or every sandbox would compile it again at its start.
-RUN /usr/bin/python3 -I -m compileall -q --invalidation-mode unchecked-hash /opt/corral/guest
+# Compiled here, or every sandbox would compile it again at its start. Checked against the source, because a server that is
+# newer than the image copies its own guest over this one; byte code that is not checked would then go on running.
+RUN /usr/bin/python3 -I -m compileall -q --invalidation-mode checked-hash /opt/corral/guest
 
 ARG GUEST_DIGEST
 LABEL corral.guest=${GUEST_DIGEST}
