@@ -1,8 +1,7 @@
 """Measures the event log: durable appends per second, and the time from an append to the reader that sees it.
 
 Baseline, in the same run and on the same disk: plain `sqlite3` in autocommit mode with `synchronous=FULL`, one row per
-commit, which is what a straightforward server does. The loop is uvloop, as in the server. Run it with
-`python benchmarks/event_log.py`, or call `run`.
+commit, which is what a straightforward server does. The loop is uvloop, as in the server.
 """
 
 from __future__ import annotations
