@@ -61,7 +61,9 @@ class Channel:
             return []
         if not self._ring or position < self._ring[0].seq - 1:
             return None
-        return list(islice(self._ring, position - self._ring[0].seq + 1, None))
+        newest_first = list(islice(reversed(self._ring), self._last - position))  # most readers lack but the last
+        newest_first.reverse()
+        return newest_first
 
     def _wake(self) -> None:
         self._news.set()

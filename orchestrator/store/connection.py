@@ -59,7 +59,10 @@ def translated(error: sqlite3.Error) -> StoreError:
     """What SQLite's error means here: `store_busy` and `store_full` may be tried again, `store_failed` may not."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the low byte; the rest is detail
     if code in _BUSY:
-        return StoreError(f"the database is busy: {error}", code="store_busy", retryable=True)
-    if code == sqlite3.SQLITE_FULL:
-        return StoreError("no space left for the database", code="store_full", retryable=True)
-    return StoreError(f"the database refused: {error}")
+        meant = StoreError(f"the database is busy: {error}", code="store_busy", retryable=True)
+    elif code == sqlite3.SQLITE_FULL:
+        meant = StoreError("no space left for the database", code="store_full", retryable=True)
+    else:
+        meant = StoreError(f"the database refused: {error}")
+    meant.__cause__ = error
+    return meant

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -196,15 +197,8 @@ class SqliteStore(Store):
     ) -> None:
         now = self._clock.now()
         stamped = [Event(seq, now, event.kind, event.body) for seq, event in enumerate(events, expected_seq)]
-        changes: tuple[int | str, ...] = (micros(now),) if status is None else (micros(now), status)
-        advance = _ADVANCE if status is None else _ADVANCE_TO_STATUS
-
-        def work(connection: sqlite3.Connection) -> None:
-            if connection.execute(advance, (*changes, interaction_id, generation, expected_seq)).rowcount != 1:
-                raise _lease_lost(connection, interaction_id, generation, expected_seq)
-            _insert(connection, interaction_id, stamped)
-
-        await self._writer.run(work, partial(self._channels.publish, interaction_id, stamped))
+        append = _Append(interaction_id, generation, expected_seq, status, micros(now), stamped)
+        await self._writer.run_together(_append_all, append, partial(self._channels.publish, interaction_id, stamped))
 
     async def note(self, log_id: str, events: Sequence[NewEvent]) -> None:
         stamped: list[Event] = []
@@ -278,6 +272,32 @@ class SqliteStore(Store):
             rows.forget_departed(connection, now - _KEEP_DEPARTED)
 
         await self._writer.run(work, partial(self._channels.end, row_id))
+
+
+@dataclass(slots=True)
+class _Append:
+    log_id: str
+    generation: int
+    expected_seq: int
+    status: str | None
+    at_us: int
+    events: list[Event]
+
+
+def _append_all(connection: sqlite3.Connection, appends: Sequence[_Append]) -> None:
+    """Raises `LeaseLost` unless each of them may append; the reason that it gives is the first one's."""
+    advances = [(a.at_us, a.log_id, a.generation, a.expected_seq) for a in appends if a.status is None]
+    ends = [(a.at_us, a.status, a.log_id, a.generation, a.expected_seq) for a in appends if a.status is not None]
+    held = 0
+    if advances:
+        held += connection.executemany(_ADVANCE, advances).rowcount
+    if ends:
+        held += connection.executemany(_ADVANCE_TO_STATUS, ends).rowcount
+    if held != len(appends):
+        raise _lease_lost(connection, appends[0].log_id, appends[0].generation, appends[0].expected_seq)
+    connection.executemany(
+        _INSERT_EVENT, [(a.log_id, event.seq, a.at_us, event.kind, event.body) for a in appends for event in a.events]
+    )
 
 
 def _insert(connection: sqlite3.Connection, log_id: str, events: Sequence[Event]) -> None:

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,32 @@ async def test_a_lost_transaction_is_done_again_one_by_one(traced: TracedWriter)
     results = await outcomes(traced, insert(1), insert(2), lose, insert(3))
     assert [type(result) for result in results] == [int, int, StoreError, int]
     assert traced.numbers() == [1, 2, 3]
+
+
+async def test_neighbours_that_can_share_run_together_unless_one_fails(traced: TracedWriter) -> None:
+    calls: list[list[int]] = []
+
+    def insert_all(connection: sqlite3.Connection, numbers: Sequence[int]) -> None:
+        calls.append(list(numbers))
+        connection.executemany("INSERT INTO t VALUES (?, NULL)", [(number,) for number in numbers])
+
+    async def together(*numbers: int) -> list[str]:
+        hold = threading.Event()
+        held = asyncio.create_task(traced.writer.run(lambda _: hold.wait(5)))  # the thread is busy while they queue
+        calls.clear()
+        shared = [asyncio.create_task(traced.writer.run_together(insert_all, number)) for number in numbers]
+        await asyncio.sleep(0.01)
+        hold.set()
+        await held
+        return [type(result).__name__ for result in await asyncio.gather(*shared, return_exceptions=True)]
+
+    assert await together(1, 2, 3) == ["NoneType"] * 3
+    assert calls == [[1, 2, 3]]
+    assert await together(4, 2, 5) == ["NoneType", "StoreError", "NoneType"]
+    assert calls == [[4, 2, 5], [4], [2], [5]]
+    assert await together(6) == ["NoneType"]
+    assert calls == [[6]]
+    assert traced.numbers() == [1, 2, 3, 4, 5, 6]
 
 
 async def test_busy_elsewhere_is_retryable(traced: TracedWriter) -> None:
