@@ -91,7 +91,7 @@ class LocalDriver(SandboxDriver):
     async def connect(self, ref: SandboxRef) -> GuestStream:
         if (await self.inspect(ref)).state is not SandboxState.RUNNING:
             raise SandboxGone(f"{ref.token} does not run")
-        ours = await asyncio.to_thread(_start_bridge, Path(ref.token))
+        ours = await asyncio.to_thread(start_bridge, Path(ref.token))
         reader, writer = await asyncio.open_connection(sock=ours)
         return GuestStream(reader, writer)
 
@@ -283,7 +283,7 @@ def _start_guest(folder: Path) -> None:
     }
     command = [sys.executable, "-I", "-S", _PROGRAM, _REPOSITORY, folder]
     command += [part for pair in arguments.items() for part in pair]
-    env = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", _MARK: folder.name}
+    env = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", _MARK: str(folder)}
     with (folder / "guest.log").open("ab") as log:
         child = subprocess.Popen(
             command,  # type: ignore[arg-type]
@@ -297,7 +297,8 @@ def _start_guest(folder: Path) -> None:
     (folder / "pid").write_text(str(child.pid))
 
 
-def _start_bridge(folder: Path) -> socket.socket:
+def start_bridge(folder: Path) -> socket.socket:
+    """A stream to the guest in a folder, as bare as `connect` has it."""
     ours, theirs = socket.socketpair()
     command = [sys.executable, "-I", "-S", bridge.__file__, str(folder / "s")]
     child = subprocess.Popen(command, stdin=theirs.fileno(), stdout=theirs.fileno(), start_new_session=True)
@@ -344,7 +345,7 @@ def _kill(folder: Path) -> None:
     deadline = time.monotonic() + 10
     guest = _pid(folder)
     # A process that is ending has no environment any more, and is there nevertheless.
-    while (found := list(_marked(f"{_MARK}={folder.name}".encode()))) or (guest is not None and _is_alive(guest)):
+    while (found := list(_marked(f"{_MARK}={folder}".encode()))) or (guest is not None and _is_alive(guest)):
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,152 @@
+"""What the platform does wrong: the run fails and says why, the server goes on, nothing that is stored is lost."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from orchestrator.config import Settings
+from tests.e2e import streams
+from tests.e2e.caller import Caller
+from tests.e2e.conftest import StartServer
+from tests.e2e.programs import bash, only_result, python, run_bash, script
+from tests.e2e.server import ServerProcess
+
+
+def test_container_killed_in_mid_call_fails_the_run(server: ServerProcess, caller: Caller) -> None:
+    environment = caller.new_environment(bash("echo kept >kept"))
+    program = script({"text": "So far."} | run_bash("echo begun; sleep 60"), {"text": "Never."})
+    with caller.stream(program, environment) as pieces:
+        events = streams.events(pieces)
+        running = next(events)["interaction"]["id"]
+        caller.await_output(running, "begun")
+        container = server.container(environment)
+        before = time.monotonic()
+        container.kill()
+        container.client.close()
+        rest = list(events)
+    assert time.monotonic() - before < 10
+    assert [event["event_type"] for event in rest[-2:]] == ["error", "interaction.completed"]
+    assert rest[-1]["interaction"]["status"] == "failed"
+    read = caller.read(running)
+    (error,) = read["errors"]
+    assert error == rest[-2]["error"]
+    assert error["code"] == "sandbox_gone"
+    assert "sandbox" in error["message"]
+    assert read["steps"][1]["content"] == [{"type": "text", "text": "So far."}]
+    assert len([step for step in read["steps"] if step["type"] == "code_execution_result"]) == 1
+    assert caller.http.get("/healthz").status_code == 200
+    assert only_result(caller.create(bash("cat kept"), environment)) == "kept\n", "its files are still there"
+    caller.delete_environment(environment)
+
+
+def test_container_removed_from_outside_is_said_and_can_be_cleaned_up(server: ServerProcess, caller: Caller) -> None:
+    environment = caller.new_environment()
+    container = server.container(environment)
+    container.remove(force=True)
+    container.client.close()
+    for _ in range(2):
+        failed = caller.create(bash("true"), environment)
+        assert failed["status"] == "failed"
+        assert failed["errors"][0]["code"] == "sandbox_gone"
+        assert environment in failed["errors"][0]["message"]
+    assert caller.http.get(f"/v1/environments/{environment}").json()["status"] == "expired"
+    caller.delete_environment(environment)
+
+
+def test_guest_killed_from_outside_fails_the_run_only(server: ServerProcess, caller: Caller) -> None:
+    environment = caller.new_environment()
+    running = caller.start(bash("echo begun; sleep 60"), environment)
+    caller.await_output(running, "begun")
+    container = server.container(environment)
+    # The first process of a container cannot be killed from within; the guest is its child.
+    container.exec_run(["pkill", "-9", "-P", "1", "-f", "guest.main"], user="0:0")
+    container.client.close()
+    ended = caller.wait(running, timeout_s=10)
+    assert (ended["status"], ended["errors"][0]["code"]) == ("failed", "sandbox_gone")
+    assert only_result(caller.create(bash("echo again"), environment)) == "again\n"
+    caller.delete_environment(environment)
+
+
+def test_paused_sandbox_is_waited_for(server: ServerProcess, caller: Caller) -> None:
+    environment = caller.new_environment()
+    container = server.container(environment)
+    container.pause()
+    running = caller.start(bash("echo thawed"), environment)
+    time.sleep(1)
+    assert caller.read(running)["status"] == "in_progress"
+    container.unpause()
+    container.client.close()
+    assert only_result(caller.wait(running)) == "thawed\n"
+    caller.delete_environment(environment)
+
+
+def test_missing_image_fails_the_run_and_says_so(start_server: StartServer) -> None:
+    server = start_server(IMAGE="corral/nope:latest")
+    with server.caller() as caller:
+        for _ in range(2):
+            failed = caller.create(bash("true"), "remote")
+            assert failed["status"] == "failed"
+            (error,) = failed["errors"]
+            assert error["code"] == "image_missing"
+            assert "corral/nope:latest" in error["message"]
+            assert caller.read(failed["id"])["errors"] == [error]
+        assert caller.create("Hello.")["status"] == "completed", "a run that needs no sandbox runs"
+        assert caller.http.get("/readyz").status_code == 200
+        assert server.containers() == []
+
+
+@pytest.mark.parametrize("engine_url", ["unix:///nonexistent/engine.sock", "tcp://127.0.0.1:1"])
+def test_without_an_engine_runs_fail_and_the_server_answers(start_server: StartServer, engine_url: str) -> None:
+    server = start_server(ENGINE_URL=engine_url)
+    with server.caller() as caller:
+        failed = caller.create(script({"text": "So far."} | run_bash("true")), "remote")
+        assert failed["status"] == "failed"
+        assert failed["errors"][0]["code"] == "engine_unavailable"
+        assert engine_url.partition("://")[2].partition(":")[0] in failed["errors"][0]["message"]
+        assert failed["steps"][0]["content"] == [{"type": "text", "text": "So far."}]
+        assert caller.create("Hello.")["status"] == "completed"
+        assert caller.http.get("/healthz").status_code == 200
+        caller.delete_environment(failed["environment_id"])
+        assert caller.environments() == []
+
+
+def test_engine_that_comes_back_is_used_again(start_server: StartServer, engine: Settings) -> None:
+    """An environment from the time without an engine works once there is one."""
+    server = start_server(ENGINE_URL="unix:///nonexistent/engine.sock")
+    with server.caller() as caller:
+        failed = caller.create(bash("echo now"), "remote")
+    server.stop()
+    server.set("ENGINE_URL", engine.engine_url)
+    server.start()
+    with server.caller() as caller:
+        assert only_result(caller.create(bash("echo now"), failed["environment_id"])) == "now\n"
+        assert caller.read(failed["id"])["errors"][0]["code"] == "engine_unavailable"
+
+
+def test_sources_that_cannot_be_written_fail_the_run(caller: Caller) -> None:
+    long_name = {"type": "inline", "target": "workspace/" + "x" * 300, "content": "x"}
+    failed = caller.create(bash("true"), {"type": "remote", "sources": [long_name]})
+    assert failed["status"] == "failed"
+    assert failed["errors"][0]["code"] == "sandbox_start_failed"
+    assert "too long" in failed["errors"][0]["message"]
+    caller.delete_environment(failed["environment_id"])
+
+
+def test_two_servers_cannot_share_a_data_folder(start_server: StartServer) -> None:
+    server = start_server()
+    second = server.cli("serve", "--port", "0", timeout_s=20)
+    assert second.returncode == 2
+    assert str(server.data_dir) in second.stderr
+    with server.caller() as caller:
+        assert caller.create("x")["status"] == "completed"
+
+
+def test_a_cell_that_kills_everything_it_can_leaves_the_sandbox_usable(caller: Caller) -> None:
+    environment = caller.new_environment()
+    killed = caller.create(bash("kill -9 -1"), environment)
+    assert killed["status"] == "completed"
+    assert "signal 9" in only_result(killed)
+    assert only_result(caller.create(python("'usable'"), environment)) == "'usable'\n"
+    caller.delete_environment(environment)
