@@ -12,6 +12,7 @@ import importlib.machinery
 import io
 import os
 import sys
+import weakref
 from typing import Any, Callable, Dict, List, Tuple
 
 _PICTURES_LIMIT = 8
@@ -19,7 +20,7 @@ _PICTURE_LIMIT_BYTES = 4 << 20
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 
 _taken: List[Tuple[str, bytes]] = []
-_saved_figures: List[int] = []
+_saved_figures: "weakref.WeakSet[Any]" = weakref.WeakSet()
 
 
 def install() -> None:
@@ -65,7 +66,7 @@ def _catch_saved(figure: Any, path: Any, draw: Callable[[io.BytesIO], Any]) -> N
             target = io.BytesIO()
             draw(target)
             _keep("image/png", target.getvalue())
-        _saved_figures.append(id(figure))
+        _saved_figures.add(figure)
     except (OSError, ValueError):
         pass  # the file is the cell's result; the picture of it is only a courtesy
 
@@ -75,7 +76,7 @@ def _wrap_pyplot(module: Any) -> None:
     def show(*_arguments: Any, **_options: Any) -> None:
         for number in module.get_fignums():
             figure = module.figure(number)
-            if id(figure) not in _saved_figures:
+            if figure not in _saved_figures:
                 target = io.BytesIO()
                 type(figure).savefig(figure, target, format="png", bbox_inches="tight")
                 _keep("image/png", target.getvalue())

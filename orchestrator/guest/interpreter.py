@@ -23,6 +23,7 @@ from . import charts
 from .frames import DATA, END, MAX_PAYLOAD_BYTES, MESSAGE, OPEN, Decoder, decode_json, encode, encode_json
 
 _CONTROL_FD = 3
+_CELL_PREFIX = "<cell "
 
 
 class Session:
@@ -40,10 +41,11 @@ class Session:
     def run(self, source: str, env: Dict[str, str]) -> bool:
         """Runs one cell; prints what it prints, its last value, or its traceback. True if nothing was raised."""
         self._cells += 1
-        name = f"<cell {self._cells}>"
+        name = f"{_CELL_PREFIX}{self._cells}>"
         self._apply(env)
         try:
-            linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+            # A last line without its end would move the marks below it by one.
+            linecache.cache[name] = (len(source), None, f"{source}\n".splitlines(keepends=True), name)
             tree = ast.parse(source, name)
             last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
             namespace = self._module.__dict__
@@ -55,8 +57,8 @@ class Session:
                     namespace["_"] = value
                     print(repr(value))
         except SystemExit as leaving:
-            # Leaving would lose the state; a cell that calls exit() has simply ended.
-            return leaving.code in (None, 0)
+            self._is_running = False
+            return _has_left_well(leaving)
         except BaseException:
             self._is_running = False
             self._print_traceback()
@@ -69,8 +71,11 @@ class Session:
         kind, error, trace = sys.exc_info()
         try:
             report = traceback.TracebackException(kind, error, trace)  # type: ignore[arg-type]
-            report.stack[:] = [frame for frame in report.stack if frame.filename != __file__]
-            print("".join(report.format()), end="", file=sys.stderr)
+            names = [frame.filename.startswith(_CELL_PREFIX) for frame in report.stack]
+            # What comes before the cell's first line is this program; a cell that cannot be parsed has no line.
+            report.stack[:] = report.stack[names.index(True) :] if True in names else []
+            lines = report.format() if report.stack else report.format_exception_only()
+            print("".join(lines), end="", file=sys.stderr)
         except BaseException as failure:
             print(f"{kind}: the error cannot be printed: {type(failure).__name__}", file=sys.stderr)
 
@@ -88,6 +93,18 @@ class Session:
             raise KeyboardInterrupt
 
 
+def _has_left_well(leaving: SystemExit) -> bool:
+    """Leaving would lose the state, so a cell that calls exit() has simply ended. Says why, as a process would."""
+    if leaving.code in (None, 0):
+        return True
+    reason = leaving.code if isinstance(leaving.code, str) else f"SystemExit: {leaving.code}"
+    try:
+        print(reason, file=sys.stderr)
+    except (OSError, ValueError, AttributeError):
+        pass  # the cell has replaced or closed the stream
+    return False
+
+
 def main() -> None:
     """Serves cells until descriptor 3 ends."""
     control = socket.socket(fileno=_CONTROL_FD)
@@ -99,6 +116,7 @@ def main() -> None:
     charts.install()
     session = Session()
     decoder = Decoder()
+    own_pid = os.getpid()
     env: Dict[str, str] = {}
     code = bytearray()
     while True:
@@ -112,15 +130,21 @@ def main() -> None:
                 code += payload
             elif kind == END:
                 is_ok = session.run(code.decode("utf-8", "replace"), env)
+                _flush()
+                if os.getpid() != own_pid:
+                    os._exit(0 if is_ok else 1)  # the cell forked, and this is the copy: only one may answer
                 _answer(control, is_ok)
 
 
-def _answer(control: socket.socket, is_ok: bool) -> None:
+def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except (OSError, ValueError, AttributeError):
             pass
+
+
+def _answer(control: socket.socket, is_ok: bool) -> None:
     pictures = charts.take()
     header = {"ok": is_ok, "types": [kind for kind, _ in pictures], "sizes": [len(each) for _, each in pictures]}
     message = encode_json(MESSAGE, 1, header)

@@ -143,6 +143,8 @@ class Services:
 
     def _env(self, request: Dict[str, Any]) -> Dict[str, str]:
         given = request.get("env") or {}
+        if not isinstance(given, dict):
+            raise TypeError("env must be an object")
         env = dict(self._base_env, **{str(name): str(value) for name, value in given.items()})
         if len(json.dumps(env)) > _ENV_LIMIT_BYTES:
             raise ValueError("the variables are too large")

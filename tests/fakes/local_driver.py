@@ -47,6 +47,9 @@ _children: dict[int, subprocess.Popen[bytes]] = {}
 class LocalDriver(SandboxDriver):
     """Sandboxes as folders below `root`, which must have a short path: a Unix socket's is limited."""
 
+    start_timeout_s = 10.0
+    """How long the guest waits for a process to start; a constant of its own elsewhere."""
+
     def __init__(self, root: Path, instance: str = "local") -> None:
         self._root = root
         self._instance = instance
@@ -66,13 +69,13 @@ class LocalDriver(SandboxDriver):
         ref = SandboxRef(spec.sandbox_id, str(self._root / spec.sandbox_id))
         await asyncio.to_thread(_make_folder, Path(ref.token), self._instance)
         yield ref
-        await asyncio.to_thread(_start_guest, Path(ref.token))
+        await asyncio.to_thread(_start_guest, Path(ref.token), self.start_timeout_s)
         yield ref
 
     async def start(self, ref: SandboxRef) -> None:
         if (await self.inspect(ref)).state is SandboxState.ABSENT:
             raise SandboxGone(f"{ref.token} is not there")
-        await asyncio.to_thread(_start_guest, Path(ref.token))
+        await asyncio.to_thread(_start_guest, Path(ref.token), self.start_timeout_s)
 
     async def stop(self, ref: SandboxRef) -> None:
         await asyncio.to_thread(_kill, Path(ref.token))
@@ -272,7 +275,7 @@ def _make_folder(folder: Path, instance: str) -> None:
     (folder / "instance").write_text(instance)
 
 
-def _start_guest(folder: Path) -> None:
+def _start_guest(folder: Path, start_timeout_s: float) -> None:
     if _state(folder) is SandboxState.RUNNING:
         return
     arguments = {
@@ -281,7 +284,7 @@ def _start_guest(folder: Path) -> None:
         "--home": folder / "home",
         "--drop": "no",
     }
-    command = [sys.executable, "-I", "-S", _PROGRAM, _REPOSITORY, folder]
+    command = [sys.executable, "-I", "-S", _PROGRAM, _REPOSITORY, folder, str(start_timeout_s)]
     command += [part for pair in arguments.items() for part in pair]
     env = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", _MARK: str(folder)}
     with (folder / "guest.log").open("ab") as log:

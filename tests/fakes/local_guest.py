@@ -1,4 +1,4 @@
-"""Starts the guest as a plain process: `python -I -S local_guest.py REPOSITORY ROOT guest-arguments…`.
+"""Starts the guest as a plain process: `python -I -S local_guest.py REPOSITORY ROOT START_TIMEOUT_S guest-arguments…`.
 
 Nothing is dropped and nothing isolated. Because there is no file system of its own either, archives that are to be
 unpacked at `/` are unpacked at ROOT instead. Standard library only.
@@ -10,11 +10,13 @@ import sys
 
 
 def main() -> None:
-    repository, root = sys.argv[1:3]
-    del sys.argv[1:3]
+    repository, root, start_timeout_s = sys.argv[1:4]
+    del sys.argv[1:4]
     sys.path[:0] = [repository]
-    from orchestrator.guest import file_tools
+    from orchestrator.guest import file_tools, processes
     from orchestrator.guest import main as guest
+
+    processes._START_TIMEOUT_S = float(start_timeout_s)
 
     extract = file_tools.OPERATIONS["extract"]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,9 @@ class Client:
 
     def run(self, call: str, *argv: str, stdin: bytes | None = None, **request: Any) -> Reply:
         """A process to its end."""
-        stream = self.open("exec", **{"call": call, "argv": argv, "timeout_s": 10, "input": stdin is not None, **request})
+        stream = self.open(
+            "exec", **{"call": call, "argv": argv, "timeout_s": 10, "input": stdin is not None, **request}
+        )
         if stdin is not None:
             self.input(stream, stdin)
         return self.reply(stream)
@@ -175,22 +177,24 @@ async def _create(driver: LocalDriver) -> str:
     return refs[-1].token
 
 
+@contextmanager
+def running_guest(driver: LocalDriver) -> Iterator[Guest]:
+    """A guest of its own; whatever happens in it, it must not have complained at the end."""
+    guest = Guest(Path(asyncio.run(_create(driver))))
+    try:
+        yield guest
+        assert guest.log == ""
+    finally:
+        guest.close()
+        driver.kill_all()
+
+
 @pytest.fixture
 def guest(short_path: Path) -> Iterator[Guest]:
-    """A guest of its own; whatever happens in it, it must not have complained at the end."""
-    driver = LocalDriver(short_path)
-    guest = Guest(Path(asyncio.run(_create(driver))))
-    yield guest
-    log = guest.log
-    guest.close()
-    driver.kill_all()
-    assert log == ""
+    with running_guest(LocalDriver(short_path)) as guest:
+        yield guest
 
 
 @pytest.fixture
 def client(guest: Guest) -> Client:
     return guest.greeted()
-
-
-def lines(data: bytes) -> list[Any]:
-    return [json.loads(line) for line in data.splitlines()]

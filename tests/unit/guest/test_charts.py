@@ -12,7 +12,7 @@ import pytest
 
 _REPOSITORY = Path(__file__).resolve().parents[3]
 
-_FIGURE = '''
+_FIGURE = """
 import os
 class Figure:
     def __init__(self, name): self.name = name
@@ -25,8 +25,8 @@ class Figure:
             with open(path, "wb") as file: file.write(f"{extension}:{self.name}".encode())
             return "saved"
         fname.write(f"{format or 'png'}:{self.name}".encode())
-'''
-_PYPLOT = '''
+"""
+_PYPLOT = """
 from matplotlib.figure import Figure
 _open = {}
 def figure(number=None, name=None):
@@ -35,7 +35,7 @@ def figure(number=None, name=None):
 def get_fignums(): return list(_open)
 def close(which): _open.clear() if which == "all" else _open.pop(which)
 def show(*arguments, **options): raise RuntimeError("no display")
-'''
+"""
 
 
 @pytest.fixture
@@ -59,9 +59,8 @@ def run(tmp_path: Path) -> Any:
             "    found.append([[kind, picture.decode()] for kind, picture in charts.take()])\n"
             "print(json.dumps(found))"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", program], input=json.dumps(cells), capture_output=True, text=True, cwd=workspace
-        )
+        command, given = [sys.executable, "-c", program], json.dumps(cells)
+        done = subprocess.run(command, input=given, capture_output=True, text=True, cwd=workspace, check=False)
         assert done.returncode == 0, done.stderr
         found: list[list[list[str]]] = json.loads(done.stdout)
         return found

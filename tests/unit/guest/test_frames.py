@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import struct
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -31,7 +32,7 @@ frames = st.tuples(st.integers(HELLO, RESET), st.integers(0, 2**32 - 1), st.bina
 
 def cut(data: bytes, at: list[int]) -> list[bytes]:
     edges = sorted({0, len(data), *(each % (len(data) + 1) for each in at)})
-    return [data[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [data[start:end] for start, end in pairwise(edges)]
 
 
 @given(st.lists(frames, max_size=8), st.lists(st.integers(0, 10_000), max_size=12))

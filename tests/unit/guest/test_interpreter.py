@@ -27,8 +27,9 @@ sys.__stdout__.write(json.dumps(results))
 
 def run(*cells: str | tuple[str, dict[str, str]]) -> list[tuple[bool, str]]:
     """For each cell whether it went well, and what it printed."""
-    given = [cell if isinstance(cell, tuple) else (cell, {}) for cell in cells]
-    done = subprocess.run([sys.executable, "-c", _PROGRAM], input=json.dumps(given), capture_output=True, text=True)
+    given = json.dumps([cell if isinstance(cell, tuple) else (cell, {}) for cell in cells])
+    command = [sys.executable, "-c", _PROGRAM]
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return [(is_ok, output) for is_ok, output in json.loads(done.stdout)]
 
@@ -90,7 +91,9 @@ def test_a_traceback_shows_the_cells_lines_and_nothing_of_ours() -> None:
     )
 
 
-@pytest.mark.parametrize("code", ["def f(:", "x = = 1", "  indented", "'open", "(" * 300, "a\0b", "return 5", "f(**x, *y)"])
+@pytest.mark.parametrize(
+    "code", ["def f(:", "x = = 1", "  indented", "'open", "(" * 300, "a\0b", "return 5", "f(**x, *y)"]
+)
 def test_a_syntax_error_shows_the_line_and_nothing_of_ours(code: str) -> None:
     is_ok, output = only(code)
     assert not is_ok

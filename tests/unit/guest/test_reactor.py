@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestrator.guest.reactor import Reactor
+from orchestrator.guest.reactor import Reactor, Timer
 
 
 @pytest.fixture
@@ -37,8 +37,9 @@ def test_a_cancelled_timer_does_not_fire() -> None:
 
 def test_a_timer_may_be_cancelled_by_another_of_the_same_moment() -> None:
     reactor, fired = Reactor(), []
-    reactor.after(0.0, lambda: second.cancel())
-    second = reactor.after(0.0, lambda: fired.append("no"))
+    later: list[Timer] = []
+    reactor.after(0.0, lambda: later[0].cancel())
+    later.append(reactor.after(0.0, lambda: fired.append("no")))
     reactor.after(0.01, reactor.stop)
     reactor.run()
     assert fired == []
