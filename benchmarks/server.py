@@ -82,7 +82,8 @@ class BenchServer:
     """A server that runs."""
 
     port: int
-    pid: int
+    instance: str
+    """The label on its containers."""
 
     def launch(self, text: str, environment: str | None = None) -> Exchange:
         """POSTs an interaction as a stream."""
@@ -100,7 +101,7 @@ class BenchServer:
 
 
 @contextmanager
-def running_server(plan: Plan) -> Iterator[BenchServer]:
+def running_server(plan: Plan, *, pool_size: int = 0) -> Iterator[BenchServer]:
     """Starts `corral serve` with the scripted model, a data folder and an identity of its own; leaves nothing."""
     with tempfile.TemporaryDirectory(prefix="server-", dir=plan.output) as folder:
         instance = f"bench-{secrets.token_hex(6)}"
@@ -112,25 +113,25 @@ def running_server(plan: Plan) -> Iterator[BenchServer]:
             "CORRAL_ENGINE_URL": plan.settings.engine_url,
             "CORRAL_IMAGE": plan.settings.image,
             "CORRAL_MODEL": "scripted",
+            "CORRAL_POOL__SIZE": str(pool_size),
+            "CORRAL_POOL__MAX_SIZE": str(pool_size),
         }
         argv = [sys.executable, "-m", "orchestrator", "serve", "--host", HOST, "--port", str(port)]
         try:
-            with running_process(argv, port, Path(folder) / "server.log", environment) as process:
-                yield BenchServer(port, process.pid)
+            with running_process(argv, port, Path(folder) / "server.log", environment):
+                yield BenchServer(port, instance)
         finally:
             remove_all(plan.settings, instance)
 
 
 @contextmanager
-def running_process(
-    argv: list[str], port: int, log: Path, environment: dict[str, str] | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
+def running_process(argv: list[str], port: int, log: Path, environment: dict[str, str] | None = None) -> Iterator[None]:
     """A process that listens on `port`, from when it does until the block ends. What it says goes to `log`."""
     with log.open("wb") as output:
         process = subprocess.Popen(argv, env=environment, stdout=output, stderr=subprocess.STDOUT)
     try:
         _wait_for_port(port, process, log)
-        yield process
+        yield
     finally:
         process.send_signal(signal.SIGTERM)
         try:
