@@ -8,6 +8,8 @@ from orchestrator.cli.client import JsonFlag, KeyOption, UrlOption, connect
 from orchestrator.cli.terminal import console, duration, moment, neutralise, print_json
 from orchestrator.clock import SystemClock
 
+_PIPE_COLUMNS = 1000
+"""Nothing is cut off where another program reads."""
 _AGES = ("created", "updated", "last_accessed", "started")
 
 
@@ -19,6 +21,8 @@ def ps(as_json: JsonFlag = False, url: UrlOption = None, key: KeyOption = None) 
         print_json(answer)
         return
     out = console()
+    if not out.is_terminal:
+        out.width = _PIPE_COLUMNS
     tables = {name: rows for name, rows in answer.items() if isinstance(rows, list)}
     for name, rows in tables.items():
         if rows:
@@ -34,7 +38,7 @@ def _table(name: str, rows: list[dict[str, Any]]) -> Any:
     columns = list(dict.fromkeys(key for row in rows for key, value in row.items() if not isinstance(value, dict)))
     table = Table(title=neutralise(name).replace("_", " "), title_justify="left", box=None, pad_edge=False)
     for column in columns:
-        table.add_column(neutralise(column).replace("_", " ").upper(), no_wrap=column.endswith("id"), style="none")
+        table.add_column(neutralise(column).replace("_", " ").upper(), overflow="fold", style="none")
     for row in rows:
         table.add_row(*(Text(_cell(column, row.get(column))) for column in columns))
     return table
