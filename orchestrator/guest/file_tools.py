@@ -15,13 +15,15 @@ import shutil
 import stat
 import tarfile
 import tempfile
-from typing import Any, BinaryIO, Callable, Dict, Iterator, List, Tuple
+from typing import Any, BinaryIO, Callable, Dict, Iterable, Iterator, Tuple
 
 _PIECE_BYTES = 1 << 20
 _LIST_LIMIT = 2000
 _SEARCH_LIMIT = 200
 _SEARCH_FILE_LIMIT_BYTES = 4 << 20
-_LINE_LIMIT = 400
+_LINE_LIMIT_BYTES = 400
+_MESSAGE_LIMIT_CHARS = 1000
+"""An error goes back in one frame, and hostile archives have long names."""
 _SKIPPED_FOLDERS = {".git", "node_modules", "__pycache__", ".venv"}
 
 
@@ -48,7 +50,7 @@ def perform(operation: str, arguments: Dict[str, Any], input_fd: int, output_fd:
 
 
 def _error(code: str, message: str) -> Dict[str, Any]:
-    return {"error": {"code": code, "message": message}}
+    return {"error": {"code": code, "message": message[:_MESSAGE_LIMIT_CHARS]}}
 
 
 def _path(arguments: Dict[str, Any]) -> str:
@@ -137,32 +139,54 @@ def _edit(arguments: Dict[str, Any], source: BinaryIO, _sink: BinaryIO) -> Dict[
 
 def _list(arguments: Dict[str, Any], _source: BinaryIO, sink: BinaryIO) -> Dict[str, Any]:
     path = _path(arguments)
-    entries: List[Dict[str, Any]] = []
     if not os.path.isdir(path):
-        entries.append(_entry(path, os.path.basename(path)))
+        entries = iter([_entry(path, os.path.basename(path), os.lstat(path))])
+    elif arguments.get("recursive"):
+        entries = (_entry(each, each, status) for each, status in _walk(path))
     else:
-        for entry, name in _walk(path, bool(arguments.get("recursive"))):
-            if len(entries) >= _LIST_LIMIT:
-                break
-            entries.append(_entry(entry, name))
-    sink.write("".join(json.dumps(each) + "\n" for each in entries).encode("utf-8", "surrogatepass"))
-    return {"path": path, "count": len(entries), "is_complete": len(entries) < _LIST_LIMIT}
-
-
-def _walk(root: str, recursive: bool) -> Iterator[Tuple[str, str]]:
-    with os.scandir(root) as scan:
-        entries = sorted(scan, key=lambda entry: entry.name)
+        entries = (_entry(each, os.path.basename(each), status) for each, status in _folder(path))
+    count = 0
     for entry in entries:
-        yield entry.path, os.path.relpath(entry.path, root) if not recursive else entry.path
-        if recursive and entry.is_dir(follow_symlinks=False) and entry.name not in _SKIPPED_FOLDERS:
+        if count == _LIST_LIMIT:
+            return {"path": path, "count": count, "is_complete": False}
+        count += 1
+        sink.write(json.dumps(entry).encode() + b"\n")
+    return {"path": path, "count": count, "is_complete": True}
+
+
+def _walk(root: str) -> Iterator[Tuple[str, os.stat_result]]:
+    """All that is below a folder. What cannot be entered, or is gone by then, is passed over."""
+    # Not recursive: a path may have more parts than Python's stack has room.
+    waiting = [_folder(root)]
+    while waiting:
+        found = next(waiting[-1], None)
+        if found is None:
+            waiting.pop()
+            continue
+        yield found
+        path, status = found
+        if stat.S_ISDIR(status.st_mode) and os.path.basename(path) not in _SKIPPED_FOLDERS:
             try:
-                yield from _walk(entry.path, True)
-            except PermissionError:
+                waiting.append(_folder(path))
+            except OSError:
                 continue
 
 
-def _entry(path: str, name: str) -> Dict[str, Any]:
-    status = os.lstat(path)
+def _folder(path: str) -> Iterator[Tuple[str, os.stat_result]]:
+    with os.scandir(path) as scan:
+        names = sorted(entry.name for entry in scan)
+    return _present(os.path.join(path, name) for name in names)
+
+
+def _present(paths: Iterable[str]) -> Iterator[Tuple[str, os.stat_result]]:
+    for path in paths:
+        try:
+            yield path, os.lstat(path)
+        except OSError:
+            continue  # gone since, or its path is too long
+
+
+def _entry(path: str, name: str, status: os.stat_result) -> Dict[str, Any]:
     kinds = {stat.S_IFDIR: "directory", stat.S_IFREG: "file", stat.S_IFLNK: "symlink"}
     return {
         "name": name,
@@ -177,24 +201,34 @@ def _search(arguments: Dict[str, Any], _source: BinaryIO, sink: BinaryIO) -> Dic
     pattern = re.compile(str(arguments["pattern"]).encode("utf-8", "surrogateescape"))
     glob = arguments.get("glob")
     matches = files = 0
-    if not os.path.lexists(root):
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), root)
-    candidates = _walk(root, True) if os.path.isdir(root) else iter([(root, root)])
-    for path, _ in candidates:
-        if not stat.S_ISREG(os.lstat(path).st_mode) or (glob and not _fits(path, root, str(glob))):
+    candidates = _walk(root) if os.path.isdir(root) else iter([(root, os.stat(root))])
+    for path, status in candidates:
+        if not stat.S_ISREG(status.st_mode) or (glob and not _fits(path, root, str(glob))):
             continue
         files += 1
         for number, line in _matching_lines(path, pattern):
             if matches == _SEARCH_LIMIT:
                 return {"path": root, "matches": matches, "files": files, "is_complete": False}
             matches += 1
-            sink.write(os.fsencode(path) + b":%d: " % number + line[:_LINE_LIMIT] + b"\n")
+            sink.write(os.fsencode(path) + b":%d: " % number + _short(line) + b"\n")
     return {"path": root, "matches": matches, "files": files, "is_complete": True}
 
 
 def _fits(path: str, root: str, glob: str) -> bool:
     relative = os.path.relpath(path, root)
-    return fnmatch.fnmatch(relative, glob) or fnmatch.fnmatch(os.path.basename(path), glob)
+    # `*` crosses folders here, so that only `**/` for no folder at all needs a word of its own.
+    return any(
+        fnmatch.fnmatchcase(name, form)
+        for name in (relative, os.path.basename(path))
+        for form in (glob, glob.replace("**/", ""))
+    )
+
+
+def _short(line: bytes) -> bytes:
+    end = _LINE_LIMIT_BYTES
+    while end < len(line) and line[end] & 0xC0 == 0x80 and end > _LINE_LIMIT_BYTES - 4:
+        end -= 1  # not through a character
+    return line[:end]
 
 
 def _matching_lines(path: str, pattern: "re.Pattern[bytes]") -> Iterator[Tuple[int, bytes]]:
@@ -205,15 +239,15 @@ def _matching_lines(path: str, pattern: "re.Pattern[bytes]") -> Iterator[Tuple[i
         return
     if b"\0" in content[:8192]:
         return
-    for number, line in enumerate(content.splitlines(), 1):
-        if pattern.search(line):
-            yield number, line
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if pattern.search(line.rstrip(b"\r")):
+            yield number, line.rstrip(b"\r")
 
 
 def _delete(arguments: Dict[str, Any], _source: BinaryIO, _sink: BinaryIO) -> Dict[str, Any]:
     path = _path(arguments)
     if os.path.isdir(path) and not os.path.islink(path):
-        if path == os.path.normpath(arguments["cwd"]):
+        if (os.path.normpath(arguments["cwd"]) + "/").startswith(path.rstrip("/") + "/"):
             raise FileProblem("refused", f"{path}: the working directory itself stays")
         shutil.rmtree(path)
         return {"path": path, "type": "directory"}
@@ -232,7 +266,9 @@ def _extract(arguments: Dict[str, Any], source: BinaryIO, _sink: BinaryIO) -> Di
     with tarfile.open(fileobj=source, mode="r|") as archive:
         for member in archive:
             path = os.path.normpath(os.path.join(target, member.name.lstrip("/")))
-            if not (path + "/").startswith(target.rstrip("/") + "/") or not (member.isfile() or member.isdir()):
+            is_below = (path + "/").startswith(target.rstrip("/") + "/")
+            # A file with holes may be a terabyte of nothing.
+            if not is_below or not (member.isfile() or member.isdir()) or member.issparse():
                 raise FileProblem("bad_archive", f"{member.name!r}: only files and directories below the target")
             if member.isdir():
                 os.makedirs(path, exist_ok=True)

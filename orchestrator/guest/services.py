@@ -107,9 +107,7 @@ class Services:
             arguments = dict(request["arguments"], cwd=self._cwd)
             task = {"do": "file", "operation": str(request["operation"]), "arguments": arguments}
             takes_input = bool(request.get("input"))
-        HandTask(
-            self._reactor, self._pool, self._counters, call, task, timeout_s=timeout_s, takes_input=takes_input
-        )
+        HandTask(self._reactor, self._pool, self._counters, call, task, timeout_s=timeout_s, takes_input=takes_input)
 
     def _begin_cell(self, call: Call, env: Dict[str, str], timeout_s: float) -> None:
         code = bytearray()

@@ -20,7 +20,7 @@ def main() -> None:
 
     extract = file_tools.OPERATIONS["extract"]
 
-    def extract_below_root(arguments, source, sink):  # type: ignore[no-untyped-def]
+    def extract_below_root(arguments, source, sink):
         return extract(dict(arguments, target=root + arguments["target"].rstrip("/")), source, sink)
 
     file_tools.OPERATIONS["extract"] = extract_below_root

@@ -199,7 +199,8 @@ def test_only_the_first_end_counts_and_nothing_is_added_after_it() -> None:
 
 def test_input_is_taken_once_however_often_it_is_sent() -> None:
     """As after a cut in the middle of the input: the orchestrator sends all of it again."""
-    call, taken = Call("c", 1000), []
+    call = Call("c", 1000)
+    taken: list[bytes | None] = []
     call.take_input = taken.append
     _, first = opened()
     call.attach(first)

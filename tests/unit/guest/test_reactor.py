@@ -38,7 +38,11 @@ def test_a_cancelled_timer_does_not_fire() -> None:
 def test_a_timer_may_be_cancelled_by_another_of_the_same_moment() -> None:
     reactor, fired = Reactor(), []
     later: list[Timer] = []
-    reactor.after(0.0, lambda: later[0].cancel())
+
+    def cancel_the_other() -> None:
+        later[0].cancel()
+
+    reactor.after(0.0, cancel_the_other)
     later.append(reactor.after(0.0, lambda: fired.append("no")))
     reactor.after(0.01, reactor.stop)
     reactor.run()
@@ -80,7 +84,12 @@ def test_reads_when_there_is_something_to_read(pipe: tuple[int, int]) -> None:
 def test_watching_again_replaces_what_happens(pipe: tuple[int, int]) -> None:
     reactor, seen = Reactor(), []
     reactor.watch(pipe[0], lambda: seen.append("old"))
-    reactor.watch(pipe[0], lambda: (seen.append("new"), reactor.stop()))
+
+    def on_readable() -> None:
+        seen.append("new")
+        reactor.stop()
+
+    reactor.watch(pipe[0], on_readable)
     os.write(pipe[1], b"x")
     reactor.run()
     assert seen == ["new"]
@@ -123,7 +132,12 @@ def test_a_callback_may_close_what_is_ready_in_the_same_round() -> None:
 
 def test_readable_and_writable_are_told_apart(pipe: tuple[int, int]) -> None:
     reactor, seen = Reactor(), []
-    reactor.watch(pipe[1], on_writable=lambda: (seen.append("writable"), reactor.stop()))
+
+    def on_writable() -> None:
+        seen.append("writable")
+        reactor.stop()
+
+    reactor.watch(pipe[1], on_writable=on_writable)
     reactor.watch(pipe[0], on_readable=lambda: seen.append("readable"))
     reactor.run()
     assert seen == ["writable"]
