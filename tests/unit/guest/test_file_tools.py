@@ -1,6 +1,6 @@
 """File operations, called as a hand calls them. Names are bytes here, for which pathlib has no words."""
 
-# ruff: noqa: PTH
+# ruff: noqa: PTH101, PTH118, PTH119, PTH208
 
 from __future__ import annotations
 
