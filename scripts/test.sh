@@ -34,6 +34,7 @@ e2e() {
     else
         scripts/engine.sh ensure
         scripts/images.sh
+        scripts/clients.sh
     fi
     "$bin/pytest" -q -m e2e tests/e2e tests/conformance
 }

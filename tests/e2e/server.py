@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +94,14 @@ class ServerProcess:
         """A client of this server. Close it."""
         return Caller(self.url, key)
 
-    def cli(self, *arguments: str, timeout_s: float = 30.0, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Runs a `corral` command beside it to its end."""
+    def cli(
+        self, *arguments: str, timeout_s: float = 30.0, variables: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a `corral` command beside it to its end, with `variables` besides its own."""
         return subprocess.run(
             [*_CORRAL, *arguments],
             cwd=_ROOT,
-            env={**self.variables, "CORRAL_URL": self.url, **variables},
+            env={**self.variables, "CORRAL_URL": self.url, **(variables or {})},
             capture_output=True,
             text=True,
             timeout=timeout_s,

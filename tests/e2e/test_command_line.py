@@ -89,10 +89,10 @@ def test_exit_code_says_how_the_run_ended(start_server: StartServer) -> None:
         assert wrong.returncode == Exit.USAGE, misuse
         assert said in wrong.stderr
         assert "Traceback" not in wrong.stderr
-    nobody = server.cli("run", "x", CORRAL_URL="http://127.0.0.1:1")
+    nobody = server.cli("run", "x", variables={"CORRAL_URL": "http://127.0.0.1:1"})
     assert nobody.returncode == Exit.USAGE
     assert "corral serve" in nobody.stderr
-    misspelt = server.cli("ps", CORRAL_PROT="1")
+    misspelt = server.cli("ps", variables={"CORRAL_PROT": "1"})
     assert misspelt.returncode == Exit.USAGE
     assert "CORRAL_PORT" in misspelt.stderr
 
@@ -199,14 +199,14 @@ def test_logs_do_not_obey_the_sandbox(server: ServerProcess, caller: Caller, env
 
 
 def test_doctor_checks_everything_a_server_needs(server: ServerProcess) -> None:
-    checked = server.cli("doctor", "--json", CORRAL_PORT=str(server.port))
+    checked = server.cli("doctor", "--json", variables={"CORRAL_PORT": str(server.port)})
     report = json.loads(checked.stdout)
     verdicts = {check["name"]: check["verdict"] for check in report["checks"]}
     assert {"settings", "engine", "runtime", "image", "data folder", "models", "agents", "port"} <= verdicts.keys()
     assert {verdicts[name] for name in ("settings", "engine", "models", "agents", "port")} == {"ok"}
     assert checked.returncode == (Exit.OK if report["ok"] else Exit.FAILED)
     assert all(check["advice"] for check in report["checks"] if check["verdict"] == "broken")
-    shown = server.cli("doctor", CORRAL_PORT=str(server.port)).stdout
+    shown = server.cli("doctor", variables={"CORRAL_PORT": str(server.port)}).stdout
     assert all(name in shown for name in verdicts)
 
 
@@ -223,7 +223,7 @@ def test_doctor_checks_everything_a_server_needs(server: ServerProcess) -> None:
 def test_doctor_says_what_is_broken_and_what_to_do(
     server: ServerProcess, variables: dict[str, str], name: str, advice: str
 ) -> None:
-    checked = server.cli("doctor", "--json", **variables)
+    checked = server.cli("doctor", "--json", variables=variables)
     assert checked.returncode == Exit.FAILED
     (check,) = [each for each in json.loads(checked.stdout)["checks"] if each["name"] == name]
     assert check["verdict"] == "broken"

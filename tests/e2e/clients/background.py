@@ -1,0 +1,39 @@
+"""A run in the background: polled to its end, and another one cancelled."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from tests.e2e.clients.observing import AGENT, await_end, bash, observe, results
+
+
+def look(sdk: Any) -> dict[str, Any]:
+    began = time.monotonic()
+    begun = sdk.interactions.create(
+        agent=AGENT, input=bash("sleep 1; echo done"), environment="remote", background=True
+    )
+    answered_s = time.monotonic() - began
+    ended, polls = await_end(sdk, begun.id)
+    long = sdk.interactions.create(
+        agent=AGENT, input=bash("sleep 300"), environment=begun.environment_id, background=True
+    )
+    time.sleep(0.3)
+    cancelled = sdk.interactions.cancel(long.id)
+    after = sdk.interactions.get(long.id)
+    processes = sdk.interactions.create(agent=AGENT, input=bash("ps -eo args"), environment=begun.environment_id)
+    return {
+        "began_as": begun.status,
+        "answered_s": answered_s,
+        "environment_id": begun.environment_id,
+        "polls": polls,
+        "status": ended.status,
+        "results": results(ended),
+        "cancel_says": cancelled.status,
+        "then_reads": after.status,
+        "still_there": "sleep 300" in results(processes)[0],
+    }
+
+
+if __name__ == "__main__":
+    observe(look)
