@@ -97,6 +97,7 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
             clock,
             generation=generation,
             max_concurrent_runs=settings.max_concurrent_runs,
+            max_runs_per_project=settings.max_runs_per_project,
         )
         stack.push_async_callback(supervisor.aclose)
         await supervisor.open()
@@ -138,8 +139,14 @@ def _instance(data_dir: Path) -> str:
     """This data folder's identity, made at its first start: the label on all that its server owns."""
     file = data_dir / _INSTANCE_NAME
     if not file.exists():
-        file.write_text(f"{ids.new_sandbox_id()}\n", encoding="ascii")
-    return file.read_text(encoding="ascii").strip()
+        # Whole or not at all: two servers with the same name would reap each other's sandboxes.
+        fresh = file.with_suffix(".new")
+        fresh.write_text(f"{ids.new_sandbox_id()}\n", encoding="ascii")
+        fresh.replace(file)
+    name = file.read_text(encoding="ascii").strip()
+    if not name:
+        raise ConfigError(f"{file} is empty; remove it if no other server shares this engine, or put a name into it")
+    return name
 
 
 def _defaults(settings: Settings) -> SandboxDefaults:

@@ -112,6 +112,8 @@ class Settings(BaseSettings):
     """Model calls in one interaction; then it ends `incomplete`."""
     max_concurrent_runs: Positive = 64
     """Runs at once on this server; further ones wait."""
+    max_runs_per_project: Positive = 500
+    """Interactions of one project that may run or wait at once; then new ones are refused with 429."""
     max_environments_per_project: Positive = 200
     """Environments that one project may have; then new ones are refused with 429."""
     model: str = "scripted"

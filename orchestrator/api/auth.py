@@ -92,10 +92,17 @@ def _key_of(request: Request) -> str | None:
     return request.headers.get("x-goog-api-key") or request.query_params.get("key") or None
 
 
+def _hostname(authority: str) -> str:
+    try:
+        return urlsplit(f"//{authority}").hostname or ""
+    except ValueError:
+        return ""  # not an authority at all
+
+
 def _refuse_web_pages(request: Request) -> None:
-    host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    host = _hostname(request.headers.get("host", ""))
     if not is_loopback(host):
         raise PermissionDenied(f"Host {host!r} is refused: without API keys only loopback names are served.")
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+    if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
         raise PermissionDenied("Requests of web pages are refused as long as there are no API keys.")

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
+from pydantic import AliasChoices
 
 from orchestrator.api.services import TheCaller, TheServices
 from orchestrator.clock import rfc3339
@@ -23,8 +24,8 @@ _PAGE_LIMIT = 1000
 async def index(
     caller: TheCaller,
     services: TheServices,
-    page_size: Annotated[int, Query(ge=1)] = 50,
-    page_token: Annotated[str | None, Query()] = None,
+    page_size: Annotated[int, Query(ge=1, validation_alias=AliasChoices("page_size", "pageSize"))] = 50,
+    page_token: Annotated[str | None, Query(validation_alias=AliasChoices("page_token", "pageToken"))] = None,
 ) -> JSONResponse:
     """The project's environments, newest first."""
     size = min(page_size, _PAGE_LIMIT)
@@ -32,7 +33,7 @@ async def index(
         rows = await services.store.environments(caller.project_id, after=page_token or None, limit=size + 1)
     except InvalidRequest as error:
         raise InvalidRequest(f"Invalid value at 'page_token': {error.message}.") from error
-    answer: dict[str, Any] = {"environments": [_public(row) for row in rows[:size]]}
+    answer: dict[str, Any] = {"environments": [_public(row) for row in rows[:size] if row.status != "deleting"]}
     if len(rows) > size:
         answer["next_page_token"] = rows[size - 1].id
     return JSONResponse(answer)
@@ -47,7 +48,7 @@ async def read(environment_id: str, caller: TheCaller, services: TheServices) ->
 @router.delete("/environments/{environment_id}", response_model=None)
 async def delete(environment_id: str, caller: TheCaller, services: TheServices) -> JSONResponse:
     """Removes the environment with its sandbox and files; interactions that run in it are cancelled first."""
-    row = await services.environments.find(caller.project_id, environment_id)
+    row = await services.environments.find(caller.project_id, environment_id, include_deleting=True)
     for interaction in await services.store.interactions(
         caller.project_id, environment_id=row.id, status="in_progress", limit=_PAGE_LIMIT
     ):

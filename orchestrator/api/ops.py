@@ -146,9 +146,14 @@ async def _tailing(
             await asyncio.sleep(_POLL_S)
 
     async def run() -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(follow(log_id))
-            group.create_task(discover(group))
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(follow(log_id))
+                group.create_task(discover(group))
+        finally:
+            # Whatever ended it, the reader must not wait for more; when it has left, nobody reads the queue.
+            with contextlib.suppress(asyncio.QueueFull):
+                queue.put_nowait(None)
 
     task = asyncio.create_task(run(), name=f"logs-{log_id}")
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Iterator
 
 from orchestrator.errors import InvalidRequest
 from orchestrator.runs.supervisor import is_ended
@@ -17,6 +17,8 @@ from orchestrator.wire.events import DONE_FRAME, HEARTBEAT_FRAME, PUBLIC_KINDS, 
 
 HEADERS = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
 _HEARTBEAT_S = 15.0
+_PAGE = 200
+_PIECE_BYTES = 64 * 1024
 _LAST_KIND = "interaction.completed"
 
 
@@ -41,7 +43,12 @@ async def stream(
     marker.
     """
     if is_ended(row.status):
-        yield _frames(await store.read(row.id, after=after)) + DONE_FRAME
+        while events := await store.read(row.id, after=after, limit=_PAGE):
+            after = events[-1].seq
+            # A reader that stalls holds one page and one piece, not the log.
+            for piece in _pieces(events):
+                yield piece
+        yield DONE_FRAME
         return
     shutdown = asyncio.ensure_future(closing.wait())
     try:
@@ -70,6 +77,18 @@ async def stream(
                 await asyncio.gather(waiting, return_exceptions=True)
     finally:
         shutdown.cancel()
+
+
+def _pieces(events: Iterable[Event]) -> Iterator[bytes]:
+    piece = bytearray()
+    for event in events:
+        if event.kind in PUBLIC_KINDS:
+            piece += sse_frame(event.kind, event.body)
+            if len(piece) >= _PIECE_BYTES:
+                yield bytes(piece)
+                piece.clear()
+    if piece:
+        yield bytes(piece)
 
 
 def _frames(batch: Iterable[Event]) -> bytes:

@@ -92,7 +92,8 @@ class CellQueue:
     def _interpreter_ended(self, answer: Optional[Answer]) -> None:
         self._interpreter = None
         if self._running is not None:
-            self._running.interpreter_ended(exit_of(answer["exit"] if answer else None))
+            lost: Dict[str, Optional[int]] = {"exit_code": None, "signal": int(signal.SIGKILL)}
+            self._running.interpreter_ended(exit_of(answer["exit"]) if answer else lost)
 
 
 class RunningCell:

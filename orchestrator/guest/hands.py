@@ -222,10 +222,8 @@ def _raise_oom_score() -> None:
         pass
 
 
-def exit_of(status: Optional[int]) -> Dict[str, Optional[int]]:
-    """Exit code or signal of a wait status; both None if the process was lost."""
-    if status is None:
-        return {"exit_code": None, "signal": None}
+def exit_of(status: int) -> Dict[str, Optional[int]]:
+    """Exit code or signal of a wait status."""
     if os.WIFSIGNALED(status):
         return {"exit_code": None, "signal": os.WTERMSIG(status)}
     return {"exit_code": os.WEXITSTATUS(status), "signal": None}

@@ -1,8 +1,10 @@
 """Start and end of the guest. Run as the container's main process: `python3 -I -S -c "… from guest.main import main;
 main()"`.
 
-Arguments: `--socket PATH`, `--cwd PATH`, `--uid N`, `--gid N`, `--home PATH`, `--drop yes|no`. As root it drops its
-hands to uid and gid; as anybody else, and with `--drop no` (tests), the hands stay who they are.
+Arguments: `--socket PATH`, `--cwd PATH`, `--uid N`, `--gid N`, `--home PATH`, `--drop yes|no`, `--linked yes|no`. As
+root it drops its hands to uid and gid; as anybody else, and with `--drop no` (tests), the hands stay who they are. With
+`--linked yes` its standard input and output are its first link: who starts it has attached to them before. Later links
+come by bridges.
 """
 
 from __future__ import annotations
@@ -11,10 +13,10 @@ import gc
 import os
 import signal
 import sys
-from typing import Dict, Set
+from typing import Dict, Set, Tuple
 
 from .hands import HandPool, User, become_subreaper
-from .link import Listener
+from .link import Link, Listener
 from .reactor import Reactor
 from .services import Services
 
@@ -25,12 +27,14 @@ _DEFAULTS = {
     "gid": "1000",
     "home": "/home/agent",
     "drop": "yes",
+    "linked": "no",
 }
 
 
 def main() -> None:
     """Serves until SIGTERM."""
     options = _options(sys.argv[1:])
+    first_link = _take_standard_streams() if options["linked"] == "yes" else None
     reactor = Reactor()
     user = User(int(options["uid"]), int(options["gid"]), drop=os.geteuid() == 0 and options["drop"] != "no")
     become_subreaper()
@@ -44,7 +48,9 @@ def main() -> None:
     os.makedirs(folder, mode=0o700, exist_ok=True)
     if os.path.exists(options["socket"]):
         os.unlink(options["socket"])
-    Listener(reactor, options["socket"], services.open, services.greeting)
+    listener = Listener(reactor, options["socket"], services.open, services.greeting)
+    if first_link is not None:
+        Link(listener, reactor, *first_link)
     _watch_signals(reactor)
     reactor.run()
 
@@ -54,6 +60,16 @@ def _options(arguments: "list[str]") -> Dict[str, str]:
     for name, value in zip(arguments[::2], arguments[1::2]):
         options[name.lstrip("-")] = value
     return options
+
+
+def _take_standard_streams() -> Tuple[int, int]:
+    """Standard input and output under numbers that no hand keeps; in their place is nothing."""
+    taken = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.dup2(nothing, 1)
+    os.close(nothing)
+    return taken
 
 
 def _watch_signals(reactor: Reactor) -> None:

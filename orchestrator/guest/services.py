@@ -42,6 +42,7 @@ class Services:
         self._pool = pool
         self._base_env = base_env
         self._cwd = cwd
+        self._guest_id = os.urandom(8).hex()
         self._counters = LimitCounters()
         self._calls = CallBook()
         self._cells = CellQueue(reactor, pool, self._counters, cwd)
@@ -58,7 +59,7 @@ class Services:
 
     def greeting(self) -> Dict[str, Any]:
         """What HELLO tells besides the protocol."""
-        return {"calls": self._calls.states(), "pid": os.getpid()}
+        return {"calls": self._calls.states(), "guest": self._guest_id}
 
     def open(self, stream: Stream, request: Dict[str, Any]) -> None:
         """Serves a new stream; a request that makes no sense resets it."""

@@ -75,8 +75,6 @@ class CallStart:
     """The model begins a tool call. Argument fragments follow; the next start of anything, or the end, closes it."""
 
     name: str
-    id: str | None = None
-    """The provider's own id for the call, if it gives one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from orchestrator.clock import Clock, rfc3339
 from orchestrator.errors import InvalidRequest, NotFound
 from orchestrator.models.registry import ModelRegistry
 from orchestrator.policy.sources import check_inline
+from orchestrator.policy.variables import check_variables
 from orchestrator.runs.context import find_parent
 from orchestrator.runs.supervisor import Supervisor
 from orchestrator.sandboxes.environments import Environments
@@ -57,6 +58,7 @@ class Intake:
             self._models.resolve(
                 config.model if isinstance(config, AntigravityConfig) and config.model else agent.model
             )
+        self._supervisor.check_room(project_id)
         parent = None
         if request.previous_interaction_id is not None:
             parent = await find_parent(self._store, project_id, request.previous_interaction_id)
@@ -89,6 +91,7 @@ class Intake:
                 return None
             with _named("previous_interaction_id"):
                 return (await self._environments.find(project_id, inherited)).id
+        check_variables(spec.env)
         if spec.environment_id is None:
             check_inline([source for source in spec.sources if isinstance(source, InlineSource)])
             return (await self._environments.create(project_id, spec)).id

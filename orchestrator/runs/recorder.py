@@ -34,6 +34,8 @@ class Recorder:
         """How many entries of each of the journal's kinds are in the log."""
         self.called: set[str] = set()
         """Ids of the tool calls of turns that ended: these were made, others were only begun."""
+        self.started: dict[str, str] = {}
+        """Tool calls that were about to be sent, and the guest they were meant for."""
         self.usage = Usage()
         """Of all turns that ended, as the last of them noted it."""
         self._store = store
@@ -91,10 +93,14 @@ class Recorder:
         Raises:
             LeaseLost: another holder has the run. StoreError: the database refused; the run cannot go on.
         """
-        while self._writing is not None or self._queue:
-            await asyncio.shield(self._start_writing())
+        await self.settle()
         if self._failure is not None:
             raise self._failure
+
+    async def settle(self) -> None:
+        """Returns when nothing is being written any more, whether it could be or not: another may take over the log."""
+        while self._failure is None and (self._writing is not None or self._queue):
+            await asyncio.shield(self._start_writing())
 
     async def breathe(self) -> None:
         """Waits only if too much is queued: for whoever makes many small events."""
@@ -104,6 +110,8 @@ class Recorder:
             raise self._failure
 
     def _put(self, kind: str, body: bytes) -> None:
+        if self._failure is not None:
+            return  # nothing more can be written; `flush` says so
         self._queue.append(NewEvent(kind, body))
         self._fold(kind, body)
         self._start_writing()
@@ -113,7 +121,10 @@ class Recorder:
             self.folder.feed(kind, body)
         else:
             self.journal[kind] += 1
-            if kind == "turn.ended":
+            if kind == "tool.started":
+                call = json.loads(body)
+                self.started[call["call_id"]] = call["guest"]
+            elif kind == "turn.ended":
                 turn = json.loads(body)
                 self.called.update(turn["calls"])
                 self.usage = Usage.model_validate(turn["usage"])

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections import Counter
 
 import structlog
 
 from orchestrator.agents.registry import AgentRegistry
 from orchestrator.clock import Clock
-from orchestrator.errors import ConfigError, CorralError, LeaseLost, StoreError
+from orchestrator.errors import ConfigError, CorralError, LeaseLost, LimitExceeded, StoreError
 from orchestrator.models.registry import ModelRegistry
 from orchestrator.policy.limits import Limits
 from orchestrator.runs.context import read_history, read_request
+from orchestrator.runs.ending import Ending
 from orchestrator.runs.loop import Brain, Loop
 from orchestrator.runs.recorder import Recorder
 from orchestrator.sandboxes.environments import Environments
@@ -31,6 +33,8 @@ from orchestrator.wire.interactions import InteractionError, Status
 log = structlog.get_logger(__name__)
 
 _PAGE = 200
+_FIRST_STORE_WAIT_S = 0.5
+_LONGEST_STORE_WAIT_S = 30.0
 
 
 class Supervisor:
@@ -47,6 +51,7 @@ class Supervisor:
         *,
         generation: int,
         max_concurrent_runs: int,
+        max_runs_per_project: int,
     ) -> None:
         self._store = store
         self._environments = environments
@@ -55,7 +60,9 @@ class Supervisor:
         self._limits = limits
         self._clock = clock
         self._generation = generation
+        self._max_runs_per_project = max_runs_per_project
         self._slots = asyncio.Semaphore(max_concurrent_runs)
+        self._projects: Counter[str] = Counter()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._cancelled: set[str] = set()
         self._is_closing = False
@@ -82,11 +89,20 @@ class Supervisor:
         """Ids of interactions that run or wait for their turn."""
         return list(self._tasks)
 
+    def check_room(self, project_id: str) -> None:
+        """Raises `LimitExceeded` if the project has as many runs, waiting ones included, as it may."""
+        if self._projects[project_id] >= self._max_runs_per_project:
+            raise LimitExceeded(
+                f"The project has {self._max_runs_per_project} interactions that run or wait; try again later."
+            )
+
     def start(self, row: InteractionRow) -> None:
         """Begins a run; it lives on whoever leaves."""
-        task = asyncio.create_task(self._supervise(row), name=f"run-{row.id}")
+        # The row holds the whole request; a run that waits for its turn keeps the id only.
+        task = asyncio.create_task(self._supervise(row.id, row.environment_id), name=f"run-{row.id}")
         self._tasks[row.id] = task
-        task.add_done_callback(functools.partial(self._forget, row.id))
+        self._projects[row.project_id] += 1
+        task.add_done_callback(functools.partial(self._forget, row.id, row.project_id))
 
     async def wait(self, interaction_id: str) -> None:
         """Returns when the run has ended. Cancelling the wait leaves the run alone."""
@@ -103,45 +119,75 @@ class Supervisor:
                 task.cancel()
             await asyncio.wait([task])
 
-    def _forget(self, interaction_id: str, task: asyncio.Task[None]) -> None:
+    def _forget(self, interaction_id: str, project_id: str, task: asyncio.Task[None]) -> None:
         self._tasks.pop(interaction_id, None)
         self._cancelled.discard(interaction_id)
+        self._projects[project_id] -= 1
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("run_lost", interaction_id=interaction_id, exc_info=error)
 
-    async def _supervise(self, row: InteractionRow) -> None:
-        loop: Loop | None = None
-        with structlog.contextvars.bound_contextvars(interaction_id=row.id, environment_id=row.environment_id):
-            try:
-                async with self._slots:
-                    if row.environment_id is not None:
-                        self._environments.prepare(row.environment_id)
-                    loop = await self._prepare(row)
-                    status = await loop.run()
-                    log.info("run_ended", status=status)
-            except asyncio.CancelledError:
-                if self._is_closing or row.id not in self._cancelled:
-                    raise
-                log.info("run_ended", status=await self._end(row, loop, None))
-            except LeaseLost as error:
-                log.warning("run_lease_lost", reason=error.message)
-            except StoreError as error:
-                log.error("run_not_stored", reason=error.message)
-            except CorralError as error:
-                await self._end(row, loop, InteractionError(code=error.code, message=error.message))
-            except Exception:
-                log.exception("run_broken")
-                message = "The server failed while it ran this interaction; its log has the details."
-                await self._end(row, loop, InteractionError(code="internal", message=message))
+    async def _supervise(self, interaction_id: str, environment_id: str | None) -> None:
+        """Runs until the end is written, however often the database has to be waited for."""
+        with structlog.contextvars.bound_contextvars(interaction_id=interaction_id, environment_id=environment_id):
+            wait_s = _FIRST_STORE_WAIT_S
+            while True:
+                try:
+                    await self._attempt(interaction_id)
+                    return
+                except LeaseLost as error:
+                    log.warning("run_lease_lost", reason=error.message)
+                    return
+                except StoreError as error:
+                    # What was stored is whole; the run is rebuilt from it when the database takes writes again.
+                    log.error("run_not_stored", reason=error.message, again_in_s=wait_s)
+                    await asyncio.sleep(wait_s)
+                    wait_s = min(2 * wait_s, _LONGEST_STORE_WAIT_S)
 
-    async def _end(self, row: InteractionRow, loop: Loop | None, error: InteractionError | None) -> Status:
-        """Writes the end of a run that did not write its own; returns the status that it has then."""
-        if loop is None:
-            loop = await self._prepare(row)
-        return await loop.cancelled() if error is None else await loop.failed(error)
+    async def _attempt(self, interaction_id: str) -> None:
+        try:
+            async with self._slots:
+                row = await self._claimed(interaction_id)
+                if is_ended(row.status):
+                    return
+                log.info("run_ended", status=await self._run(row))
+        except asyncio.CancelledError:
+            if self._is_closing or interaction_id not in self._cancelled:
+                raise
+            row = await self._claimed(interaction_id)
+            log.info("run_ended", status=await (await self._ending(row)).write("cancelled"))
+
+    async def _run(self, row: InteractionRow) -> Status:
+        try:
+            if row.environment_id is not None:
+                self._environments.prepare(row.environment_id)
+            return await (await self._prepare(row)).run()
+        except (LeaseLost, StoreError):
+            raise
+        except CorralError as failure:
+            log.warning("run_failed", code=failure.code, reason=failure.message)
+            error = InteractionError(code=failure.code, message=failure.message)
+        except Exception:
+            log.exception("run_broken")
+            error = InteractionError(
+                code="internal", message="The server failed while it ran this interaction; its log has the details."
+            )
+        return await (await self._ending(row)).write("failed", error=error)
+
+    async def _claimed(self, interaction_id: str) -> InteractionRow:
+        await self._store.claim(interaction_id, self._generation)
+        row = await self._store.interaction(None, interaction_id)
+        if row is None:
+            raise LeaseLost(f"interaction {interaction_id} was deleted")
+        return row
+
+    async def _recorder(self, row: InteractionRow) -> Recorder:
+        return Recorder(self._store, row.id, self._generation, await self._store.read(row.id))
+
+    async def _ending(self, row: InteractionRow) -> Ending:
+        """What it takes to end a run whose own loop cannot: only its log."""
+        return Ending(row, await self._recorder(row), self._clock)
 
     async def _prepare(self, row: InteractionRow) -> Loop:
-        await self._store.claim(row.id, self._generation)
         request = read_request(row)
         agent = self._agents.resolve(row.agent)
         config = request.agent_config
@@ -149,12 +195,13 @@ class Supervisor:
         model, provider = self._models.resolve(wanted)
         declared = agent.tools if request.tools is None else request.tools
         toolbox = Toolbox.choose(declared, has_environment=row.environment_id is not None)
-        recorder = Recorder(self._store, row.id, self._generation, await self._store.read(row.id))
+        recorder = await self._recorder(row)
         history = await read_history(self._store, row)
         sandbox = functools.partial(self._sandbox, row)
         mediator = Mediator(toolbox, sandbox, self._limits, recorder, self._clock)
         brain = Brain(agent, model, provider)
-        return Loop(row, history, brain, toolbox, mediator, recorder, self._limits, self._clock)
+        ending = Ending(row, recorder, self._clock)
+        return Loop(row, history, brain, toolbox, mediator, recorder, ending, self._limits)
 
     async def _sandbox(self, row: InteractionRow) -> Sandbox:
         if row.environment_id is None:

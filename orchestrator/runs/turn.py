@@ -194,7 +194,7 @@ class _OpenCall(_OpenStep):
     """A function call: its arguments are streamed."""
 
     def __init__(self, recorder: Recorder, start: CallStart) -> None:
-        self.call_id = start.id or ids.new_call_id()
+        self.call_id = ids.new_call_id()
         super().__init__(recorder, {"type": "function_call", "id": self.call_id, "name": start.name, "arguments": {}})
 
     def add(self, event: ModelEvent) -> None:
@@ -206,7 +206,7 @@ class _OpenCodeCall(_OpenStep):
     """A code call: the wire has its arguments as one object."""
 
     def __init__(self, recorder: Recorder, start: CallStart) -> None:
-        self.call_id = start.id or ids.new_call_id()
+        self.call_id = ids.new_call_id()
         super().__init__(recorder, {"type": "code_execution_call", "id": self.call_id})
         self._arguments: list[str] = []
 

@@ -37,6 +37,7 @@ from orchestrator.wire.environments import EnvironmentSpec, InlineSource, parse_
 log = structlog.get_logger(__name__)
 
 _RETRY_ENGINE_S = 2.0
+_RECONNECT_WAITS_S = (0.05, 0.2, 0.5, 1.0)
 _PAGE = 500
 _STARTS_AT_ONCE = 6
 """An engine starts most per second with 4 to 8 at a time (design 6). Whole starts: so the first are ready early."""
@@ -67,11 +68,14 @@ class Environments:
         self._live: dict[str, Sandbox] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._creating = asyncio.Lock()
+        self._starting: set[str] = set()
+        """Sandboxes that are being made: not to be reaped."""
         self._starts = asyncio.Semaphore(_STARTS_AT_ONCE)
         self._watcher: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Connects to the engine if it answers, reaps what no row owns, and begins to watch for ends."""
+        """Connects to the engine if it answers; from then on a watcher reaps what no row owns and notices ends."""
         try:
             await self._driver.open()
         except EngineUnavailable as error:
@@ -98,8 +102,6 @@ class Environments:
             LimitExceeded: the project has as many as it may.
         """
         limit = self._defaults.max_per_project
-        if len(await self._store.environments(project_id, limit=limit)) >= limit:
-            raise LimitExceeded(f"The project has {limit} environments already; delete some.")
         now = self._clock.now()
         row = EnvironmentRow(
             id=ids.new_environment_id(),
@@ -112,14 +114,22 @@ class Environments:
             updated=now,
             last_accessed=now,
         )
-        await self._store.create_environment(row)
+        # One at a time: between the count and the insert nobody else may come in.
+        async with self._creating:
+            if len(await self._store.environments(project_id, limit=limit)) >= limit:
+                raise LimitExceeded(f"The project has {limit} environments already; delete some.")
+            await self._store.create_environment(row)
         await self._note(row.id, "environment.created", project=project_id)
         return row
 
-    async def find(self, project_id: str, environment_id: str) -> EnvironmentRow:
-        """The project's environment. Raises `NotFound`."""
+    async def find(self, project_id: str, environment_id: str, *, include_deleting: bool = False) -> EnvironmentRow:
+        """The project's environment; `include_deleting` finds also one whose deletion was not finished.
+
+        Raises:
+            NotFound: it is unknown to the project.
+        """
         row = await self._store.environment(project_id, environment_id)
-        if row is None or row.status == "deleting":
+        if row is None or (row.status == "deleting" and not include_deleting):
             raise NotFound(f"Environment {environment_id!r} not found.")
         return row
 
@@ -205,6 +215,7 @@ class Environments:
             else:
                 await self._note(row.id, "sandbox.starting", sandbox_id=ref.sandbox_id, image=self._defaults.image)
                 wanted = SandboxSpec(ref.sandbox_id, self._defaults.image, self._defaults.resources, row.id)
+                self._starting.add(ref.sandbox_id)
                 async with self._starts, contextlib.aclosing(self._driver.create(wanted)) as stages:
                     async for ref in stages:
                         await self._store.update_environment(row.id, sandbox_id=ref.sandbox_id, sandbox_ref=ref.token)
@@ -214,6 +225,8 @@ class Environments:
         except BaseException as error:
             await asyncio.shield(self._undo(row.id, ref, error))
             raise
+        finally:
+            self._starting.discard(ref.sandbox_id)
         duration_ms = round((self._clock.monotonic() - started) * 1000, 1)
         waited = waiting is not None
         await self._store.update_environment(row.id, status="active", accessed=True)
@@ -244,12 +257,22 @@ class Environments:
                 f"The sandbox of environment {row.id} is gone from the engine, and its files with it. "
                 "Delete the environment and start a new one."
             )
-        if status.state is not SandboxState.RUNNING:
-            await self._driver.start(ref)
-        sandbox = await self._connect(ref, read_spec(row))
+        sandbox = await self._reconnect(ref, read_spec(row), status.state)
         await self._store.update_environment(row.id, status="active", accessed=True)
         await self._note(row.id, "sandbox.started", sandbox_id=ref.sandbox_id, was=status.state.value)
         return sandbox
+
+    async def _reconnect(self, ref: SandboxRef, spec: EnvironmentSpec, state: SandboxState) -> Sandbox:
+        for wait_s in _RECONNECT_WAITS_S:
+            try:
+                if state is not SandboxState.RUNNING:
+                    await self._driver.start(ref)
+                return await self._connect(ref, spec)
+            except SandboxGone:
+                # Its guest has just died and the engine has not noticed, or it is just ending.
+                await asyncio.sleep(wait_s)
+                state = (await self._driver.inspect(ref)).state
+        return await self._connect(ref, spec)
 
     async def _connect(self, ref: SandboxRef, spec: EnvironmentSpec) -> Sandbox:
         link = await Link.open(await self._driver.connect(ref), self._generation)
@@ -272,6 +295,7 @@ class Environments:
                 await self._driver.open()
                 if not await self._driver.has_image(self._defaults.image):
                     log.warning("image_missing", image=self._defaults.image)
+                await self._finish_deletions()
                 await self._reap()
                 async for sandbox_id in self._driver.exits():
                     await self._ended(sandbox_id)
@@ -285,30 +309,42 @@ class Environments:
     async def _reap(self) -> None:
         """Destroys sandboxes of ours that no row knows: a crash came between the engine's work and the store's."""
         found = [ref async for ref in self._driver.owned()]
-        if not found or any(lock.locked() for lock in self._locks.values()):
-            return  # a start is under way: what looks forgotten may be its sandbox
-        known = await self._known_sandboxes()
+        if not found:
+            return
+        # Rows first: a sandbox that is being made now is in one set or the other.
+        known = await self._known_sandboxes() | self._starting | self._pool.sandbox_ids
         for ref in found:
             if ref.sandbox_id not in known:
                 log.warning("sandbox_reaped", sandbox_id=ref.sandbox_id)
                 await self._driver.destroy(ref)
 
     async def _known_sandboxes(self) -> set[str | None]:
-        known: set[str | None] = set(self._pool.sandbox_ids)
+        known: set[str | None] = set()
         after: str | None = None
         while rows := await self._store.environments(None, after=after, limit=_PAGE):
             known |= {row.sandbox_id for row in rows}
             after = rows[-1].id
         return known
 
+    async def _finish_deletions(self) -> None:
+        """Takes up deletions that the engine's or the server's end came in between."""
+        after: str | None = None
+        while rows := await self._store.environments(None, after=after, limit=_PAGE):
+            for row in rows:
+                if row.status == "deleting":
+                    await self.delete(row)
+            after = rows[-1].id
+
     async def _ended(self, sandbox_id: str) -> None:
         if await self._pool.forget(sandbox_id):
             return
         for environment_id, sandbox in list(self._live.items()):
             if sandbox.ref.sandbox_id == sandbox_id:
+                status = await self._driver.inspect(sandbox.ref)
+                if status.state is SandboxState.RUNNING:
+                    continue  # the event is late: it has been started again
                 del self._live[environment_id]
                 await sandbox.link.aclose()
-                status = await self._driver.inspect(sandbox.ref)
                 await self._store.update_environment(environment_id, status="stopped")
                 await self._note(environment_id, "sandbox.stopped", sandbox_id=sandbox_id, reason=status.reason)
                 log.info("sandbox_stopped", environment_id=environment_id, reason=status.reason)

@@ -6,6 +6,7 @@ after `SandboxGone` on a new link. Cancelling a call cancels it inside and waits
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,11 @@ class Sandbox:
         """Environment variables of every command and cell."""
 
     @property
+    def guest_id(self) -> str:
+        """Names this start of the guest: a sandbox that was restarted has another, and knows no earlier call."""
+        return self.link.guest_id
+
+    @property
     def is_connected(self) -> bool:
         return not self.link.ended.is_set()
 
@@ -39,7 +45,8 @@ class Sandbox:
     ) -> CallOutcome:
         """Runs `code` in a fresh bash in the working directory, with nothing to read on standard input."""
         encoded = code.encode("utf-8", "replace")
-        if len(encoded) <= _ARGUMENT_LIMIT_BYTES and b"\0" not in encoded:
+        # What counts in the frame is the length as JSON, up to six times as long.
+        if len(json.dumps(code)) <= _ARGUMENT_LIMIT_BYTES and b"\0" not in encoded:
             argv, content = ["bash", "-c", encoded.decode()], None
         else:
             argv, content = ["bash", "-c", 'eval "$(cat)" </dev/null'], encoded

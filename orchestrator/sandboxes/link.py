@@ -23,6 +23,10 @@ _READ_BYTES = 256 * 1024
 _REPLY_LIMIT_BYTES = 96 << 20
 """Output cap plus attachments stay far below; a guest that sends more is not ours."""
 _TAKE_STEP_BYTES = frames.WINDOW_BYTES // 4
+_SEND_BYTES = 64 * 1024
+"""Content goes in such pieces, so that what many calls have in the writer's buffer together stays small."""
+_SHOWN_CHARS = 500
+"""Of what a guest says for people."""
 
 
 class _Stream:
@@ -35,6 +39,9 @@ class _Stream:
         self.on_data: Callable[[bytes], None] = lambda _data: None
         self.on_message: Callable[[dict[str, Any]], None] = lambda _message: None
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.has_message = False
+        self.expected_bytes = frames.WINDOW_BYTES
+        """What the guest has credit to send."""
         self._link = link
         self._untaken_bytes = 0
 
@@ -42,6 +49,7 @@ class _Stream:
         """Gives the guest credit, in steps: a frame per step, not per piece."""
         self._untaken_bytes += count
         if self._untaken_bytes >= _TAKE_STEP_BYTES:
+            self.expected_bytes += self._untaken_bytes
             self._link.send(frames.encode_credit(self.number, self._untaken_bytes))
             self._untaken_bytes = 0
 
@@ -63,6 +71,8 @@ class Link:
     def __init__(self, stream: GuestStream, generation: int) -> None:
         self.generation = generation
         self.ended = asyncio.Event()
+        self.guest_id = ""
+        """Names this start of the guest."""
         self.calls: dict[str, str] = {}
         """The guest's calls at the time of the greeting: id → `running` or `finished`."""
         self._reader = stream.reader
@@ -72,6 +82,7 @@ class Link:
         self._next_number = 1
         self._task: asyncio.Task[None] | None = None
         self._reason = "the link to the sandbox ended"
+        self._has_let_go = False
 
     @classmethod
     async def open(cls, stream: GuestStream, generation: int) -> Link:
@@ -83,7 +94,10 @@ class Link:
         except TimeoutError as error:
             link._writer.close()
             raise SandboxGone("the guest did not answer in time") from error
-        except SandboxGone:
+        except frames.FrameError as error:
+            link._writer.close()
+            raise SandboxGone(f"the guest does not keep to the protocol: {error}") from error
+        except BaseException:
             link._writer.close()
             raise
         link._task = asyncio.create_task(link._read(), name="sandbox-link")
@@ -96,6 +110,10 @@ class Link:
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
         self._end(SandboxGone("the link was closed"))
+
+    def let_go(self) -> None:
+        """From now on calls that are cancelled here go on inside, unacknowledged: another link will follow them."""
+        self._has_let_go = True
 
     async def call(
         self, request: dict[str, Any], content: Content = None, on_output: Callable[[bytes], None] | None = None
@@ -129,10 +147,10 @@ class Link:
         try:
             await self._send_content(stream, content)
             await stream.ended
-        except asyncio.CancelledError:
-            await self._cancel(stream)
-            raise
         finally:
+            # Cancelled, or the content could not be read to its end.
+            if not stream.ended.done() and not self._has_let_go:
+                await self._cancel(stream)
             self._streams.pop(stream.number, None)
         if not answer:
             raise SandboxGone("the guest ended a call without an outcome")
@@ -140,7 +158,8 @@ class Link:
 
     def acknowledge(self, call_id: str) -> None:
         """Lets the guest forget a call whose outcome is stored."""
-        self.send(frames.encode_json(frames.OPEN, self._number(), {"service": "ack", "call": call_id}))
+        if not self._has_let_go:
+            self.send(frames.encode_json(frames.OPEN, self._number(), {"service": "ack", "call": call_id}))
 
     async def fetch(self, request: dict[str, Any]) -> AsyncGenerator[bytes, None]:
         """Opens a stream that only sends (service `get`) and yields its bytes as fast as they are taken.
@@ -163,9 +182,12 @@ class Link:
             if not stream.ended.done():
                 self.send(frames.encode_json(frames.RESET, stream.number, {"code": "cancelled", "message": ""}))
             self._streams.pop(stream.number, None)
-        error = answers[0].get("error") if answers else {"message": "no answer"}
-        if error:
-            raise InvalidRequest(str(error.get("message")))
+        match answers:
+            case [{"error": {"message": str(message)}}]:
+                raise InvalidRequest(message[:_SHOWN_CHARS])
+            case [{"result": dict()}]:
+                return
+        raise SandboxGone("the guest ended a transfer without an answer")
 
     async def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """Opens a stream for one message (services `calls`, `warm`); empty if the guest only ends it."""
@@ -217,11 +239,11 @@ class Link:
                 stream.has_room.clear()
                 await stream.has_room.wait()
                 continue
-            piece = bytes(view[: min(stream.room_bytes, frames.MAX_PAYLOAD_BYTES)])
+            await self._drain()
+            piece = bytes(view[: min(stream.room_bytes, _SEND_BYTES)])
             stream.room_bytes -= len(piece)
             self.send(frames.encode(frames.DATA, stream.number, piece))
             view = view[len(piece) :]
-            await self._drain()
 
     async def _drain(self) -> None:
         try:
@@ -241,7 +263,11 @@ class Link:
             for kind, _stream, payload in self._decode(data):
                 message = frames.decode_json(payload)
                 if kind != frames.HELLO:
-                    raise SandboxGone(f"the guest refused the link: {message.get('message', 'no reason given')}")
+                    reason = str(message.get("message", "no reason given"))[:_SHOWN_CHARS]
+                    raise SandboxGone(f"the guest refused the link: {reason}")
+                if message.get("protocol") != frames.PROTOCOL:
+                    raise SandboxGone("the guest speaks another protocol")
+                self.guest_id = str(message.get("guest", ""))[:64]
                 calls = message.get("calls")
                 self.calls = {str(key): str(value) for key, value in calls.items()} if isinstance(calls, dict) else {}
                 return
@@ -255,6 +281,9 @@ class Link:
             self._end(error)
         except frames.FrameError as error:
             self._end(SandboxGone(f"the guest does not keep to the protocol: {error}"))
+        finally:
+            # Also after a mistake of ours: nobody may wait for what will not be read.
+            self._end(SandboxGone("the link is not read any more"))
 
     async def _receive(self) -> bytes:
         try:
@@ -276,17 +305,25 @@ class Link:
         if stream is None:
             return  # a stream that we gave up
         if kind == frames.DATA:
+            stream.expected_bytes -= len(payload)
+            if stream.expected_bytes < 0:
+                raise frames.FrameError("DATA without credit")
             stream.on_data(payload)
         elif kind == frames.MESSAGE:
+            if stream.has_message:
+                raise frames.FrameError("every service answers with one MESSAGE")
+            stream.has_message = True
             stream.on_message(frames.decode_json(payload))
         elif kind == frames.CREDIT:
             stream.room_bytes += frames.decode_credit(payload)
             stream.has_room.set()
         elif kind == frames.END:
+            del self._streams[number]
             stream.finish()
         elif kind == frames.RESET:
-            reason = frames.decode_json(payload)
-            stream.finish(InvalidRequest(f"the guest refused: {reason.get('message')}", code=str(reason.get("code"))))
+            reason = str(frames.decode_json(payload).get("message"))[:_SHOWN_CHARS]
+            del self._streams[number]
+            stream.finish(InvalidRequest(f"the guest refused: {reason}"))
 
     def _end(self, error: SandboxGone) -> None:
         if self.ended.is_set():

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from orchestrator.errors import SandboxGone
+
+_PICTURES = {
+    "image/png": re.compile(rb"\x89PNG\r\n\x1a\n"),
+    "image/jpeg": re.compile(rb"\xff\xd8\xff"),
+    "image/webp": re.compile(rb"RIFF....WEBP", re.DOTALL),
+    "image/gif": re.compile(rb"GIF8[79]a"),
+}
 
 
 class Verdict(StrEnum):
@@ -76,32 +84,40 @@ def read_outcome(message: dict[str, Any], head: bytes, rest: bytes) -> CallOutco
         SandboxGone: the message is not what a guest says; nothing from that link can be relied on.
     """
     try:
-        tail_bytes = int(message["tail_bytes"])
-        sizes = [int(each) for each in message["attachment_bytes"]]
-        kinds = [str(each) for each in message.get("attachment_types") or []]
-        if tail_bytes + sum(sizes) != len(rest) or min([tail_bytes, *sizes]) < 0 or len(kinds) < len(sizes):
+        tail_bytes = _count(message["tail_bytes"])
+        sizes = [_count(each) for each in message["attachment_bytes"]]
+        if tail_bytes + sum(sizes) != len(rest):
             raise ValueError("sizes do not add up")
         attachments, start = [], tail_bytes
-        for kind, size in zip(kinds, sizes, strict=False):
-            attachments.append(Attachment(kind, rest[start : start + size]))
+        for kind, size in zip(message.get("attachment_types") or (), sizes, strict=True):
+            attachments.append(Attachment(str(kind), rest[start : start + size]))
             start += size
+        verdict = Verdict(message["verdict"])
         error = message.get("error")
         return CallOutcome(
-            verdict=Verdict(message["verdict"]),
-            exit_code=_optional_int(message.get("exit_code")),
-            signal=_optional_int(message.get("signal")),
+            verdict=verdict,
+            exit_code=_count(message["exit_code"]) if verdict is Verdict.EXITED else None,
+            signal=_count(message["signal"]) if verdict is Verdict.KILLED else None,
             head=head,
             tail=rest[:tail_bytes],
-            dropped_bytes=int(message["dropped_bytes"]),
+            dropped_bytes=_count(message["dropped_bytes"]),
             duration_ms=float(message.get("duration_ms") or 0.0),
-            attachments=tuple(attachments),
-            result=message.get("result"),
-            error=CallError(str(error["code"]), str(error["message"])) if error else None,
+            # The types come from the agent's own interpreter: what is no picture is none of ours.
+            attachments=tuple(each for each in attachments if _is_picture(each)),
+            result=dict(message["result"].items()) if verdict is Verdict.DONE else None,
+            error=CallError(str(error["code"]), str(error["message"])) if verdict is Verdict.REFUSED else None,
             is_state_lost=message.get("state") == "lost",
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise SandboxGone(f"the guest's answer cannot be read: {error}") from error
 
 
-def _optional_int(value: Any) -> int | None:
-    return None if value is None else int(value)
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"{value!r} is not a count")
+    return value
+
+
+def _is_picture(attachment: Attachment) -> bool:
+    begins = _PICTURES.get(attachment.media_type)
+    return begins is not None and begins.match(attachment.content) is not None

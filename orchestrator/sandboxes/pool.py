@@ -137,6 +137,10 @@ class Pool:
                 except SandboxError as error:
                     log.warning("pool_not_filled", reason=error.message)
                     await asyncio.sleep(_RETRY_S)
+                except Exception:
+                    # A reconcile boundary: whatever went wrong with one must not end the pool.
+                    log.exception("pool_broken")
+                    await asyncio.sleep(_RETRY_S)
             await self._wait_for_change()
 
     async def _is_quiet(self) -> bool:

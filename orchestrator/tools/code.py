@@ -30,7 +30,7 @@ class CodeExecution(Tool):
         limits = context.limits
         if len(arguments.code.encode("utf-8", "replace")) > limits.code_limit_bytes:
             raise ToolError(f"the code is longer than {limits.code_limit_bytes} bytes; put it into a file in pieces")
-        sandbox = await context.sandbox()
+        sandbox = context.sandbox
         verb = sandbox.python if arguments.language == "python" else sandbox.bash
         outcome = await verb(
             context.call_id,

@@ -162,7 +162,7 @@ async def _perform(
 ) -> CallOutcome:
     if "\0" in arguments.get("path", ""):
         raise ToolError("a path cannot contain NUL")
-    sandbox = await context.sandbox()
+    sandbox = context.sandbox
     limit = output_limit_bytes or context.limits.output_limit_bytes
     return await sandbox.file(context.call_id, operation, arguments, content, output_limit_bytes=limit)
 

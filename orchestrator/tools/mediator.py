@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from orchestrator.clock import Clock
-from orchestrator.errors import InvalidRequest, ToolError
+from orchestrator.errors import InvalidRequest, SandboxGone, ToolError
 from orchestrator.policy.limits import Limits
 from orchestrator.policy.redaction import redact
 from orchestrator.sandboxes.handle import Sandbox
@@ -26,6 +26,10 @@ from orchestrator.tools.port import Tool, ToolContext, ToolResult
 from orchestrator.tools.toolbox import Toolbox
 from orchestrator.wire.folding import parse_arguments
 
+_LOST = (
+    "[the sandbox ended while this call ran and was started again: it is not known how far the call came; "
+    "files are kept, processes and Python variables are not]"
+)
 _JOURNALED_OUTPUT_BYTES = 64 * 1024
 """Of one call's live output in the journal; the whole is in the result."""
 _OUTPUT_INTERVAL_S = 0.1
@@ -69,8 +73,11 @@ class Mediator:
         self._clock = clock
         self._used: Sandbox | None = None
 
-    async def carry_out(self, call: ToolCall) -> ToolResult:
-        """The result of one call, which is in the journal before it begins. The same call again is carried out once.
+    async def carry_out(self, call: ToolCall, started_in: str | None = None) -> ToolResult:
+        """The result of one call, which is in the journal before it begins.
+
+        `started_in` is the guest for which an earlier holder of the run wrote the call down. The same guest carries out
+        the same call once; if it is another one now, nobody knows what became of the call, and the model is told so.
 
         Raises:
             SandboxError: the platform failed.
@@ -78,10 +85,15 @@ class Mediator:
         started = self._clock.monotonic()
         try:
             tool, arguments = self._parse(call)
-            self._journal.note("tool.started", call_id=call.id, tool=call.name, arguments=_shown(arguments))
-            await self._journal.flush()
-            result = await self._execute(tool, arguments, call.id)
-        except ToolError as error:
+            sandbox = await self._sandbox()
+            if started_in is None:
+                shown = _shown(arguments)
+                self._journal.note(
+                    "tool.started", call_id=call.id, tool=call.name, arguments=shown, guest=sandbox.guest_id
+                )
+                await self._journal.flush()
+            result = await self._execute(tool, arguments, call.id, sandbox, started_in or sandbox.guest_id)
+        except (ToolError, InvalidRequest) as error:
             result = ToolResult(redact(error.message), is_error=True, verdict="refused")
         duration_ms = round((self._clock.monotonic() - started) * 1000, 1)
         self._journal.note(
@@ -108,17 +120,25 @@ class Mediator:
             problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
             raise ToolError(f"the arguments of {call.name} are wrong: {problems}") from error
 
-    async def _use_sandbox(self) -> Sandbox:
-        self._used = await self._sandbox()
-        return self._used
-
-    async def _execute(self, tool: Tool, arguments: Any, call_id: str) -> ToolResult:
-        watched = _Output(self._journal, call_id)
-        context = ToolContext(call_id, self._use_sandbox, self._limits, watched.add)
-        try:
-            return await tool.carry_out(arguments, context)
-        finally:
-            watched.close()
+    async def _execute(self, tool: Tool, arguments: Any, call_id: str, sandbox: Sandbox, guest_id: str) -> ToolResult:
+        for is_last in (False, True):
+            if sandbox.guest_id != guest_id:
+                return ToolResult(_LOST, is_error=True, verdict="lost")
+            self._used = sandbox
+            watched = _Output(self._journal, call_id)
+            try:
+                return await tool.carry_out(arguments, ToolContext(call_id, sandbox, self._limits, watched.add))
+            except SandboxGone:
+                # Only the link may have been cut: then the guest still has the call, and the same id finds it again.
+                if is_last:
+                    raise
+                sandbox = await self._sandbox()
+            except asyncio.CancelledError:
+                sandbox.acknowledge(call_id)
+                raise
+            finally:
+                watched.close()
+        raise AssertionError("unreachable")
 
 
 class _Output:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -28,8 +27,8 @@ class ToolContext:
     """What a tool gets besides its arguments."""
 
     call_id: str
-    sandbox: Callable[[], Awaitable[Sandbox]]
-    """The environment's sandbox, started if need be."""
+    sandbox: Sandbox
+    """The environment's, running."""
     limits: Limits
     on_output: OnOutput
     """Gets raw output as it comes, for people who watch."""

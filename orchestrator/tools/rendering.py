@@ -8,6 +8,9 @@ from orchestrator.policy.redaction import redact
 from orchestrator.sandboxes.outcome import CallOutcome, Verdict
 from orchestrator.wire.content import Content, ImageContent, TextContent
 
+_IMAGES_LIMIT_BYTES = 8 << 20
+"""Of one call: they stay in the log and go to every reader."""
+
 
 def decode(data: bytes) -> str:
     """Text of what a process wrote: UTF-8, everything else replaced; NUL, which databases and clients stumble over,
@@ -51,10 +54,14 @@ def with_ending(text: str, ending: str) -> str:
 
 def with_images(text: str, outcome: CallOutcome) -> str | list[Content]:
     """Plain text, or content blocks if there are images."""
-    images = [
-        ImageContent(mime_type=each.media_type, data=base64.b64encode(each.content).decode())
-        for each in outcome.attachments
-    ]
+    images: list[Content] = []
+    room_bytes = _IMAGES_LIMIT_BYTES
+    for each in outcome.attachments:
+        room_bytes -= len(each.content)
+        if room_bytes >= 0:
+            images.append(ImageContent(mime_type=each.media_type, data=base64.b64encode(each.content).decode()))
+    if len(images) < len(outcome.attachments):
+        text = with_ending(text, f"[{len(outcome.attachments) - len(images)} images dropped: together too large]")
     if not images:
         return text
     blocks: list[Content] = [TextContent(text=text)] if text else []

@@ -1,0 +1,85 @@
+"""How a run ends: no step left open, no call without a result, one last event.
+
+Needs no agent, model or sandbox, so that every interaction that was stored can be ended.
+"""
+
+from __future__ import annotations
+
+from orchestrator.clock import Clock, rfc3339
+from orchestrator.runs.recorder import Recorder
+from orchestrator.store.port import InteractionRow
+from orchestrator.wire import events
+from orchestrator.wire.interactions import Interaction, InteractionError, Status
+from orchestrator.wire.steps import (
+    CodeArguments,
+    CodeExecutionCall,
+    CodeExecutionResult,
+    FunctionCall,
+    FunctionResult,
+    Step,
+)
+
+ServerCall = CodeExecutionCall | FunctionCall
+
+
+class Ending:
+    """Writes the end of one run."""
+
+    def __init__(self, row: InteractionRow, recorder: Recorder, clock: Clock) -> None:
+        self._row = row
+        self._recorder = recorder
+        self._clock = clock
+
+    def unanswered(self) -> list[ServerCall]:
+        """The calls in the log that have no result."""
+        steps = self._recorder.folder.steps
+        answered = {step.call_id for step in steps if isinstance(step, CodeExecutionResult | FunctionResult)}
+        return [step for step in steps if isinstance(step, ServerCall) and step.id not in answered]
+
+    def close_steps(self) -> None:
+        """Ends steps that were begun and not stopped: whoever wrote them is gone."""
+        for index, kind in self._recorder.folder.open_types.items():
+            if kind == "code_execution_call":
+                self._recorder.delta(index, events.CodeExecutionCallDelta(arguments=CodeArguments(code="")))
+            self._recorder.end(index)
+
+    def answer(self, call: ServerCall, reason: str) -> None:
+        """Gives a call an error for a result: one without any would be the client's to answer."""
+        self._recorder.whole(_no_result(call, reason))
+
+    async def write(self, status: Status, reason: str = "", error: InteractionError | None = None) -> Status:
+        """Ends the run, unless it has ended; returns the status that it has then.
+
+        Raises:
+            LeaseLost, StoreError: the end could not be written.
+        """
+        if (ended := self._recorder.ended) is not None:
+            # A cancel that comes while the end is being written changes nothing: a run ends once.
+            await self._recorder.flush()
+            return ended
+        self.close_steps()
+        for call in self.unanswered():
+            self.answer(call, reason or (error.message if error is not None else status))
+        self._recorder.note("run.ended", status=status)
+        if error is not None:
+            self._recorder.emit(events.ErrorEvent(error=error))
+        interaction = Interaction(
+            id=self._row.id,
+            status=status,
+            agent=self._row.agent,
+            created=rfc3339(self._row.created),
+            updated=rfc3339(self._clock.now()),
+            environment_id=self._row.environment_id,
+            usage=self._recorder.usage,
+            errors=[error] if error is not None else None,
+        )
+        self._recorder.emit(events.InteractionCompleted(interaction=interaction), status=status)
+        await self._recorder.flush()
+        return status
+
+
+def _no_result(call: ServerCall, reason: str) -> Step:
+    text = f"[no result: {reason}]"
+    if isinstance(call, CodeExecutionCall):
+        return CodeExecutionResult(call_id=call.id, result=text, is_error=True)
+    return FunctionResult(call_id=call.id, name=call.name, result=text, is_error=True)
