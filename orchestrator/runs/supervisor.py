@@ -79,6 +79,7 @@ class Supervisor:
     async def aclose(self) -> None:
         """Lets go of all runs. What they wrote is stored; the next server takes them up."""
         self._is_closing = True
+        self._environments.let_go()
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()

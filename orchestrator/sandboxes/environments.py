@@ -83,6 +83,11 @@ class Environments:
         self._pool.open()
         self._watcher = asyncio.create_task(self._watch(), name="sandbox-exits")
 
+    def let_go(self) -> None:
+        """The server ends: calls that are cancelled from now on go on inside, for the next server to follow."""
+        for sandbox in self._live.values():
+            sandbox.link.let_go()
+
     async def aclose(self) -> None:
         """Closes all links; what runs inside goes on."""
         tasks = [*self._tasks, *([self._watcher] if self._watcher is not None else [])]

@@ -53,6 +53,11 @@ class _Stream:
             self._link.send(frames.encode_credit(self.number, self._untaken_bytes))
             self._untaken_bytes = 0
 
+    async def end(self) -> None:
+        """Returns when the stream is over, or raises why it is."""
+        # Shielded: cancelling who waits would otherwise make the stream itself look ended.
+        await asyncio.shield(self.ended)
+
     def finish(self, error: Exception | None = None) -> None:
         self.has_room.set()
         if not self.ended.done():
@@ -146,7 +151,7 @@ class Link:
         stream.on_message = answer.append
         try:
             await self._send_content(stream, content)
-            await stream.ended
+            await stream.end()
         finally:
             # Cancelled, or the content could not be read to its end.
             if not stream.ended.done() and not self._has_let_go:
@@ -177,7 +182,7 @@ class Link:
             while (piece := await pieces.get()) is not None:
                 yield piece
                 stream.take(len(piece))
-            await stream.ended
+            await stream.end()
         finally:
             if not stream.ended.done():
                 self.send(frames.encode_json(frames.RESET, stream.number, {"code": "cancelled", "message": ""}))
@@ -195,7 +200,7 @@ class Link:
         answers: list[dict[str, Any]] = []
         stream.on_message = answers.append
         try:
-            await stream.ended
+            await stream.end()
         finally:
             self._streams.pop(stream.number, None)
         return answers[0] if answers else {}

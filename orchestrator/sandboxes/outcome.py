@@ -93,11 +93,11 @@ def read_outcome(message: dict[str, Any], head: bytes, rest: bytes) -> CallOutco
             attachments.append(Attachment(str(kind), rest[start : start + size]))
             start += size
         verdict = Verdict(message["verdict"])
-        error = message.get("error")
+        error: Any = message.get("error")
         return CallOutcome(
             verdict=verdict,
-            exit_code=_count(message["exit_code"]) if verdict is Verdict.EXITED else None,
-            signal=_count(message["signal"]) if verdict is Verdict.KILLED else None,
+            exit_code=_count_or_none(message, "exit_code", is_needed=verdict is Verdict.EXITED),
+            signal=_count_or_none(message, "signal", is_needed=verdict is Verdict.KILLED),
             head=head,
             tail=rest[:tail_bytes],
             dropped_bytes=_count(message["dropped_bytes"]),
@@ -105,7 +105,7 @@ def read_outcome(message: dict[str, Any], head: bytes, rest: bytes) -> CallOutco
             # The types come from the agent's own interpreter: what is no picture is none of ours.
             attachments=tuple(each for each in attachments if _is_picture(each)),
             result=dict(message["result"].items()) if verdict is Verdict.DONE else None,
-            error=CallError(str(error["code"]), str(error["message"])) if verdict is Verdict.REFUSED else None,
+            error=CallError(str(error["code"]), str(error["message"])) if error or verdict is Verdict.REFUSED else None,
             is_state_lost=message.get("state") == "lost",
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -116,6 +116,11 @@ def _count(value: Any) -> int:
     if not isinstance(value, int) or value < 0:
         raise ValueError(f"{value!r} is not a count")
     return value
+
+
+def _count_or_none(message: dict[str, Any], name: str, *, is_needed: bool) -> int | None:
+    value = message.get(name)
+    return None if value is None and not is_needed else _count(value)
 
 
 def _is_picture(attachment: Attachment) -> bool:
