@@ -181,7 +181,7 @@ class Environments:
         task.add_done_callback(self._tasks.discard)
 
     async def _prepare(self, environment_id: str) -> None:
-        with contextlib.suppress(SandboxError, NotFound):
+        with contextlib.suppress(CorralError):
             await self.sandbox(environment_id)
 
     async def delete(self, row: EnvironmentRow) -> None:
@@ -192,11 +192,20 @@ class Environments:
             if live is not None:
                 await live.link.aclose()
             fresh = await self._store.environment(None, row.id)
-            if fresh is not None and fresh.sandbox_ref:
-                await self._driver.destroy(SandboxRef(fresh.sandbox_id or "", fresh.sandbox_ref))
+            if fresh is not None and fresh.sandbox_id:
+                await self._destroy(fresh.sandbox_id, fresh.sandbox_ref)
             await self._store.delete_environment(row.id)
         self._locks.pop(row.id, None)
         log.info("environment_deleted", environment_id=row.id)
+
+    async def _destroy(self, sandbox_id: str, token: str | None) -> None:
+        """Without a token a crash cut the start off: the engine may have made the sandbox, or not."""
+        if token:
+            await self._driver.destroy(SandboxRef(sandbox_id, token))
+            return
+        async for ref in self._driver.owned():
+            if ref.sandbox_id == sandbox_id:
+                await self._driver.destroy(ref)
 
     async def touch(self, environment_id: str) -> None:
         """Remembers that the environment was used now."""
@@ -209,8 +218,9 @@ class Environments:
         """A sandbox that waited in the pool, else a new one; its sources put in place."""
         spec = read_spec(row)
         started = self._clock.monotonic()
-        waiting = self._pool.claim()
-        ref = waiting.ref if waiting is not None else SandboxRef(ids.new_sandbox_id(), "")
+        # An id without a ref: an earlier start was cut off, and the engine may have gone further than the store.
+        waiting = self._pool.claim() if not row.sandbox_id else None
+        ref = waiting.ref if waiting is not None else SandboxRef(row.sandbox_id or ids.new_sandbox_id(), "")
         try:
             if waiting is not None:
                 # From this write on the sandbox is the environment's, whatever happens to us.
@@ -221,12 +231,12 @@ class Environments:
                 await self._note(row.id, "sandbox.starting", sandbox_id=ref.sandbox_id, image=self._defaults.image)
                 wanted = SandboxSpec(ref.sandbox_id, self._defaults.image, self._defaults.resources, row.id)
                 self._starting.add(ref.sandbox_id)
+                await self._store.update_environment(row.id, sandbox_id=ref.sandbox_id)
                 async with self._starts, contextlib.aclosing(self._driver.create(wanted)) as stages:
                     async for ref in stages:
                         await self._store.update_environment(row.id, sandbox_id=ref.sandbox_id, sandbox_ref=ref.token)
                     sandbox = await self._connect(ref, spec)
-            inline = [source for source in spec.sources if isinstance(source, InlineSource)]
-            await put_sources(sandbox, f"sources-{ref.sandbox_id[:8]}", inline)
+            await _furnish(sandbox, spec)
         except BaseException as error:
             await asyncio.shield(self._undo(row.id, ref, error))
             raise
@@ -262,7 +272,10 @@ class Environments:
                 f"The sandbox of environment {row.id} is gone from the engine, and its files with it. "
                 "Delete the environment and start a new one."
             )
-        sandbox = await self._reconnect(ref, read_spec(row), status.state)
+        spec = read_spec(row)
+        sandbox = await self._reconnect(ref, spec, status.state)
+        if row.status == "pending":  # its start was cut off
+            await _furnish(sandbox, spec)
         await self._store.update_environment(row.id, status="active", accessed=True)
         await self._note(row.id, "sandbox.started", sandbox_id=ref.sandbox_id, was=status.state.value)
         return sandbox
@@ -284,12 +297,12 @@ class Environments:
         return Sandbox(ref, link, _variables(spec))
 
     async def _undo(self, environment_id: str, ref: SandboxRef, error: BaseException) -> None:
-        """A failed start leaves nothing on the engine, or a ref in the store by which to try again."""
+        """A failed start leaves nothing on the engine, or in the store what it takes to try again."""
         reason = error.message if isinstance(error, CorralError) else type(error).__name__
-        with contextlib.suppress(SandboxError):
-            if ref.token:
+        if ref.token:
+            with contextlib.suppress(SandboxError):
                 await self._driver.destroy(ref)
-            await self._store.update_environment(environment_id, status="pending", sandbox_id="", sandbox_ref="")
+                await self._store.update_environment(environment_id, status="pending", sandbox_id="", sandbox_ref="")
         await self._note(environment_id, "sandbox.gone", reason=reason)
         log.warning("sandbox_start_failed", environment_id=environment_id, reason=reason)
 
@@ -372,6 +385,11 @@ def read_spec(row: EnvironmentRow) -> EnvironmentSpec:
     """What the environment was asked to be."""
     spec = parse_environment(json.loads(row.spec))
     return spec if spec is not None else EnvironmentSpec()
+
+
+async def _furnish(sandbox: Sandbox, spec: EnvironmentSpec) -> None:
+    inline = [source for source in spec.sources if isinstance(source, InlineSource)]
+    await put_sources(sandbox, f"sources-{sandbox.ref.sandbox_id[:8]}", inline)
 
 
 def _dump(spec: EnvironmentSpec) -> str:

@@ -1,0 +1,507 @@
+"""Environments on a real store and on drivers with faults."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from orchestrator.clock import SystemClock
+from orchestrator.errors import (
+    EngineUnavailable,
+    ImageMissing,
+    LimitExceeded,
+    NotFound,
+    SandboxGone,
+    SandboxStartFailed,
+)
+from orchestrator.sandboxes import environments as module
+from orchestrator.sandboxes.driver import Resources, SandboxDriver, SandboxRef, SandboxSpec, SandboxState
+from orchestrator.sandboxes.environments import Environments, SandboxDefaults, opened
+from orchestrator.sandboxes.handle import Sandbox
+from orchestrator.sandboxes.pool import PoolSettings
+from orchestrator.store.port import EnvironmentRow
+from orchestrator.store.sqlite import SqliteStore
+from orchestrator.wire.environments import EnvironmentSpec, parse_environment
+from tests.fakes.consistency import assert_store_consistent
+from tests.fakes.local_driver import (
+    IMAGE,
+    CutsLink,
+    EngineAway,
+    FailsDuringCreate,
+    LocalDriver,
+    LosesSandbox,
+    NeverAnswersHello,
+    SlowToStart,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+def spec_of(value: object = "remote") -> EnvironmentSpec:
+    spec = parse_environment(value)
+    assert spec is not None
+    return spec
+
+
+WITH_SOURCE = {"type": "remote", "sources": [{"type": "inline", "target": "workspace/data.txt", "content": "given"}]}
+
+
+class World:
+    """A store, a folder of sandboxes, and servers on them one after another."""
+
+    def __init__(self, store: SqliteStore, root: Path, stack: AsyncExitStack) -> None:
+        self.store = store
+        self.root = root
+        self._stack = stack
+        self.project = ""
+
+    async def server(
+        self, driver: SandboxDriver | None = None, *, limit: int = 50, pool_size: int = 0, is_open: bool = True
+    ) -> Environments:
+        pool = PoolSettings(size=pool_size, max_size=pool_size, refill_delay_s=0.0, memory_limit_bytes=1 << 30)
+        defaults = SandboxDefaults(IMAGE, Resources(), limit, pool)
+        generation = await self.store.next_generation()
+        environments = Environments(self.store, driver or LocalDriver(self.root), SystemClock(), defaults, generation)
+        if is_open:
+            await self._stack.enter_async_context(opened(environments))
+        else:
+            self._stack.push_async_callback(environments.aclose)
+        return environments
+
+    async def row(self, environment_id: str) -> EnvironmentRow:
+        row = await self.store.environment(None, environment_id)
+        assert row is not None
+        return row
+
+    async def owned(self) -> set[str]:
+        return {ref.sandbox_id async for ref in LocalDriver(self.root).owned()}
+
+    async def kinds(self, environment_id: str) -> list[str]:
+        return [event.kind for event in await self.store.read(environment_id)]
+
+
+@pytest.fixture
+async def world(tmp_path: Path, short_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[World, None]:
+    monkeypatch.setattr(module, "_RETRY_ENGINE_S", 0.05)
+    store = SqliteStore(tmp_path / "corral.db", SystemClock())
+    await store.open()
+    async with AsyncExitStack() as stack:
+        world = World(store, short_path, stack)
+        world.project = (await store.default_project()).id
+        yield world
+    await assert_store_consistent(store)
+    await store.aclose()
+    await asyncio.to_thread(LocalDriver(short_path).kill_all)
+
+
+async def says(sandbox: Sandbox, code: str, call: str = "c") -> str:
+    outcome = await sandbox.bash(call, code, timeout_s=10, output_limit_bytes=1000)
+    sandbox.acknowledge(call)
+    return outcome.head.decode()
+
+
+async def eventually(is_true: Callable[[], Awaitable[bool]], within_s: float = 5.0) -> None:
+    async with asyncio.timeout(within_s):
+        while not await is_true():
+            await asyncio.sleep(0.01)
+
+
+# the ordinary life
+
+
+async def test_a_sandbox_is_made_at_first_use_and_once(world: World) -> None:
+    environments = await world.server()
+    row = await environments.create(world.project, spec_of())
+    assert (row.status, await world.owned()) == ("pending", set())
+    first, second = await asyncio.gather(*(environments.sandbox(row.id) for _ in range(2)))
+    assert first is second
+    stored = await world.row(row.id)
+    assert (stored.status, stored.sandbox_id) == ("active", first.ref.sandbox_id)
+    assert await world.owned() == {first.ref.sandbox_id}
+    assert await world.kinds(row.id) == ["environment.created", "sandbox.starting", "sandbox.started"]
+
+
+async def test_sources_are_there_from_the_first_call_on(world: World) -> None:
+    content = bytes(range(256)) * 3000
+    encoded = base64.b64encode(content).decode()
+    more = {"type": "inline", "target": "/workspace/a/b.bin", "content": encoded, "encoding": "base64"}
+    environments = await world.server()
+    row = await environments.create(
+        world.project, spec_of({"type": "remote", "sources": [*WITH_SOURCE["sources"], more]})
+    )
+    sandbox = await environments.sandbox(row.id)
+    assert await says(sandbox, "cat data.txt; stat -c %s a/b.bin") == f"given{len(content)}\n"
+
+
+async def test_variables_hold_from_the_start_and_from_each_change(world: World) -> None:
+    environments = await world.server()
+    row = await environments.create(world.project, spec_of({"type": "remote", "env": {"A": "1", "B": "x y\nz"}}))
+    sandbox = await environments.sandbox(row.id)
+    assert await says(sandbox, 'echo "$A|$B|$C"') == "1|x y\nz|\n"
+    await environments.change(row, spec_of({"type": "remote", "env": {"A": "2", "C": "3"}}))
+    assert await says(sandbox, 'echo "$A|$C"') == "2|3\n"
+    stored = json.loads((await world.row(row.id)).spec)
+    assert {name: each["value"] for name, each in stored["env"].items()} == {"A": "2", "B": "x y\nz", "C": "3"}
+
+
+async def test_prepare_starts_ahead_and_its_failure_comes_again(world: World) -> None:
+    environments = await world.server(FailsDuringCreate(world.root, "create", times=1))
+    row = await environments.create(world.project, spec_of())
+    environments.prepare(row.id)
+    await eventually(lambda: _has_kind(world, row.id, "sandbox.gone"))
+    assert await says(await environments.sandbox(row.id), "echo fine") == "fine\n"
+
+
+async def _has_kind(world: World, environment_id: str, kind: str) -> bool:
+    return kind in await world.kinds(environment_id)
+
+
+async def test_another_projects_environment_is_not_found(world: World) -> None:
+    environments = await world.server()
+    row = await environments.create(world.project, spec_of())
+    assert (await environments.find(world.project, row.id)).id == row.id
+    with pytest.raises(NotFound) as foreign:
+        await environments.find("prj_other", row.id)
+    with pytest.raises(NotFound) as unknown:
+        await environments.find(world.project, "0" * 32)
+    assert foreign.value.message.replace(row.id, "ID") == unknown.value.message.replace("0" * 32, "ID")
+
+
+async def test_the_limit_holds_however_many_come_at_once(world: World) -> None:
+    environments = await world.server(limit=5)
+    results = await asyncio.gather(
+        *(environments.create(world.project, spec_of()) for _ in range(20)), return_exceptions=True
+    )
+    assert sum(isinstance(each, EnvironmentRow) for each in results) == 5
+    assert sum(isinstance(each, LimitExceeded) for each in results) == 15
+    other = (await world.store.ensure_project("other")).id
+    await environments.create(other, spec_of())
+
+
+# deletion
+
+
+async def test_deleting_leaves_nothing(world: World) -> None:
+    environments = await world.server()
+    row = await environments.create(world.project, spec_of())
+    sandbox = await environments.sandbox(row.id)
+    await environments.delete(row)
+    assert await world.owned() == set()
+    assert await world.store.environment(None, row.id) is None
+    with pytest.raises(NotFound):
+        await environments.sandbox(row.id)
+    with pytest.raises(SandboxGone):
+        await says(sandbox, "true")
+    await environments.delete(row)
+
+
+async def test_deleting_waits_for_a_start_under_way(world: World) -> None:
+    environments = await world.server(SlowToStart(world.root))
+    row = await environments.create(world.project, spec_of())
+    environments.prepare(row.id)
+    await asyncio.sleep(0.2)
+    await environments.delete(row)
+    assert await world.owned() == set()
+
+
+async def test_a_deletion_that_the_engine_did_not_hear_is_finished_later(world: World) -> None:
+    driver = EngineAway(world.root)
+    driver.is_away = False
+    environments = await world.server(driver)
+    row = await environments.create(world.project, spec_of())
+    await environments.sandbox(row.id)
+    driver.is_away = True
+    with pytest.raises(EngineUnavailable):
+        await environments.delete(row)
+    with pytest.raises(NotFound):
+        await environments.find(world.project, row.id)
+    driver.is_away = False
+    next_server = await world.server(driver)
+
+    async def is_gone() -> bool:
+        return await world.store.environment(None, row.id) is None and await world.owned() == set()
+
+    await eventually(is_gone)
+    await next_server.aclose()
+
+
+# restarts
+
+
+async def test_the_next_server_finds_the_running_sandbox(world: World) -> None:
+    first = await world.server()
+    row = await first.create(world.project, spec_of(WITH_SOURCE))
+    sandbox = await first.sandbox(row.id)
+    await says(sandbox, "echo changed > data.txt")
+    await first.aclose()
+    second = await world.server()
+    found = await second.sandbox(row.id)
+    assert found.guest_id == sandbox.guest_id
+    assert await says(found, "cat data.txt") == "changed\n", "sources are put in place once"
+
+
+async def test_a_stopped_sandbox_is_started_again_with_its_files(world: World) -> None:
+    environments = await world.server()
+    row = await environments.create(world.project, spec_of())
+    sandbox = await environments.sandbox(row.id)
+    await says(sandbox, "echo kept > file")
+    await LocalDriver(world.root).stop(sandbox.ref)
+    await eventually(lambda: _has_kind(world, row.id, "sandbox.stopped"))
+    assert (await world.row(row.id)).status == "stopped"
+    again = await environments.sandbox(row.id)
+    assert again.guest_id != sandbox.guest_id
+    assert await says(again, "cat file") == "kept\n"
+
+
+async def test_a_start_that_a_crash_cut_off_after_the_ref_puts_the_sources_in_place(world: World) -> None:
+    environments = await world.server(is_open=False)
+    row = await environments.create(world.project, spec_of(WITH_SOURCE))
+    refs = [ref async for ref in LocalDriver(world.root).create(SandboxSpec("cut", IMAGE))]
+    await world.store.update_environment(row.id, sandbox_id="cut", sandbox_ref=refs[-1].token)
+    sandbox = await environments.sandbox(row.id)
+    assert await says(sandbox, "cat data.txt") == "given"
+    assert (await world.row(row.id)).status == "active"
+
+
+async def test_a_start_that_a_crash_cut_off_before_the_ref_was_stored_is_taken_up(world: World) -> None:
+    """Else the name of the sandbox would be taken, by one that nobody knows."""
+
+    class Crash(BaseException):
+        pass
+
+    class CrashesAfterTheFirstResource(LocalDriver):
+        async def create(self, spec: SandboxSpec) -> AsyncGenerator[SandboxRef, None]:
+            async for _ in super().create(spec):
+                raise Crash
+            yield SandboxRef("", "")
+
+        async def destroy(self, ref: SandboxRef) -> None:
+            raise Crash
+
+    environments = await world.server(CrashesAfterTheFirstResource(world.root), is_open=False)
+    row = await environments.create(world.project, spec_of())
+
+    async def no_undo(*_arguments: object) -> None:
+        """A process that is killed does not tidy up."""
+
+    environments._undo = no_undo  # type: ignore[method-assign]
+    with pytest.raises(Crash):
+        await environments.sandbox(row.id)
+    (left,) = await world.owned()
+    next_server = await world.server()
+    sandbox = await next_server.sandbox(row.id)
+    assert sandbox.ref.sandbox_id == left
+    assert await world.owned() == {left}
+
+
+async def test_deleting_what_a_crash_cut_off_before_the_ref_was_stored(world: World) -> None:
+    environments = await world.server(is_open=False)
+    row = await environments.create(world.project, spec_of())
+    async for _ in LocalDriver(world.root).create(SandboxSpec("orphan", IMAGE)):
+        pass
+    await world.store.update_environment(row.id, sandbox_id="orphan")
+    await environments.delete(await world.row(row.id))
+    assert await world.owned() == set()
+
+
+async def test_what_no_row_knows_is_reaped_and_what_one_knows_is_not(world: World) -> None:
+    first = await world.server()
+    row = await first.create(world.project, spec_of())
+    kept = (await first.sandbox(row.id)).ref.sandbox_id
+    await first.aclose()
+    async for _ in LocalDriver(world.root).create(SandboxSpec("orphan", IMAGE)):
+        pass
+    async for _ in LocalDriver(world.root, "another owner").create(SandboxSpec("foreign", IMAGE)):
+        pass
+    await world.server()
+
+    async def is_reaped() -> bool:
+        return "orphan" not in await world.owned()
+
+    await eventually(is_reaped)
+    assert await world.owned() == {kept}
+    assert (world.root / "foreign").exists()
+
+
+async def test_a_sandbox_that_is_being_made_is_not_reaped(world: World) -> None:
+    driver = SlowToStart(world.root)
+    environments = await world.server(driver)
+    rows = [await environments.create(world.project, spec_of()) for _ in range(3)]
+    starting = [asyncio.ensure_future(environments.sandbox(row.id)) for row in rows]
+    for _ in range(20):
+        await environments._reap()
+        await asyncio.sleep(0.03)
+    for sandbox in await asyncio.gather(*starting):
+        assert await says(sandbox, "echo fine") == "fine\n"
+
+
+# faults
+
+
+@pytest.mark.parametrize(
+    ("stage", "error"),
+    [("image", ImageMissing), ("create", SandboxStartFailed), ("start", SandboxStartFailed)],
+)
+async def test_a_start_that_fails_leaves_nothing_and_may_be_repeated(
+    world: World, stage: str, error: type[Exception]
+) -> None:
+    environments = await world.server(FailsDuringCreate(world.root, stage, times=1))
+    row = await environments.create(world.project, spec_of())
+    with pytest.raises(error):
+        await environments.sandbox(row.id)
+    assert await world.owned() == set()
+    stored = await world.row(row.id)
+    assert (stored.status, stored.sandbox_ref) == ("pending", None)
+    assert await says(await environments.sandbox(row.id), "echo fine") == "fine\n"
+
+
+async def test_a_guest_that_does_not_answer_is_a_failed_start(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.sandboxes.link._HELLO_TIMEOUT_S", 0.1)
+    environments = await world.server(NeverAnswersHello(world.root))
+    row = await environments.create(world.project, spec_of())
+    with pytest.raises(SandboxGone):
+        await environments.sandbox(row.id)
+    assert await world.owned() == set()
+
+
+async def test_a_source_that_cannot_be_written_is_a_failed_start(world: World) -> None:
+    in_the_way = [
+        {"type": "inline", "target": "workspace/a", "content": "file"},
+        {"type": "inline", "target": "workspace/a/b", "content": "below a file"},
+    ]
+    environments = await world.server()
+    row = await environments.create(world.project, spec_of({"type": "remote", "sources": in_the_way}))
+    with pytest.raises(SandboxStartFailed) as caught:
+        await environments.sandbox(row.id)
+    assert caught.value.stage == "sources"
+    assert await world.owned() == set()
+
+
+async def test_giving_up_a_start_leaves_nothing(world: World) -> None:
+    environments = await world.server(SlowToStart(world.root))
+    row = await environments.create(world.project, spec_of())
+    starting = asyncio.ensure_future(environments.sandbox(row.id))
+    await asyncio.sleep(0.3)
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    assert await world.owned() == set()
+    assert (await world.row(row.id)).sandbox_ref is None
+
+
+async def test_a_silent_engine_destroys_nothing(world: World) -> None:
+    driver = EngineAway(world.root)
+    driver.is_away = False
+    environments = await world.server(driver)
+    row = await environments.create(world.project, spec_of())
+    sandbox = await environments.sandbox(row.id)
+    await sandbox.link.aclose()
+    driver.is_away = True
+    with pytest.raises(EngineUnavailable):
+        await environments.sandbox(row.id)
+    assert (await world.row(row.id)).status == "active"
+    driver.is_away = False
+    assert await says(await environments.sandbox(row.id), "echo back") == "back\n"
+
+
+async def test_a_server_starts_without_an_engine_and_finds_it_later(world: World) -> None:
+    driver = EngineAway(world.root)
+    environments = await world.server(driver)
+    row = await environments.create(world.project, spec_of())
+    with pytest.raises(EngineUnavailable):
+        await environments.sandbox(row.id)
+    driver.is_away = False
+    assert await says(await environments.sandbox(row.id), "echo back") == "back\n"
+
+
+async def test_a_sandbox_that_vanished_is_told_and_not_replaced(world: World) -> None:
+    """Its files are gone: a new one in its place would pretend that they never were."""
+    environments = await world.server(LosesSandbox(world.root))
+    row = await environments.create(world.project, spec_of())
+    sandbox = await environments.sandbox(row.id)
+    await sandbox.link.aclose()
+    for _ in range(2):
+        with pytest.raises(SandboxGone):
+            await environments.sandbox(row.id)
+    with pytest.raises(SandboxGone, match="files"):
+        await environments.sandbox(row.id)
+    assert (await world.row(row.id)).status == "lost"
+    await environments.delete(await world.row(row.id))
+
+
+async def test_a_cut_link_is_opened_again_and_calls_are_found(world: World) -> None:
+    driver = CutsLink(world.root)
+    environments = await world.server(driver)
+    row = await environments.create(world.project, spec_of())
+    sandbox = await environments.sandbox(row.id)
+    call = asyncio.ensure_future(says(sandbox, "echo x >> count; sleep 0.3; cat count", "slow"))
+    await asyncio.sleep(0.1)
+    driver.cut()
+    with pytest.raises(SandboxGone):
+        await call
+    again = await environments.sandbox(row.id)
+    assert again.guest_id == sandbox.guest_id
+    assert again.link.calls["slow"] == "running"
+    assert await says(again, "echo x >> count; sleep 0.3; cat count", "slow") == "x\n"
+
+
+# the pool
+
+
+async def test_a_waiting_sandbox_is_claimed_and_gets_sources_and_variables(world: World) -> None:
+    environments = await world.server(pool_size=1)
+
+    async def one_waits() -> bool:
+        return len(environments._pool._waiting) == 1
+
+    await eventually(one_waits)
+    (waiting,) = await world.owned()
+    row = await environments.create(world.project, spec_of({**WITH_SOURCE, "env": {"A": "1"}}))
+    sandbox = await environments.sandbox(row.id)
+    assert sandbox.ref.sandbox_id == waiting
+    assert await says(sandbox, "echo $A; cat data.txt") == "1\ngiven"
+    assert (await world.row(row.id)).sandbox_id == waiting
+
+
+async def test_the_pool_is_gone_with_the_server_and_environments_stay(world: World) -> None:
+    environments = await world.server(pool_size=2)
+    row = await environments.create(world.project, spec_of())
+    kept = (await environments.sandbox(row.id)).ref.sandbox_id
+
+    async def two_wait() -> bool:
+        return len(environments._pool._waiting) == 2
+
+    await eventually(two_wait)
+    await environments.aclose()
+    assert await world.owned() == {kept}
+
+
+async def test_a_waiting_sandbox_that_ended_is_replaced(world: World) -> None:
+    environments = await world.server(pool_size=1)
+
+    async def one_waits() -> bool:
+        return len(environments._pool._waiting) == 1
+
+    await eventually(one_waits)
+    (waiting,) = environments._pool.sandbox_ids
+    await LocalDriver(world.root).stop(SandboxRef(waiting, str(world.root / waiting)))
+
+    async def another_waits() -> bool:
+        return environments._pool.sandbox_ids.isdisjoint({waiting}) and await one_waits()
+
+    await eventually(another_waits)
+    assert waiting not in await world.owned()
+
+
+async def test_a_claimed_sandbox_survives_the_ends_that_are_reported_late(world: World) -> None:
+    environments = await world.server()
+    row = await environments.create(world.project, spec_of())
+    sandbox = await environments.sandbox(row.id)
+    await environments._ended(sandbox.ref.sandbox_id)
+    assert (await LocalDriver(world.root).inspect(sandbox.ref)).state is SandboxState.RUNNING
+    assert await says(sandbox, "echo fine") == "fine\n"
