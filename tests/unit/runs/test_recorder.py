@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,8 +16,7 @@ from orchestrator.models.port import (
     TurnEnd,
 )
 from orchestrator.models.port import Usage as ModelUsage
-from orchestrator.policy.limits import Limits
-from orchestrator.runs.loop import Loop
+from orchestrator.runs.ending import Ending
 from orchestrator.runs.recorder import Recorder
 from orchestrator.runs.turn import Turn
 from orchestrator.store.sqlite import SqliteStore
@@ -65,13 +63,12 @@ async def test_cancel_that_comes_after_the_end_changes_nothing(store: SqliteStor
     recorder = await _recorder(store)
     row = await store.interaction(None, recorder.interaction_id)
     assert row is not None
-    nothing: Any = None
-    loop = Loop(row, [], nothing, nothing, nothing, recorder, Limits(), ManualClock())
+    ending = Ending(row, recorder, ManualClock())
     assert recorder.ended is None
     ended = Interaction(id=row.id, status="completed")
     recorder.emit(events.InteractionCompleted(interaction=ended), status="completed")
     assert recorder.ended == "completed"
-    assert await loop.cancelled() == "completed"
+    assert await ending.write("cancelled") == "completed"
     stored = await store.read(row.id)
     assert [event.kind for event in stored] == ["interaction.completed"]
 
