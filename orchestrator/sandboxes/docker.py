@@ -210,7 +210,7 @@ class DockerDriver(SandboxDriver):
     @property
     def _engine(self) -> docker.DockerClient:
         if self._client is None:
-            raise EngineUnavailable("no container engine is connected")
+            raise EngineUnavailable(f"the container engine at {self._engine_url} does not answer")
         return self._client
 
     async def _run(self, call: Callable[[], T], stage: str | None = None) -> T:

@@ -14,9 +14,15 @@ from tests.e2e.programs import bash, only_result, python, run_bash, script
 from tests.e2e.server import ServerProcess
 
 
-def test_container_killed_in_mid_call_fails_the_run(server: ServerProcess, caller: Caller) -> None:
+def test_container_killed_in_mid_call_is_started_again_and_the_model_is_told(
+    server: ServerProcess, caller: Caller
+) -> None:
     environment = caller.new_environment(bash("echo kept >kept"))
-    program = script({"text": "So far."} | run_bash("echo begun; sleep 60"), {"text": "Never."})
+    program = script(
+        {"text": "So far."} | run_bash("echo x >>count; echo begun; sleep 60"),
+        run_bash("cat kept count"),
+        {"text": "On."},
+    )
     with caller.stream(program, environment) as pieces:
         events = streams.events(pieces)
         running = next(events)["interaction"]["id"]
@@ -27,17 +33,12 @@ def test_container_killed_in_mid_call_fails_the_run(server: ServerProcess, calle
         container.client.close()
         rest = list(events)
     assert time.monotonic() - before < 10
-    assert [event["event_type"] for event in rest[-2:]] == ["error", "interaction.completed"]
-    assert rest[-1]["interaction"]["status"] == "failed"
-    read = caller.read(running)
-    (error,) = read["errors"]
-    assert error == rest[-2]["error"]
-    assert error["code"] == "sandbox_gone"
-    assert "sandbox" in error["message"]
-    assert read["steps"][1]["content"] == [{"type": "text", "text": "So far."}]
-    assert len([step for step in read["steps"] if step["type"] == "code_execution_result"]) == 1
+    assert rest[-1]["interaction"]["status"] == "completed"
+    lost, after = [step for step in caller.read(running)["steps"] if step["type"] == "code_execution_result"]
+    assert lost["is_error"]
+    assert "not known how far" in lost["result"]
+    assert after["result"] == "kept\nx\n", "its files are still there, and the lost call was not repeated"
     assert caller.http.get("/healthz").status_code == 200
-    assert only_result(caller.create(bash("cat kept"), environment)) == "kept\n", "its files are still there"
     caller.delete_environment(environment)
 
 
@@ -55,7 +56,9 @@ def test_container_removed_from_outside_is_said_and_can_be_cleaned_up(server: Se
     caller.delete_environment(environment)
 
 
-def test_guest_killed_from_outside_fails_the_run_only(server: ServerProcess, caller: Caller) -> None:
+def test_guest_killed_from_outside_is_started_again_and_the_model_is_told(
+    server: ServerProcess, caller: Caller
+) -> None:
     environment = caller.new_environment()
     running = caller.start(bash("echo begun; sleep 60"), environment)
     caller.await_output(running, "begun")
@@ -64,7 +67,8 @@ def test_guest_killed_from_outside_fails_the_run_only(server: ServerProcess, cal
     container.exec_run(["pkill", "-9", "-P", "1", "-f", "guest.main"], user="0:0")
     container.client.close()
     ended = caller.wait(running, timeout_s=10)
-    assert (ended["status"], ended["errors"][0]["code"]) == ("failed", "sandbox_gone")
+    assert "not known how far" in only_result(ended)
+    assert ended["status"] == "completed"
     assert only_result(caller.create(bash("echo again"), environment)) == "again\n"
     caller.delete_environment(environment)
 
@@ -108,7 +112,9 @@ def test_without_an_engine_runs_fail_and_the_server_answers(start_server: StartS
         assert failed["steps"][0]["content"] == [{"type": "text", "text": "So far."}]
         assert caller.create("Hello.")["status"] == "completed"
         assert caller.http.get("/healthz").status_code == 200
-        caller.delete_environment(failed["environment_id"])
+        # Nobody can know whether the engine made something before it went away: the deletion waits for it.
+        deletion = caller.http.delete(f"/v1/environments/{failed['environment_id']}")
+        assert (deletion.status_code, deletion.json()["error"]["code"]) == (503, "engine_unavailable")
         assert caller.environments() == []
 
 
