@@ -290,7 +290,7 @@ async def test_a_start_that_a_crash_cut_off_before_the_ref_was_stored_is_taken_u
     async def no_undo(*_arguments: object) -> None:
         """A process that is killed does not tidy up."""
 
-    environments._undo = no_undo  # type: ignore[method-assign]
+    environments._undo = no_undo  # type: ignore[method-assign, assignment]
     with pytest.raises(Crash):
         await environments.sandbox(row.id)
     (left,) = await world.owned()

@@ -255,6 +255,7 @@ async def test_data_beyond_the_credit_ends_the_link() -> None:
 
 async def test_a_second_message_ends_the_link() -> None:
     """Else they would pile up."""
+
     def twice(guest: ScriptedGuest, stream: int) -> None:
         guest.message(stream, {"n": 1})
         guest.message(stream, {"n": 2})
@@ -269,6 +270,10 @@ async def test_more_output_than_a_call_may_have_ends_the_link(monkeypatch: pytes
 
 async def test_the_end_of_the_stream_ends_calls_and_link() -> None:
     await _one_breach(lambda guest, _: guest.close())
+
+
+async def test_a_link_that_is_replaced_ends_even_if_its_stream_does_not() -> None:
+    await _one_breach(lambda guest, _: guest.reset(0, code="replaced", message="another link"))
 
 
 async def test_frames_for_streams_that_are_over_are_no_matter() -> None:
