@@ -47,7 +47,8 @@ class Sandbox:
         encoded = code.encode("utf-8", "replace")
         # What counts in the frame is the length as JSON, up to six times as long.
         if len(json.dumps(code)) <= _ARGUMENT_LIMIT_BYTES and b"\0" not in encoded:
-            argv, content = ["bash", "-c", encoded.decode()], None
+            # The two hyphens end the options: code may begin with one.
+            argv, content = ["bash", "-c", "--", encoded.decode()], None
         else:
             argv, content = ["bash", "-c", 'eval "$(cat)" </dev/null'], encoded
         return await self.execute(
