@@ -10,7 +10,7 @@ Control payloads are JSON objects. Streams are opened by the orchestrator with o
     MESSAGE  JSON       a control message within a stream; needs no credit
     END      –          the sender of this frame sends nothing more on the stream
     CREDIT   4 bytes    the receiver took so many bytes of DATA
-    RESET    JSON       {"code", "message"}: the stream is over at once, both ways
+    RESET    JSON       {"code", "message"}: the stream is over at once, both ways; on stream 0 the link
 """
 
 from __future__ import annotations

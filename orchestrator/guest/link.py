@@ -106,13 +106,14 @@ class Link:
         self._streams: Dict[int, Stream] = {}
         self._unsent = bytearray()
         self._is_open = True
+        self._is_ending = False
         for fd in (incoming, outgoing):
             os.set_blocking(fd, False)
         reactor.watch(incoming, self._read)
 
     def write(self, frame: bytes) -> None:
         """Queues a frame; credit bounds what can pile up."""
-        if not self._is_open:
+        if not self._is_open or self._is_ending:
             return
         was_idle = not self._unsent
         self._unsent += frame
@@ -123,17 +124,34 @@ class Link:
         self._streams.pop(stream.number, None)
         stream.closed()
 
+    def dismiss(self, code: str, message: str) -> None:
+        """Ends the link as soon as what was sent before is out, and says why. Calls go on.
+
+        An end of file says nothing where the container's init holds the other half of the first link's pipe, too.
+        """
+        if not self._is_open:
+            return
+        self._reactor.forget(self._incoming)
+        self._drop_all()
+        self.write(encode_json(RESET, 0, {"code": code, "message": message}))
+        self._is_ending = True
+        if not self._unsent:
+            self.close()
+
     def close(self) -> None:
-        """Ends the link. Calls go on."""
+        """Ends the link at once. Calls go on."""
         if not self._is_open:
             return
         self._is_open = False
         for fd in (self._incoming, self._outgoing):
             self._reactor.forget(fd)
             os.close(fd)
+        self._drop_all()
+        self._listener.link_closed(self)
+
+    def _drop_all(self) -> None:
         for stream in list(self._streams.values()):
             self.drop(stream)
-        self._listener.link_closed(self)
 
     def _flush(self) -> None:
         try:
@@ -147,6 +165,8 @@ class Link:
             self.close()
             return
         self._reactor.forget(self._outgoing)
+        if self._is_ending:
+            self.close()
 
     def _read(self) -> None:
         try:
@@ -161,10 +181,10 @@ class Link:
         try:
             for kind, number, payload in self._decoder.feed(data):
                 self._take(kind, number, payload)
-                if not self._is_open:
+                if not self._is_open or self._is_ending:
                     return
-        except FrameError:
-            self.close()
+        except FrameError as error:
+            self.dismiss("protocol", str(error))
 
     def _take(self, kind: int, number: int, payload: bytes) -> None:
         if self.generation < 0:
@@ -198,8 +218,7 @@ class Link:
         if hello.get("protocol") != PROTOCOL or not isinstance(generation, int) or generation < 0:
             raise FrameError("another protocol")
         if not self._listener.admit(self, generation):
-            self.write(encode_json(RESET, 0, {"code": "stale", "message": "a newer generation holds this sandbox"}))
-            self.close()
+            self.dismiss("stale", "a newer generation holds this sandbox")
             return
         self.generation = generation
         self.write(encode_json(HELLO, 0, self._listener.hello(generation)))
@@ -244,7 +263,7 @@ class Listener:
         self._generation = generation
         older, self._link = self._link, link
         if older is not None:
-            older.close()
+            older.dismiss("replaced", "another link took this one's place")
         return True
 
     def hello(self, generation: int) -> Dict[str, Any]:

@@ -306,6 +306,8 @@ class Link:
             raise SandboxGone(f"the guest does not keep to the protocol: {error}") from error
 
     def _take(self, kind: int, number: int, payload: bytes) -> None:
+        if number == 0 and kind == frames.RESET:
+            raise SandboxGone(f"the guest ended the link: {_reason(payload)}")
         stream = self._streams.get(number)
         if stream is None:
             return  # a stream that we gave up
@@ -326,9 +328,9 @@ class Link:
             del self._streams[number]
             stream.finish()
         elif kind == frames.RESET:
-            reason = str(frames.decode_json(payload).get("message"))[:_SHOWN_CHARS]
+            refusal = InvalidRequest(f"the guest refused: {_reason(payload)}")
             del self._streams[number]
-            stream.finish(InvalidRequest(f"the guest refused: {reason}"))
+            stream.finish(refusal)
 
     def _end(self, error: SandboxGone) -> None:
         if self.ended.is_set():
@@ -338,3 +340,7 @@ class Link:
         self._writer.close()
         for stream in list(self._streams.values()):
             stream.finish(error)
+
+
+def _reason(payload: bytes) -> str:
+    return str(frames.decode_json(payload).get("message"))[:_SHOWN_CHARS]
