@@ -22,6 +22,7 @@ from .processes import OutputPipe, TreeKill, descendants, end_background, judge,
 from .reactor import Reactor
 
 _INTERRUPT_GRACE_S = 1.5
+_EXIT_GRACE_S = 0.5
 _ATTACHMENTS_LIMIT = 16
 _ATTACHMENTS_LIMIT_BYTES = 16 << 20
 _TYPE_LIMIT_CHARS = 100
@@ -239,6 +240,11 @@ class Interpreter:
             data = b""
         if not data and self._control.fileno() >= 0:
             self._reactor.forget(self._control.fileno())
+            # It has ended, and its exit status is on the way; or it only closed its end, and is of no more use.
+            self._reactor.after(_EXIT_GRACE_S, self._kill_unless_ended)
+
+    def _kill_unless_ended(self) -> None:
+        if self._on_end is not None:
             self.kill()
 
     def _take(self, kind: int, payload: bytes) -> None:

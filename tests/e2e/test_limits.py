@@ -105,12 +105,13 @@ def test_fork_bomb_stays_in_its_sandbox(tight: Caller, beside: str, bomb: str) -
         assert only_result(tight.create(bash("/bin/echo beside | cat"), beside)) == "beside\n"
         assert time.monotonic() - before < 5
     assert tight.wait(exploding)["status"] == "completed"
-    tight.create(bash("true"), own)
-    later = tight.create(
-        script(run_bash("/bin/echo later | cat; ps -e --no-headers | wc -l"), run_python("1 + 1")), own
-    )
-    shell, cell = [text_of(step) for step in results(later)]
-    assert shell.startswith("later\n")
+    program = script(run_bash("/bin/echo later | cat; ps -e --no-headers | wc -l"), run_python("1 + 1"))
+    for _ in range(3):
+        shell, cell = [text_of(step) for step in results(tight.create(program, own))]
+        if shell.startswith("later\n"):
+            break
+        assert "[too many processes" in shell or "[timed out" in shell, "what a bomb costs a later call is typed"
+    assert shell.startswith("later\n"), "the bomb goes on"
     assert int(shell.split()[1]) < 20, "the bomb is still there"
     assert cell == "2\n"
     tight.delete_environment(own)

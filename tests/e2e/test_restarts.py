@@ -112,13 +112,13 @@ def test_a_model_that_was_interrupted_is_asked_again(start_server: StartServer, 
 
 def test_many_deltas_cut_by_sigkill_lose_nothing_that_was_seen(start_server: StartServer) -> None:
     server = start_server()
-    text = "".join(f"{number} " for number in range(20_000))
+    text = "".join(f"{number} " for number in range(6_000))
     with server.caller() as caller:
         seen = b""
         with caller.stream(script({"text": text, "chunk": 5})) as pieces:
             for piece in pieces:
                 seen += piece
-                if len(seen) > 200_000:
+                if len(seen) > 100_000:
                     break
             server.kill()
             # What is on its way when the server dies has been shown, so it must be stored.
