@@ -1,6 +1,6 @@
 """Launch: from the POST until the client sees the first tool result. With a new environment, with and without a pool of
-waiting sandboxes, and with one that runs already. Each server has served before: the first request of its life takes 60 ms
-more, for imports.
+waiting sandboxes, and with one that runs already. Each server has served before: the first request of its life takes
+60 ms more, for imports.
 
 Baselines: `docker run --rm IMAGE true`, alone, and with the `docker exec` that a user needs to do something in it.
 """
