@@ -18,7 +18,8 @@ OnOutput = Callable[[bytes], None]
 
 _ARGUMENT_LIMIT_BYTES = 96 * 1024
 """The kernel takes at most 128 KiB in one argument; longer code goes in by standard input."""
-_FILE_TIMEOUT_S = 60.0
+FILE_TIMEOUT_S = 60.0
+"""What one file operation may take."""
 _TRANSFER_TIMEOUT_S = 600.0
 
 
@@ -107,7 +108,7 @@ class Sandbox:
             "call": call_id,
             "operation": operation,
             "arguments": dict(arguments),
-            "timeout_s": _FILE_TIMEOUT_S,
+            "timeout_s": FILE_TIMEOUT_S,
             "output_limit_bytes": output_limit_bytes,
             "input": content is not None,
         }

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from orchestrator.errors import ToolError
+from orchestrator.errors import SandboxGone, ToolError
+from orchestrator.sandboxes.handle import FILE_TIMEOUT_S
 from orchestrator.sandboxes.outcome import CallOutcome
 from orchestrator.tools.port import Arguments, Tool, ToolContext, ToolResult
 from orchestrator.tools.rendering import decode, ending_of, output_of
@@ -43,7 +44,7 @@ class ReadFile(Tool):
     async def carry_out(self, arguments: ReadArguments, context: ToolContext) -> ToolResult:
         wanted = arguments.model_dump(exclude_none=True)
         outcome = await _perform(context, "read", wanted, output_limit_bytes=2 * _IMAGE_LIMIT_BYTES)
-        result = _result(outcome)
+        result = _result(outcome, path=str, size_bytes=int)
         for signature, media_type in _IMAGE_SIGNATURES.items():
             if outcome.head.startswith(signature):
                 return _image(media_type, outcome)
@@ -68,7 +69,8 @@ class WriteFile(Tool):
         content = arguments.content.encode("utf-8", "replace")
         if len(content) > context.limits.file_limit_bytes:
             raise ToolError(f"the content is longer than {context.limits.file_limit_bytes} bytes")
-        result = _result(await _perform(context, "write", {"path": arguments.path}, content))
+        outcome = await _perform(context, "write", {"path": arguments.path}, content)
+        result = _result(outcome, path=str, size_bytes=int)
         verb = "created" if result.get("created") else "replaced"
         return ToolResult(f"{verb} {result['path']} ({result['size_bytes']} bytes)")
 
@@ -90,7 +92,8 @@ class EditFile(Tool):
     async def carry_out(self, arguments: EditArguments, context: ToolContext) -> ToolResult:
         change = {"old": arguments.old_text, "new": arguments.new_text, "replace_all": arguments.replace_all}
         content = json.dumps(change).encode()
-        result = _result(await _perform(context, "edit", {"path": arguments.path}, content))
+        outcome = await _perform(context, "edit", {"path": arguments.path}, content)
+        result = _result(outcome, path=str, replacements=int, line=int)
         count = result["replacements"]
         return ToolResult(
             f"edited {result['path']}: {count} replacement{'s'[: count != 1]}, first in line {result['line']}"
@@ -111,7 +114,7 @@ class ListFiles(Tool):
 
     async def carry_out(self, arguments: ListArguments, context: ToolContext) -> ToolResult:
         outcome = await _perform(context, "list", arguments.model_dump())
-        result = _result(outcome)
+        result = _result(outcome, is_complete=bool)
         lines = [_entry_line(line) for line in (outcome.head + outcome.tail).splitlines()]
         if not result["is_complete"] or outcome.dropped_bytes:
             lines.append("[… more; list a folder below, or search]")
@@ -134,7 +137,7 @@ class SearchFiles(Tool):
 
     async def carry_out(self, arguments: SearchArguments, context: ToolContext) -> ToolResult:
         outcome = await _perform(context, "search", arguments.model_dump(exclude_none=True))
-        result = _result(outcome)
+        result = _result(outcome, files=int, is_complete=bool)
         text = output_of(outcome) or f"no match in {result['files']} files"
         return ToolResult(text if result["is_complete"] else f"{text}[… more matches; narrow the search]")
 
@@ -145,7 +148,8 @@ class DeleteFile(Tool):
     arguments: ClassVar[type[Arguments]] = PathArguments
 
     async def carry_out(self, arguments: PathArguments, context: ToolContext) -> ToolResult:
-        result = _result(await _perform(context, "delete", {"path": arguments.path}))
+        outcome = await _perform(context, "delete", {"path": arguments.path})
+        result = _result(outcome, path=str, type=str)
         return ToolResult(f"deleted {result['type']} {result['path']}")
 
 
@@ -160,17 +164,24 @@ async def _perform(
     *,
     output_limit_bytes: int | None = None,
 ) -> CallOutcome:
-    if "\0" in arguments.get("path", ""):
+    if any("\0" in str(arguments.get(name)) for name in ("path", "glob")):
         raise ToolError("a path cannot contain NUL")
     sandbox = context.sandbox
     limit = output_limit_bytes or context.limits.output_limit_bytes
     return await sandbox.file(context.call_id, operation, arguments, content, output_limit_bytes=limit)
 
 
-def _result(outcome: CallOutcome) -> dict[str, Any]:
-    """What the operation did. A refusal, a time-out and the like are the model's to read."""
+def _result(outcome: CallOutcome, **shape: type) -> dict[str, Any]:
+    """What the operation did, as far as `shape` names it. A refusal, a time-out and the like are the model's to read.
+
+    Raises:
+        ToolError: it was not done. SandboxGone: a guest does not answer like this.
+    """
     if outcome.result is None:
-        raise ToolError(ending_of(outcome, 0).strip("[]") or outcome.verdict.value)
+        raise ToolError(ending_of(outcome, FILE_TIMEOUT_S)[1:-1] or outcome.verdict.value)
+    for name, kind in shape.items():
+        if not isinstance(outcome.result.get(name), kind):
+            raise SandboxGone(f"the guest's answer cannot be read: {name} is missing")
     return outcome.result
 
 
@@ -203,7 +214,9 @@ def _image(media_type: str, outcome: CallOutcome) -> ToolResult:
 def _entry_line(line: bytes) -> str:
     try:
         entry = json.loads(line)
-        name = str(entry["name"]).encode("utf-8", "surrogatepass")
-        return f"{entry['type']:<9} {entry['size_bytes']:>10}  {decode(name)}"
+        name = str(entry["name"])
+        # A name must not pass for another, nor for two entries; written like this, it can be given to a tool again.
+        shown = name if name.isprintable() else json.dumps(name)
+        return f"{entry['type']:<9} {entry['size_bytes']:>10}  {shown}"
     except (ValueError, KeyError, TypeError):
         return decode(line)

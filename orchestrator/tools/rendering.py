@@ -39,10 +39,10 @@ def ending_of(outcome: CallOutcome, timeout_s: float) -> str:
         Verdict.REFUSED: outcome.error.message if outcome.error else "refused",
         Verdict.DONE: "",
     }
-    line = "" if outcome.is_ok else lines[outcome.verdict]
+    said = [] if outcome.is_ok else [lines[outcome.verdict] or outcome.verdict.value]
     if outcome.is_state_lost:
-        line += "; the Python interpreter was restarted: variables are gone, files are not"
-    return f"[{line}]" if line else ""
+        said.append("the Python interpreter was restarted: variables are gone, files are not")
+    return f"[{'; '.join(said)}]" if said else ""
 
 
 def with_ending(text: str, ending: str) -> str:
