@@ -29,7 +29,7 @@ class Services:
     """Set when the server begins to stop: streams end."""
 
 
-def services_of(request: Request) -> Services:
+async def services_of(request: Request) -> Services:
     """The services of the application that serves the request."""
     services: Services = request.app.state.services
     return services
@@ -37,7 +37,7 @@ def services_of(request: Request) -> Services:
 
 async def caller_of(request: Request) -> Caller:
     """The authenticated caller. Raises `Unauthenticated`, `PermissionDenied`."""
-    return await services_of(request).authenticator.caller(request)
+    return await (await services_of(request)).authenticator.caller(request)
 
 
 TheServices = Annotated[Services, Depends(services_of)]

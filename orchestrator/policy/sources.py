@@ -16,7 +16,8 @@ INLINE_LIMIT_BYTES = 16 << 20
 
 def check_inline(sources: Sequence[InlineSource], at: str = "environment.sources") -> None:
     """Raises `InvalidRequest`, naming the field, if a target or a size is not allowed or two sources collide."""
-    seen: dict[PurePosixPath, int] = {}
+    files: dict[PurePosixPath, int] = {}
+    folders: dict[PurePosixPath, int] = {}
     for index, source in enumerate(sources):
         path = PurePosixPath(source.path)
         where = f"{at}[{index}]"
@@ -25,11 +26,14 @@ def check_inline(sources: Sequence[InlineSource], at: str = "environment.sources
             raise InvalidRequest(f"Invalid value at '{where}.target': must be a file below one of {roots}.")
         if len(source.data) > INLINE_LIMIT_BYTES:
             raise InvalidRequest(f"Invalid value at '{where}.content': more than {INLINE_LIMIT_BYTES} bytes.")
-        if path in seen:
-            raise InvalidRequest(f"Invalid value at '{where}.target': the same as '{at}[{seen[path]}].target'.")
+        if path in files:
+            raise InvalidRequest(f"Invalid value at '{where}.target': the same as '{at}[{files[path]}].target'.")
+        if path in folders:
+            raise InvalidRequest(f"Invalid value at '{where}.target': '{at}[{folders[path]}].target' lies below it.")
         for parent in path.parents:
-            if parent in seen:
+            if parent in files:
                 raise InvalidRequest(
-                    f"Invalid value at '{where}.target': '{at}[{seen[parent]}].target' is a file, not a folder."
+                    f"Invalid value at '{where}.target': '{at}[{files[parent]}].target' is a file, not a folder."
                 )
-        seen[path] = index
+            folders.setdefault(parent, index)
+        files[path] = index

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from orchestrator.clock import Clock
 from orchestrator.errors import InvalidRequest, SandboxGone, ToolError
 from orchestrator.policy.limits import Limits
-from orchestrator.policy.redaction import redact
+from orchestrator.policy.redaction import Redactor, redact
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.tools.port import Tool, ToolContext, ToolResult
 from orchestrator.tools.toolbox import Toolbox
@@ -149,39 +149,41 @@ class _Output:
         self._call_id = call_id
         self._waiting = bytearray()
         self._left_bytes = _JOURNALED_OUTPUT_BYTES
+        self._is_cut = False
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._redactor = Redactor()
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, data: bytes) -> None:
-        if self._left_bytes <= 0:
-            return
         piece = data[: self._left_bytes]
         self._left_bytes -= len(piece)
+        self._is_cut = self._is_cut or len(piece) < len(data)
         self._waiting += piece
-        if self._timer is None:
+        if piece and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_OUTPUT_INTERVAL_S, self._write)
 
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._write()
-        if self._left_bytes <= 0:
+        self._write(is_last=True)
+        if self._is_cut:
             self._journal.note("tool.output", call_id=self._call_id, text="[… more output is in the result …]\n")
 
-    def _write(self) -> None:
+    def _write(self, *, is_last: bool = False) -> None:
         self._timer = None
-        if self._waiting:
-            text = self._decoder.decode(bytes(self._waiting)).replace("\0", "\ufffd")
-            self._journal.note("tool.output", call_id=self._call_id, text=redact(text))
-            self._waiting.clear()
+        text = self._decoder.decode(bytes(self._waiting), is_last).replace("\0", "\ufffd")
+        self._waiting.clear()
+        if shown := self._redactor.feed(text, is_last=is_last):
+            self._journal.note("tool.output", call_id=self._call_id, text=shown)
 
 
 def _shown(arguments: Any) -> dict[str, Any]:
     """Arguments as the journal shows them: long texts cut, since the step holds them whole."""
     limit = 2000
-    return {
-        name: redact(value if len(value) <= limit else f"{value[:limit]} … ({len(value)} characters)")
-        if isinstance(value, str)
-        else value
-        for name, value in arguments.model_dump(exclude_none=True).items()
-    }
+    shown = {}
+    for name, value in arguments.model_dump(exclude_none=True).items():
+        if isinstance(value, str):
+            text = redact(value)
+            value = text if len(text) <= limit else f"{text[:limit]} … ({len(text)} characters)"
+        shown[name] = value
+    return shown

@@ -8,7 +8,13 @@ import pytest
 
 from orchestrator.sandboxes.outcome import CallOutcome, read_outcome
 
-HONEST: dict[str, Any] = {"exit_code": None, "signal": None, "dropped_bytes": 0, "tail_bytes": 0, "attachment_bytes": []}
+HONEST: dict[str, Any] = {
+    "exit_code": None,
+    "signal": None,
+    "dropped_bytes": 0,
+    "tail_bytes": 0,
+    "attachment_bytes": [],
+}
 
 
 def outcome(**fields: Any) -> CallOutcome:

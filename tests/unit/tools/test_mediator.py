@@ -1,0 +1,366 @@
+"""The one door: the order of what happens, what the model is told, and what gets into the journal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any, ClassVar
+
+import pytest
+
+from orchestrator.errors import EngineUnavailable, InvalidRequest, SandboxGone, StoreError, ToolError
+from orchestrator.policy.limits import Limits
+from orchestrator.sandboxes.handle import Sandbox
+from orchestrator.tools import mediator as module
+from orchestrator.tools.mediator import Mediator, ToolCall
+from orchestrator.tools.port import Arguments, Tool, ToolContext, ToolResult
+from orchestrator.tools.toolbox import Toolbox
+from tests.fakes.clock import ManualClock
+from tests.fakes.sandboxes import Asked, FakeSandbox, outcome
+
+pytestmark = pytest.mark.anyio
+
+KEY = "crl_" + "A" * 43
+
+
+class Story:
+    """What happened, in order: the journal's entries, its flushes, and what tools did."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+        self.fails = False
+
+    def note(self, kind: str, **fields: Any) -> None:
+        json.dumps(fields)
+        self.events.append((kind, fields))
+
+    async def flush(self) -> None:
+        if self.fails:
+            raise StoreError("the disk is full")
+        self.events.append("flushed")
+
+    def entries(self, kind: str) -> list[dict[str, Any]]:
+        return [event[1] for event in self.events if event[0] == kind]
+
+    @property
+    def order(self) -> list[str]:
+        return [event if isinstance(event, str) else event[0] for event in self.events]
+
+
+class ProbeArguments(Arguments):
+    text: str = ""
+    number: int = 0
+
+
+class Probe(Tool):
+    """Does what the test gives it to do."""
+
+    name: ClassVar[str] = "probe"
+    description: ClassVar[str] = "A probe."
+    arguments: ClassVar[type[Arguments]] = ProbeArguments
+
+    def __init__(self, story: Story) -> None:
+        self._story = story
+        self.does: Any = lambda _context: ToolResult("fine")
+        self.contexts: list[ToolContext] = []
+
+    async def carry_out(self, arguments: Any, context: ToolContext) -> ToolResult:
+        self._story.events.append("carried out")
+        self.contexts.append(context)
+        result = self.does(context)
+        if asyncio.iscoroutine(result):
+            result = await result
+        assert isinstance(result, ToolResult)
+        return result
+
+
+class Door:
+    """A mediator with one tool, its story and its sandboxes, which it gets one after another."""
+
+    def __init__(self, *sandboxes: FakeSandbox | Exception) -> None:
+        self.story = Story()
+        self.probe = Probe(self.story)
+        self.sandboxes = list(sandboxes) or [FakeSandbox()]
+        self.clock = ManualClock()
+        self.mediator = Mediator(Toolbox([self.probe]), self._sandbox, Limits(), self.story, self.clock)
+
+    async def _sandbox(self) -> Sandbox:
+        self.story.events.append("sandbox")
+        given = self.sandboxes.pop(0) if len(self.sandboxes) > 1 else self.sandboxes[0]
+        if isinstance(given, Exception):
+            raise given
+        return given.as_sandbox()
+
+    async def call(self, arguments: str = "{}", name: str = "probe", **fields: Any) -> ToolResult:
+        return await self.mediator.carry_out(ToolCall("c1", name, arguments), **fields)
+
+
+async def test_the_call_is_durable_before_it_is_carried_out() -> None:
+    door = Door()
+    result = await door.call('{"text": "x"}')
+    assert result == ToolResult("fine")
+    assert door.story.order == ["sandbox", "tool.started", "flushed", "carried out", "tool.ended"]
+    assert door.story.entries("tool.started") == [
+        {"call_id": "c1", "tool": "probe", "arguments": {"text": "x", "number": 0}, "guest": "guest-1"}
+    ]
+    (ended,) = door.story.entries("tool.ended")
+    assert (ended["call_id"], ended["verdict"], ended["exit_code"]) == ("c1", "done", None)
+
+
+async def test_a_call_that_cannot_be_written_down_is_not_made() -> None:
+    door = Door()
+    door.story.fails = True
+    with pytest.raises(StoreError):
+        await door.call()
+    assert "carried out" not in door.story.order
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "not a JSON object"),
+        ("null", "not a JSON object"),
+        ('{"text": 5}', "text"),
+        ('{"number": "five"}', "number"),
+        ('{"unknown": 1}', "unknown"),
+        ('{"text": "a", "text": "b"}', "text"),
+        ('{"number": NaN}', "cannot be read"),
+        ('{"a":' * 500 + "1" + "}" * 500, "cannot be read"),
+    ],
+)
+async def test_wrong_arguments_are_told_to_the_model_and_nothing_is_done(arguments: str, told: str) -> None:
+    door = Door()
+    result = await door.call(arguments)
+    assert result.is_error
+    assert isinstance(result.content, str)
+    assert told in result.content
+    assert result.content.startswith("the arguments of probe")
+    assert door.story.order == ["tool.ended"]
+
+
+async def test_no_arguments_are_an_empty_object() -> None:
+    assert (await Door().call("")).content == "fine"
+
+
+async def test_an_unknown_tool_is_told_with_those_that_are_there() -> None:
+    door = Door()
+    result = await door.call(name="format_disk")
+    assert (result.content, result.is_error) == ("there is no tool 'format_disk'; there are: probe", True)
+    assert door.story.order == ["tool.ended"]
+
+
+@pytest.mark.parametrize("error", [ToolError(f"no, says {KEY}"), InvalidRequest(f"no, says {KEY}")])
+async def test_what_a_tool_refuses_is_told_without_secrets(error: Exception) -> None:
+    door = Door()
+
+    def refuse(_context: ToolContext) -> ToolResult:
+        raise error
+
+    door.probe.does = refuse
+    result = await door.call()
+    assert (result.content, result.is_error) == ("no, says [redacted]", True)
+    assert door.story.entries("tool.ended")[0]["verdict"] == "refused"
+
+
+async def test_a_platform_that_fails_is_raised() -> None:
+    door = Door(EngineUnavailable("away"))
+    with pytest.raises(EngineUnavailable):
+        await door.call()
+    assert "tool.started" not in door.story.order
+
+
+# the sandbox ends, or the link to it
+
+
+def gone_once(door: Door) -> Any:
+    seen: list[ToolContext] = []
+
+    def does(context: ToolContext) -> ToolResult:
+        seen.append(context)
+        if len(seen) == 1:
+            raise SandboxGone("cut")
+        return ToolResult("found again")
+
+    return does
+
+
+async def test_a_cut_link_is_followed_on_the_next() -> None:
+    door = Door(FakeSandbox(guest_id="g"), FakeSandbox(guest_id="g"))
+    door.probe.does = gone_once(door)
+    assert (await door.call()).content == "found again"
+    assert [context.call_id for context in door.probe.contexts] == ["c1", "c1"]
+    assert door.story.order.count("tool.started") == 1
+
+
+async def test_a_restarted_guest_is_told_and_the_call_not_repeated() -> None:
+    door = Door(FakeSandbox(guest_id="before"), FakeSandbox(guest_id="after"))
+    door.probe.does = gone_once(door)
+    result = await door.call()
+    assert result.is_error
+    assert result.verdict == "lost"
+    assert door.story.order.count("carried out") == 1
+
+
+async def test_a_link_that_is_cut_again_is_the_platforms_failure() -> None:
+    door = Door()
+
+    def does(_context: ToolContext) -> ToolResult:
+        raise SandboxGone("cut")
+
+    door.probe.does = does
+    with pytest.raises(SandboxGone):
+        await door.call()
+
+
+@pytest.mark.parametrize(("started_in", "carried_out"), [("guest-1", 1), ("guest-0", 0)])
+async def test_a_call_of_an_earlier_holder(started_in: str, carried_out: int) -> None:
+    """It is in the journal already: the same guest is asked again, another one cannot know it."""
+    door = Door(FakeSandbox(guest_id="guest-1"))
+    result = await door.call(started_in=started_in)
+    assert door.story.order.count("carried out") == carried_out
+    assert result.is_error is not bool(carried_out)
+    assert "tool.started" not in door.story.order
+
+
+# acknowledging
+
+
+async def test_a_result_is_acknowledged_once_it_is_stored_and_not_before() -> None:
+    sandbox = FakeSandbox()
+    door = Door(sandbox)
+    await door.call()
+    assert sandbox.acknowledged == []
+    door.mediator.acknowledge(ToolCall("c1", "probe", "{}"))
+    door.mediator.acknowledge(ToolCall("c1", "probe", "{}"))
+    assert sandbox.acknowledged == ["c1"]
+
+
+async def test_what_never_reached_a_sandbox_is_not_acknowledged() -> None:
+    sandbox = FakeSandbox()
+    door = Door(sandbox)
+    await door.call("{")
+    door.mediator.acknowledge(ToolCall("c1", "probe", "{"))
+    assert sandbox.acknowledged == []
+
+
+async def test_a_cancelled_call_is_acknowledged_and_its_output_kept() -> None:
+    sandbox = FakeSandbox()
+    door = Door(sandbox)
+
+    async def waits(context: ToolContext) -> ToolResult:
+        context.on_output(b"so far")
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    door.probe.does = waits
+    call = asyncio.ensure_future(door.call())
+    await asyncio.sleep(0.01)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert sandbox.acknowledged == ["c1"]
+    assert [entry["text"] for entry in door.story.entries("tool.output")] == ["so far"]
+
+
+# live output
+
+
+def writes(*pieces: bytes, pause_s: float = 0.0) -> Any:
+    async def does(context: ToolContext) -> ToolResult:
+        for piece in pieces:
+            context.on_output(piece)
+            await asyncio.sleep(pause_s)
+        return ToolResult("fine")
+
+    return does
+
+
+async def output_of(*pieces: bytes, pause_s: float = 0.0) -> list[str]:
+    door = Door()
+    door.probe.does = writes(*pieces, pause_s=pause_s)
+    await door.call()
+    assert door.story.order[-1] == "tool.ended"
+    return [entry["text"] for entry in door.story.entries("tool.output")]
+
+
+async def test_output_is_gathered() -> None:
+    assert await output_of(*[b"x"] * 1000) == ["x" * 1000]
+
+
+async def test_output_comes_while_the_tool_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_OUTPUT_INTERVAL_S", 0.01)
+    assert await output_of(b"one ", b"two", pause_s=0.03) == ["one ", "two"]
+
+
+async def test_no_output_is_no_entry() -> None:
+    assert await output_of() == []
+
+
+@pytest.mark.parametrize(("size", "more"), [(0, False), (-1, False), (1, True), (1000, True)])
+async def test_output_in_the_journal_is_capped_and_says_so(size: int, more: bool) -> None:
+    pieces = await output_of(b"x" * (module._JOURNALED_OUTPUT_BYTES + size), b"")
+    assert sum(piece.count("x") for piece in pieces) == min(module._JOURNALED_OUTPUT_BYTES + size, 65536)
+    assert ("more output" in pieces[-1]) is more
+
+
+async def test_characters_are_whole_across_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_OUTPUT_INTERVAL_S", 0.0)
+    data = "aä😀".encode()
+    pieces = await output_of(*[data[at : at + 1] for at in range(len(data))], pause_s=0.005)
+    assert "".join(pieces) == "aä😀"
+    assert await output_of(b"a\xc3", b"\xff\0") == ["a\ufffd\ufffd\ufffd"]
+    assert await output_of(b"end\xc3") == ["end\ufffd"], "what is left of a character is shown at the end"
+
+
+async def test_secrets_are_taken_out_also_where_pieces_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_OUTPUT_INTERVAL_S", 0.0)
+    for at in (1, 3, 4, 20, 46):
+        text = f"see {KEY} there"
+        cut = 4 + at
+        pieces = await output_of(text[:cut].encode(), text[cut:].encode(), pause_s=0.01)
+        assert "".join(pieces) == "see [redacted] there"
+    assert "".join(await output_of(b"crl_short", b" and cr", pause_s=0.01)) == "crl_short and cr"
+
+
+async def test_arguments_in_the_journal_are_short_and_without_secrets() -> None:
+    door = Door()
+    for text in (f"{KEY}", "x" * 1980 + KEY, "y" * 10_000):
+        await door.call(json.dumps({"text": text}))
+    shown = [entry["arguments"]["text"] for entry in door.story.entries("tool.started")]
+    assert shown[0] == "[redacted]"
+    assert "crl_" not in shown[1]
+    assert shown[2] == "y" * 2000 + " … (10000 characters)"
+
+
+async def test_durations_are_measured() -> None:
+    door = Door()
+
+    def does(_context: ToolContext) -> ToolResult:
+        door.clock.advance(1.5)
+        return ToolResult("fine", verdict="exited", exit_code=3)
+
+    door.probe.does = does
+    await door.call()
+    assert door.story.entries("tool.ended") == [
+        {"call_id": "c1", "verdict": "exited", "exit_code": 3, "duration_ms": 1500.0}
+    ]
+
+
+async def test_the_real_tools_pass_through_it() -> None:
+    async def answer(asked: Asked) -> Any:
+        return outcome(f"{asked.verb} {asked.what}\n")
+
+    sandbox = FakeSandbox(answer)
+    story = Story()
+
+    async def one() -> Sandbox:
+        return sandbox.as_sandbox()
+
+    from orchestrator.wire.tools import CodeExecutionTool
+
+    toolbox = Toolbox.choose((CodeExecutionTool(),), has_environment=True)
+    mediator = Mediator(toolbox, one, Limits(), story, ManualClock())
+    result = await mediator.carry_out(ToolCall("c1", "code_execution", '{"language": "bash", "code": "ls"}'))
+    assert result.content == "bash ls\n"
+    assert [entry["text"] for entry in story.entries("tool.output")] == ["bash ls\n"]
