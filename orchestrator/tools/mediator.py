@@ -184,6 +184,7 @@ def _shown(arguments: Any) -> dict[str, Any]:
     for name, value in arguments.model_dump(exclude_none=True).items():
         if isinstance(value, str):
             text = redact(value)
-            value = text if len(text) <= limit else f"{text[:limit]} … ({len(text)} characters)"
-        shown[name] = value
+            shown[name] = text if len(text) <= limit else f"{text[:limit]} … ({len(text)} characters)"
+        else:
+            shown[name] = value
     return shown

@@ -106,14 +106,18 @@ def test_fork_bomb_stays_in_its_sandbox(tight: Caller, beside: str, bomb: str) -
         assert time.monotonic() - before < 5
     assert tight.wait(exploding)["status"] == "completed"
     program = script(run_bash("/bin/echo later | cat; ps -e --no-headers | wc -l"), run_python("1 + 1"))
-    for _ in range(3):
+    answers = []
+    for _ in range(4):
         shell, cell = [text_of(step) for step in results(tight.create(program, own))]
+        answers.append(shell)
         if shell.startswith("later\n"):
-            break
-        assert "[too many processes" in shell or "[timed out" in shell, "what a bomb costs a later call is typed"
-    assert shell.startswith("later\n"), "the bomb goes on"
-    assert int(shell.split()[1]) < 20, "the bomb is still there"
-    assert cell == "2\n"
+            assert cell == "2\n"
+        else:
+            assert "[too many processes" in shell or "[timed out" in shell, "what a bomb costs a later call is typed"
+    failures = [not answer.startswith("later\n") for answer in answers]
+    assert sum(failures) <= 1, answers
+    if any(failures):
+        assert int(answers[-1].split()[1]) < 20, "the bomb goes on after a call has run into it"
     tight.delete_environment(own)
 
 
