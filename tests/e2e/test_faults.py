@@ -56,6 +56,20 @@ def test_container_removed_from_outside_is_said_and_can_be_cleaned_up(server: Se
     caller.delete_environment(environment)
 
 
+def test_container_removed_in_mid_call_fails_the_run(server: ServerProcess, caller: Caller) -> None:
+    environment = caller.new_environment()
+    running = caller.start(bash("echo begun; sleep 60"), environment)
+    caller.await_output(running, "begun")
+    container = server.container(environment)
+    container.remove(force=True)
+    container.client.close()
+    ended = caller.wait(running, timeout_s=10)
+    assert ended["status"] == "failed"
+    assert ended["errors"][0]["code"].startswith("sandbox_")
+    assert only_result(ended).startswith("[no result: ")
+    caller.delete_environment(environment)
+
+
 def test_guest_killed_from_outside_is_started_again_and_the_model_is_told(
     server: ServerProcess, caller: Caller
 ) -> None:
