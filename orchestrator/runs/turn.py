@@ -100,18 +100,22 @@ class Turn:
         self._recorder.note("turn.started", turn=request.turn, attempt=number, model=request.model)
         async with contextlib.aclosing(provider.stream(tried)) as stream:
             async for event in stream:
+                if isinstance(event, TurnEnd):
+                    self._end(event)
+                    return
                 self._take(event)
                 await self._recorder.breathe()
                 # A model that has everything ready must not keep other runs and readers waiting.
                 await asyncio.sleep(0)
+        raise ModelError("the model's answer broke off", code="model_stream_broken", retryable=True)
+
+    def _end(self, event: TurnEnd) -> None:
+        self.close()
+        self._recorder.usage = self._recorder.usage.plus(_wire_usage(event.usage))
+        usage = self._recorder.usage.model_dump(exclude_defaults=True)
+        self._recorder.note("turn.ended", calls=[call.id for call in self._calls], usage=usage)
 
     def _take(self, event: ModelEvent) -> None:
-        if isinstance(event, TurnEnd):
-            self.close()
-            self._recorder.usage = self._recorder.usage.plus(_wire_usage(event.usage))
-            usage = self._recorder.usage.model_dump(exclude_defaults=True)
-            self._recorder.note("turn.ended", calls=[call.id for call in self._calls], usage=usage)
-            return
         self._has_shown = True
         if isinstance(event, CallStart):
             self.close()
@@ -123,7 +127,7 @@ class Turn:
             )
             self._calls.append(ToolCall(self._open.call_id, event.name, ""))
         elif isinstance(event, CallDelta):
-            if self._open is None or not self._calls:
+            if self._open is None or not self._open.call_id:
                 raise ModelError("the model sent arguments without a call", code="model_bad_stream")
             self._open.add(event)
             call = self._calls[-1]

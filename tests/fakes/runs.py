@@ -1,0 +1,194 @@
+"""Runs without an engine: a real store, the real supervisor and loop, a model and a sandbox as the test wants them."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any
+
+from orchestrator.agents.registry import AgentDefinition, AgentRegistry
+from orchestrator.clock import SystemClock
+from orchestrator.models.port import ModelEvent, ModelProvider, ModelRequest
+from orchestrator.models.registry import ModelRegistry
+from orchestrator.models.scripted import ScriptedModel
+from orchestrator.policy.limits import Limits
+from orchestrator.runs.intake import _first_events
+from orchestrator.runs.supervisor import Supervisor
+from orchestrator.sandboxes.handle import Sandbox
+from orchestrator.store.port import Event, InteractionRow, Store
+from orchestrator.wire.events import fold
+from orchestrator.wire.steps import CodeExecutionCall, CodeExecutionResult, FunctionCall, FunctionResult, Step
+from orchestrator.wire.tools import CodeExecutionTool
+from tests.fakes.rows import environment_row, interaction_row
+from tests.fakes.sandboxes import FakeSandbox
+
+AGENTS = AgentRegistry(
+    {
+        "general": AgentDefinition("general", tools=(CodeExecutionTool(),)),
+        "lost": AgentDefinition("lost", model="nowhere:model"),
+    },
+    {},
+)
+
+
+def scripted(*turns: dict[str, Any]) -> str:
+    """The input that makes the scripted model play these turns: JSON is YAML, too."""
+    return f"```script\n{json.dumps({'turns': turns})}\n```"
+
+
+def bash(code: str) -> dict[str, Any]:
+    return {"tool": "code_execution", "arguments": {"language": "bash", "code": code}}
+
+
+class FakeEnvironments:
+    """Hands out one sandbox, or fails as the test says."""
+
+    def __init__(self, sandbox: FakeSandbox | Exception) -> None:
+        self.given: FakeSandbox | Exception = sandbox
+        self.prepared: list[str] = []
+        self.has_let_go = False
+
+    def prepare(self, environment_id: str) -> None:
+        self.prepared.append(environment_id)
+
+    def let_go(self) -> None:
+        self.has_let_go = True
+
+    async def sandbox(self, environment_id: str) -> Sandbox:
+        await asyncio.sleep(0)
+        if isinstance(self.given, Exception):
+            raise self.given
+        return self.given.as_sandbox()
+
+
+class PlayedModel(ModelProvider):
+    """Plays what `play` gives for each request; an exception among the events is raised in its place."""
+
+    def __init__(self, play: Callable[[ModelRequest], Sequence[ModelEvent | Exception]]) -> None:
+        self._play = play
+        self.requests: list[ModelRequest] = []
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
+        self.requests.append(request)
+        for event in self._play(request):
+            if isinstance(event, Exception):
+                raise event
+            yield event
+
+
+class RunWorld:
+    """One project and environment, and a supervisor on them."""
+
+    def __init__(
+        self,
+        store: Store,
+        sandbox: FakeSandbox | Exception | None = None,
+        *,
+        model: ModelProvider | None = None,
+        limits: Limits | None = None,
+        generation: int = 1,
+        slots: int = 8,
+        per_project: int = 50,
+    ) -> None:
+        self.store = store
+        self.sandbox = sandbox if isinstance(sandbox, FakeSandbox) else FakeSandbox()
+        self.environments = FakeEnvironments(sandbox if sandbox is not None else self.sandbox)
+        provider = model or ScriptedModel()
+        self.supervisor = Supervisor(
+            store,
+            self.environments,  # type: ignore[arg-type]
+            AGENTS,
+            ModelRegistry("played", {"played": lambda: provider}),
+            limits or Limits(),
+            SystemClock(),
+            generation=generation,
+            max_concurrent_runs=slots,
+            max_runs_per_project=per_project,
+        )
+
+    async def row(self, text: str, *, has_environment: bool = True, **changes: Any) -> InteractionRow:
+        """A stored interaction whose run has not begun."""
+        project = await self.store.default_project()
+        now = SystemClock().now()
+        environment_id = None
+        if has_environment:
+            environment = environment_row(project.id, created=now, updated=now)
+            await self.store.create_environment(environment)
+            environment_id = environment.id
+        request = {"agent": "general", "input": text, **changes.pop("request", {})}
+        fields = {"environment_id": environment_id, "created": now, "updated": now, **changes}
+        row = interaction_row(project.id, request=json.dumps(request), **fields)
+        await self.store.create_interaction(row, _first_events(row))
+        return row
+
+    async def run(self, text: str, **changes: Any) -> InteractionRow:
+        """A run from start to end; the row as it is then."""
+        row = await self.row(text, **changes)
+        return await self.finish(row)
+
+    async def finish(self, row: InteractionRow) -> InteractionRow:
+        self.supervisor.start(row)
+        async with asyncio.timeout(20):
+            await self.supervisor.wait(row.id)
+        return await self.stored(row.id)
+
+    async def stored(self, interaction_id: str) -> InteractionRow:
+        row = await self.store.interaction(None, interaction_id)
+        assert row is not None
+        return row
+
+    async def log(self, interaction_id: str) -> list[Event]:
+        return await self.store.read(interaction_id)
+
+    async def steps(self, interaction_id: str) -> list[Step]:
+        return fold((event.kind, event.body) for event in await self.log(interaction_id))
+
+
+def kinds(events: Sequence[Event]) -> list[str]:
+    return [event.kind for event in events]
+
+
+def bodies(events: Sequence[Event], kind: str) -> list[dict[str, Any]]:
+    return [json.loads(event.body) for event in events if event.kind == kind]
+
+
+def without_ids(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """The steps with the ids of calls replaced by their order."""
+    order: dict[str, str] = {}
+    plain = []
+    for step in steps:
+        fields = step.model_dump()
+        for name in ("id", "call_id"):
+            if name in fields:
+                fields[name] = order.setdefault(fields[name], f"call {len(order)}")
+        plain.append(fields)
+    return plain
+
+
+def assert_matched(steps: Sequence[Step]) -> None:
+    """Every call has exactly one result, after it."""
+    open_calls: list[str] = []
+    for step in steps:
+        if isinstance(step, CodeExecutionCall | FunctionCall):
+            open_calls.append(step.id)
+        elif isinstance(step, CodeExecutionResult | FunctionResult):
+            assert step.call_id in open_calls, f"a result without a call, or a second one: {step}"
+            open_calls.remove(step.call_id)
+    assert open_calls == []
+
+
+def assert_ended_once(events: Sequence[Event], status: str) -> None:
+    """The log's last event is its one end, nothing is left open."""
+    found = kinds(events)
+    assert found.count("interaction.completed") == 1
+    assert found[-1] == "interaction.completed"
+    assert json.loads(events[-1].body)["interaction"]["status"] == status
+    assert found.count("step.start") == found.count("step.stop")
+    begun = [json.loads(event.body)["index"] for event in events if event.kind == "step.start"]
+    assert begun == list(range(len(begun)))
+
+
+def replaced(row: InteractionRow, **changes: Any) -> InteractionRow:
+    return dataclasses.replace(row, **changes)

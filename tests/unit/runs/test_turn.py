@@ -1,0 +1,281 @@
+"""One model call: every order of the model's events becomes whole steps, or an error of the model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from orchestrator.errors import LeaseLost, ModelError, StoreError
+from orchestrator.models.port import (
+    CallDelta,
+    CallStart,
+    ModelEvent,
+    ModelRequest,
+    TextDelta,
+    ThoughtDelta,
+    ThoughtSignature,
+    TurnEnd,
+)
+from orchestrator.runs import turn as module
+from orchestrator.runs.recorder import Recorder
+from orchestrator.runs.turn import Turn
+from orchestrator.store.port import NewEvent
+from orchestrator.store.sqlite import SqliteStore
+from orchestrator.tools.mediator import ToolCall
+from orchestrator.tools.toolbox import Toolbox
+from orchestrator.wire.content import TextContent
+from orchestrator.wire.events import fold
+from orchestrator.wire.steps import CodeExecutionCall, FunctionCall, ModelOutput, Step, Thought
+from orchestrator.wire.tools import CodeExecutionTool
+from tests.fakes.rows import interaction_row
+from tests.fakes.runs import PlayedModel
+
+pytestmark = pytest.mark.anyio
+
+REQUEST = ModelRequest(model="played", system="", history=(), tools=(), turn=0)
+TOOLS = Toolbox.choose([CodeExecutionTool()], has_environment=True)
+
+
+class Log:
+    """Takes the place of a store: keeps one log, or refuses."""
+
+    def __init__(self) -> None:
+        self.events: list[NewEvent] = []
+        self.appends: list[list[str]] = []
+        self.error: Exception | None = None
+
+    async def append(self, interaction_id: str, events: list[NewEvent], *, expected_seq: int, **_: Any) -> None:
+        assert expected_seq == len(self.events) + 1
+        if self.error is not None:
+            raise self.error
+        self.appends.append([event.kind for event in events])
+        self.events += events
+
+    def notes(self, kind: str) -> list[dict[str, Any]]:
+        return [json.loads(event.body) for event in self.events if event.kind == kind]
+
+    @property
+    def steps(self) -> list[Step]:
+        return fold((event.kind, event.body) for event in self.events)
+
+
+class Played:
+    def __init__(self, *attempts: list[ModelEvent | Exception]) -> None:
+        self.log = Log()
+        self.recorder = Recorder(self.log, "v1_x", 1, [])  # type: ignore[arg-type]
+        self.model = PlayedModel(lambda request: attempts[min(request.attempt, len(attempts) - 1)])
+
+    async def calls(self) -> list[ToolCall]:
+        turn = Turn(self.recorder, TOOLS)
+        try:
+            return await turn.play(self.model, REQUEST)
+        finally:
+            turn.close()
+            await self.recorder.settle()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FIRST_WAIT_S", 0.0)
+
+
+async def test_text_and_thought_become_steps_in_their_order() -> None:
+    played = Played(
+        [
+            ThoughtDelta("let "),
+            ThoughtDelta("me see"),
+            ThoughtSignature("sig"),
+            ThoughtDelta("another"),
+            TextDelta("a"),
+            TextDelta("b"),
+            ThoughtDelta("third"),
+            TextDelta("c"),
+            TurnEnd(),
+        ]
+    )
+    assert await played.calls() == []
+    first, second, *_ = played.log.steps
+    assert isinstance(first, Thought)
+    assert isinstance(second, Thought)
+    assert (first.signature, str(first.summary)) == ("sig", str([TextContent(text="let me see")]))
+    assert (second.signature, str(second.summary)) == (None, str([TextContent(text="another")]))
+    kinds = [step.type for step in played.log.steps]
+    assert kinds == ["thought", "thought", "model_output", "thought", "model_output"]
+
+
+async def test_calls_keep_their_arguments_apart() -> None:
+    played = Played(
+        [
+            CallStart("code_execution"),
+            CallDelta('{"language": "bash", '),
+            CallDelta('"code": "ls"}'),
+            CallStart("read_file"),
+            CallDelta('{"path": "x"}'),
+            CallStart("unknown"),
+            TextDelta("after"),
+            TurnEnd(),
+        ]
+    )
+    calls = await played.calls()
+    assert [(call.name, call.arguments) for call in calls] == [
+        ("code_execution", '{"language": "bash", "code": "ls"}'),
+        ("read_file", '{"path": "x"}'),
+        ("unknown", ""),
+    ]
+    code, read, unknown, text = played.log.steps
+    assert isinstance(code, CodeExecutionCall)
+    assert (code.arguments.language, code.arguments.code) == ("bash", "ls")
+    assert isinstance(read, FunctionCall)
+    assert (read.name, read.arguments) == ("read_file", {"path": "x"})
+    assert isinstance(unknown, FunctionCall)
+    assert isinstance(text, ModelOutput)
+    assert [code.id, read.id, unknown.id] == [call.id for call in calls]
+    assert len({call.id for call in calls}) == 3
+    assert played.log.notes("turn.ended")[0]["calls"] == [call.id for call in calls]
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [CallDelta("{}")],
+        [TextDelta("a"), CallDelta("{}")],
+        [CallStart("read_file"), TextDelta("a"), CallDelta("{}")],
+        [CallStart("read_file"), CallDelta("{}"), ThoughtDelta("a"), CallDelta('{"path": "/etc"}')],
+    ],
+)
+async def test_arguments_without_a_call_are_the_models_mistake(events: list[ModelEvent]) -> None:
+    """They must not be added to an earlier call: what is shown is what is done."""
+    with pytest.raises(ModelError) as caught:
+        await Played([*events, TurnEnd()]).calls()
+    assert caught.value.code == "model_bad_stream"
+
+
+@pytest.mark.parametrize("events", [[], [TextDelta("half")], [CallStart("code_execution"), CallDelta('{"code": "x"}')]])
+async def test_a_stream_without_an_end_broke_off(events: list[ModelEvent | Exception]) -> None:
+    played = Played(events)
+    with pytest.raises(ModelError) as caught:
+        await played.calls()
+    assert caught.value.code == "model_stream_broken"
+    assert played.log.notes("turn.ended") == []
+
+
+async def test_a_stream_that_broke_off_before_anything_was_shown_is_asked_again() -> None:
+    played = Played([], [TextDelta("fine"), TurnEnd()])
+    assert await played.calls() == []
+    assert len(played.model.requests) == 2
+
+
+async def test_nothing_is_taken_after_the_end() -> None:
+    played = Played([TextDelta("a"), TurnEnd(), CallStart("code_execution")])
+    assert await played.calls() == []
+    assert [step.type for step in played.log.steps] == ["model_output"]
+
+
+# retries
+
+
+def overloaded() -> ModelError:
+    return ModelError("busy", code="model_overloaded", retryable=True)
+
+
+async def test_a_failure_that_may_pass_is_tried_again_and_noted() -> None:
+    played = Played([overloaded()], [overloaded()], [TextDelta("fine"), TurnEnd()])
+    assert await played.calls() == []
+    assert [(request.turn, request.attempt) for request in played.model.requests] == [(0, 0), (0, 1), (0, 2)]
+    assert [note["code"] for note in played.log.notes("turn.failed")] == ["model_overloaded"] * 2
+    assert [note["attempt"] for note in played.log.notes("turn.started")] == [0, 1, 2]
+
+
+async def test_it_is_not_tried_for_ever() -> None:
+    played = Played([overloaded()])
+    with pytest.raises(ModelError, match="busy"):
+        await played.calls()
+    assert len(played.model.requests) == 4
+
+
+async def test_a_failure_that_stays_is_not_tried_again() -> None:
+    played = Played([ModelError("no key", code="model_auth")])
+    with pytest.raises(ModelError, match="no key"):
+        await played.calls()
+    assert len(played.model.requests) == 1
+
+
+@pytest.mark.parametrize("shown", [ThoughtDelta("hm"), TextDelta("a"), CallStart("code_execution")])
+async def test_nothing_is_tried_again_once_something_was_shown(shown: ModelEvent) -> None:
+    played = Played([shown, overloaded()], [TextDelta("again"), TurnEnd()])
+    with pytest.raises(ModelError, match="busy"):
+        await played.calls()
+    assert len(played.model.requests) == 1
+    kinds = [event.kind for event in played.log.events]
+    assert kinds.count("step.start") == kinds.count("step.stop") == 1
+
+
+@pytest.mark.parametrize("error", [LeaseLost("another"), StoreError("full")])
+async def test_a_log_that_refuses_ends_the_turn_and_the_models_stream(error: Exception) -> None:
+    played = Played([TextDelta("x")] * 5000 + [TurnEnd()])  # type: ignore[operator]
+    played.log.error = error
+    with pytest.raises(type(error)):
+        await played.calls()
+
+
+async def test_many_small_events_do_not_pile_up() -> None:
+    played = Played([TextDelta("x")] * 3000 + [TurnEnd()])  # type: ignore[operator]
+    await played.calls()
+    assert max(len(kinds) for kinds in played.log.appends) <= 600
+
+
+# any order at all
+
+EVENTS: dict[str, Any] = {
+    "thought": st.builds(ThoughtDelta, st.text(max_size=5)),
+    "signature": st.builds(ThoughtSignature, st.text(min_size=1, max_size=5)),
+    "text": st.builds(TextDelta, st.text(max_size=5)),
+    "call": st.builds(CallStart, st.sampled_from(["code_execution", "read_file", "nothing"])),
+    "delta": st.builds(CallDelta, st.sampled_from(["{", "}", '"code"', ":", '"x"', "{}", '{"code": "x"}', "", "[]"])),
+}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+@given(st.lists(st.one_of(*EVENTS.values()), max_size=15), st.booleans())
+def test_any_order_of_events_gives_whole_steps_or_a_models_error(events: list[ModelEvent], ends: bool) -> None:
+    async def play() -> None:
+        played = Played([*events, *([TurnEnd()] if ends else [])])
+        try:
+            calls = await played.calls()
+        except ModelError:
+            calls = None
+        kinds = [event.kind for event in played.log.events]
+        assert kinds.count("step.start") == kinds.count("step.stop")
+        steps = played.log.steps
+        made = [step.id for step in steps if isinstance(step, CodeExecutionCall | FunctionCall)]
+        if calls is not None:
+            assert ends
+            assert [call.id for call in calls] == made
+        text = "".join(event.text for event in events if isinstance(event, TextDelta))
+        said = "".join(block.text for step in steps if isinstance(step, ModelOutput) for block in step.content)  # type: ignore[union-attr]
+        assert text.startswith(said)
+        if calls is not None:
+            assert said == text
+
+    asyncio.run(play())
+
+
+async def test_everything_of_a_turn_is_durable_when_it_returns(store: SqliteStore) -> None:
+    project = await store.default_project()
+    row = interaction_row(project.id)
+    await store.create_interaction(row, [])
+    recorder = Recorder(store, row.id, 1, [])
+    await Turn(recorder, TOOLS).play(PlayedModel(lambda _: [TextDelta("a"), TurnEnd()]), REQUEST)
+    stored = await store.read(row.id)
+    assert [event.kind for event in stored] == [
+        "turn.started",
+        "step.start",
+        "step.delta",
+        "step.stop",
+        "turn.ended",
+    ]
