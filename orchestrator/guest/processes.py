@@ -211,7 +211,11 @@ class HandTask:
         if self._input is not None:
             self._input.close()
         if "verdict" not in outcome or self._verdict is not None:
-            outcome["verdict"] = self._verdict or judge(outcome, self._before, self._counters.read())
+            after = self._counters.read()
+            outcome["verdict"] = self._verdict or judge(outcome, self._before, after)
+            if outcome.get("exit_code") != 0 and after["pids"] > self._before["pids"]:
+                # What earlier calls left running fills the sandbox; without this no later call would get through.
+                end_background(self._reactor, self._pool)
         outcome["duration_ms"] = round((time.monotonic() - self._started) * 1000, 3)
         if reusable:
             self._pool.give(self._hand)

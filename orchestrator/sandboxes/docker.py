@@ -50,6 +50,7 @@ _ENGINE_THREADS = 8
 _ENGINE_TIMEOUT_S = 60
 _STOP_TIMEOUT_S = 3
 _SHM_BYTES = 64 << 20
+"""At most; together with /tmp a quarter of the memory (design 4.2)."""
 _GUEST_FOLDER = "/opt/corral"
 _GUEST_CAPABILITIES = ["SETUID", "SETGID", "KILL", "SETPCAP"]
 # The image's PATH begins with folders that the agent can write to; what runs as root must not be found there.
@@ -281,7 +282,8 @@ def _own(attached: Any) -> socket.socket:
 def container_config(spec: SandboxSpec, instance: str, host_config: Callable[..., Any]) -> dict[str, Any]:
     """The arguments of the SDK's `create_container`: every protection of the design's section 7 that Docker sets."""
     resources = spec.resources
-    tmp_bytes = max(16 << 20, resources.memory_bytes // 4 - _SHM_BYTES)
+    shm_bytes = min(_SHM_BYTES, resources.memory_bytes // 8)
+    tmp_bytes = resources.memory_bytes // 4 - shm_bytes
     return {
         "image": spec.image,
         "command": GUEST_COMMAND,
@@ -303,7 +305,7 @@ def container_config(spec: SandboxSpec, instance: str, host_config: Callable[...
             memswap_limit=resources.memory_bytes,
             nano_cpus=int(resources.cpus * 1e9),
             pids_limit=resources.pids,
-            shm_size=_SHM_BYTES,
+            shm_size=shm_bytes,
             tmpfs={
                 "/tmp": f"rw,exec,nosuid,nodev,mode=1777,size={tmp_bytes}",  # noqa: S108 - the sandbox's own
                 "/run": "rw,noexec,nosuid,nodev,mode=755,size=1m",
