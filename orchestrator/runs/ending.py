@@ -5,6 +5,8 @@ Needs no agent, model or sandbox, so that every interaction that was stored can 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from orchestrator.clock import Clock, rfc3339
 from orchestrator.runs.recorder import Recorder
 from orchestrator.store.port import InteractionRow
@@ -22,6 +24,15 @@ from orchestrator.wire.steps import (
 ServerCall = CodeExecutionCall | FunctionCall
 
 
+_BROKEN_OFF = "[no result: writing it broke off]"
+_FILLERS: Mapping[str, events.Delta] = {
+    "code_execution_call": events.CodeExecutionCallDelta(arguments=CodeArguments(code="")),
+    "code_execution_result": events.CodeExecutionResultDelta(result=_BROKEN_OFF, is_error=True),
+    "function_result": events.FunctionResultDelta(result=_BROKEN_OFF, is_error=True),
+}
+"""What lets a step stand of which only the beginning was written."""
+
+
 class Ending:
     """Writes the end of one run."""
 
@@ -37,10 +48,11 @@ class Ending:
         return [step for step in steps if isinstance(step, ServerCall) and step.id not in answered]
 
     def close_steps(self) -> None:
-        """Ends steps that were begun and not stopped: whoever wrote them is gone."""
-        for index, kind in self._recorder.folder.open_types.items():
-            if kind == "code_execution_call":
-                self._recorder.delta(index, events.CodeExecutionCallDelta(arguments=CodeArguments(code="")))
+        """Ends steps that were begun and not stopped: whoever wrote them is gone. What is missing is filled in."""
+        folder = self._recorder.folder
+        for index, kind in folder.open_types.items():
+            if folder.open_step is None and kind in _FILLERS:
+                self._recorder.delta(index, _FILLERS[kind])
             self._recorder.end(index)
 
     def answer(self, call: ServerCall, reason: str) -> None:

@@ -114,7 +114,8 @@ class Loop:
             if step.id in self._recorder.called:
                 name = "code_execution" if isinstance(step, CodeExecutionCall) else step.name
                 arguments = step.arguments.model_dump() if isinstance(step, CodeExecutionCall) else step.arguments
-                call = ToolCall(step.id, name, encode_json(arguments).decode())
+                sent = self._recorder.unshown.get(step.id)
+                call = ToolCall(step.id, name, encode_json(arguments).decode() if sent is None else sent)
                 await self._carry_out(call, self._recorder.started.get(step.id))
             else:
                 self._ending.answer(step, "the model's turn was interrupted")

@@ -117,6 +117,8 @@ class Supervisor:
         if task is not None and not task.done():
             if interaction_id not in self._cancelled:
                 self._cancelled.add(interaction_id)
+                # A task that has not had its first step yet would end without a word.
+                await asyncio.sleep(0)
                 task.cancel()
             await asyncio.wait([task])
 
@@ -130,32 +132,33 @@ class Supervisor:
     async def _supervise(self, interaction_id: str, environment_id: str | None) -> None:
         """Runs until the end is written, however often the database has to be waited for."""
         with structlog.contextvars.bound_contextvars(interaction_id=interaction_id, environment_id=environment_id):
-            wait_s = _FIRST_STORE_WAIT_S
+            wait_s = 0.0
             while True:
                 try:
+                    await asyncio.sleep(wait_s)
                     await self._attempt(interaction_id)
                     return
+                except asyncio.CancelledError:
+                    if self._is_closing or interaction_id not in self._cancelled:
+                        raise
+                    wait_s = 0.0  # now the end is written
                 except LeaseLost as error:
                     log.warning("run_lease_lost", reason=error.message)
                     return
                 except StoreError as error:
                     # What was stored is whole; the run is rebuilt from it when the database takes writes again.
+                    wait_s = min(2 * wait_s, _LONGEST_STORE_WAIT_S) or _FIRST_STORE_WAIT_S
                     log.error("run_not_stored", reason=error.message, again_in_s=wait_s)
-                    await asyncio.sleep(wait_s)
-                    wait_s = min(2 * wait_s, _LONGEST_STORE_WAIT_S)
 
     async def _attempt(self, interaction_id: str) -> None:
-        try:
-            async with self._slots:
-                row = await self._claimed(interaction_id)
-                if is_ended(row.status):
-                    return
-                log.info("run_ended", status=await self._run(row))
-        except asyncio.CancelledError:
-            if self._is_closing or interaction_id not in self._cancelled:
-                raise
+        if interaction_id in self._cancelled:
             row = await self._claimed(interaction_id)
             log.info("run_ended", status=await (await self._ending(row)).write("cancelled"))
+            return
+        async with self._slots:
+            row = await self._claimed(interaction_id)
+            if not is_ended(row.status):
+                log.info("run_ended", status=await self._run(row))
 
     async def _run(self, row: InteractionRow) -> Status:
         try:

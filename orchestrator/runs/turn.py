@@ -113,7 +113,19 @@ class Turn:
         self.close()
         self._recorder.usage = self._recorder.usage.plus(_wire_usage(event.usage))
         usage = self._recorder.usage.model_dump(exclude_defaults=True)
-        self._recorder.note("turn.ended", calls=[call.id for call in self._calls], usage=usage)
+        # A later holder of the run must see what the model sent, also where a step cannot show it.
+        unshown = {call.id: call.arguments for call in self._calls if not self._is_shown(call)}
+        self._recorder.note("turn.ended", calls=[call.id for call in self._calls], usage=usage, unshown=unshown)
+
+    def _is_shown(self, call: ToolCall) -> bool:
+        """Whether the call's step has its arguments as the model sent them."""
+        try:
+            arguments = parse_arguments(call.arguments)
+        except InvalidRequest:
+            return False
+        tool = self._toolbox.find(call.name)
+        is_code = tool is not None and tool.is_code
+        return not is_code or {"language": "python", **arguments} == _code_arguments(call.arguments).model_dump()
 
     def _take(self, event: ModelEvent) -> None:
         self._has_shown = True

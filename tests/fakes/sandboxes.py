@@ -56,6 +56,11 @@ class FakeSandbox:
     def as_sandbox(self) -> Sandbox:
         return self  # type: ignore[return-value]
 
+    async def remember(self, call_id: str, ended: CallOutcome) -> None:
+        """As if an earlier server had made this call: it is done, and nobody has acknowledged it."""
+        self._calls[call_id] = asyncio.get_running_loop().create_future()
+        self._calls[call_id].set_result(ended)
+
     async def bash(self, call_id: str, code: str, *, on_output: Any = None, **fields: Any) -> CallOutcome:
         return await self._call(Asked("bash", call_id, code, fields), on_output)
 

@@ -126,7 +126,8 @@ async def test_without_an_environment_there_are_no_tools(store: SqliteStore) -> 
     world = RunWorld(store)
     row = await world.run(scripted({"calls": [bash("ls")]}, {"text": "{{last}}"}), has_environment=False)
     assert row.status == "completed"
-    assert world.sandbox.asked == world.environments.prepared == []
+    assert world.sandbox.asked == []
+    assert world.environments.prepared == []
     assert "there are: none" in str((await world.steps(row.id))[-1])
 
 
@@ -224,7 +225,7 @@ async def test_a_model_that_fails_for_good(store: SqliteStore, code: str) -> Non
 
 async def test_calls_of_a_turn_that_broke_off_are_not_made(store: SqliteStore) -> None:
     def play(_request: ModelRequest) -> list[ModelEvent | Exception]:
-        whole = [CallStart("code_execution"), CallDelta('{"code": "x"}')]
+        whole: list[ModelEvent] = [CallStart("code_execution"), CallDelta('{"code": "x"}')]
         return [*whole, CallStart("code_execution"), CallDelta('{"co'), ModelError("cut", code="model_stream_broken")]
 
     world = RunWorld(store, model=PlayedModel(play))

@@ -140,6 +140,29 @@ async def test_calls_keep_their_arguments_apart() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "arguments", "is_shown"),
+    [
+        ("code_execution", '{"code": "x"}', True),
+        ("code_execution", '{"code": "x", "language": "bash"}', True),
+        ("code_execution", '{"code": "x", "language": "ruby"}', False),
+        ("code_execution", '{"code": "x", "sudo": true}', False),
+        ("code_execution", '{"code": 5}', False),
+        ("code_execution", '{"code', False),
+        ("code_execution", "", False),
+        ("read_file", '{"path": "x", "unknown": 1}', True),
+        ("read_file", "", True),
+        ("read_file", "[]", False),
+        ("read_file", '{"path": "x"', False),
+    ],
+)
+async def test_arguments_that_a_step_cannot_show_are_kept_beside_it(name: str, arguments: str, is_shown: bool) -> None:
+    played = Played([CallStart(name), CallDelta(arguments), TurnEnd()])
+    (call,) = await played.calls()
+    (ended,) = played.log.notes("turn.ended")
+    assert ended["unshown"] == ({} if is_shown else {call.id: arguments})
+
+
+@pytest.mark.parametrize(
     "events",
     [
         [CallDelta("{}")],
@@ -217,14 +240,14 @@ async def test_nothing_is_tried_again_once_something_was_shown(shown: ModelEvent
 
 @pytest.mark.parametrize("error", [LeaseLost("another"), StoreError("full")])
 async def test_a_log_that_refuses_ends_the_turn_and_the_models_stream(error: Exception) -> None:
-    played = Played([TextDelta("x")] * 5000 + [TurnEnd()])  # type: ignore[operator]
+    played = Played([*[TextDelta("x")] * 5000, TurnEnd()])
     played.log.error = error
     with pytest.raises(type(error)):
         await played.calls()
 
 
 async def test_many_small_events_do_not_pile_up() -> None:
-    played = Played([TextDelta("x")] * 3000 + [TurnEnd()])  # type: ignore[operator]
+    played = Played([*(TextDelta("x") for _ in range(3000)), TurnEnd()])
     await played.calls()
     assert max(len(kinds) for kinds in played.log.appends) <= 600
 
