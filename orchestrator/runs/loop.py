@@ -90,6 +90,8 @@ class Loop:
 
     async def _go(self) -> Status:
         await self._take_up()
+        if self._recorder.is_answered:
+            return "completed"
         while True:
             if self._is_spent():
                 return "incomplete"

@@ -34,6 +34,8 @@ class Recorder:
         """How many entries of each of the journal's kinds are in the log."""
         self.called: set[str] = set()
         """Ids of the tool calls of turns that ended: these were made, others were only begun."""
+        self.is_answered = False
+        """Whether the last turn ended without a call: only the run's end is missing."""
         self.unshown: dict[str, str] = {}
         """Arguments, as the model sent them, of calls whose steps cannot show them."""
         self.started: dict[str, str] = {}
@@ -129,6 +131,7 @@ class Recorder:
             elif kind == "turn.ended":
                 turn = json.loads(body)
                 self.called.update(turn["calls"])
+                self.is_answered = not turn["calls"]
                 self.unshown.update(turn["unshown"])
                 self.usage = Usage.model_validate(turn["usage"])
 
