@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 from collections.abc import AsyncGenerator, Callable, Sequence
+from datetime import timedelta
 from typing import Any
 
 from orchestrator.agents.registry import AgentDefinition, AgentRegistry
@@ -118,8 +119,10 @@ class RunWorld:
             await self.store.create_environment(environment)
             environment_id = environment.id
         request = {"agent": "general", "input": text, **changes.pop("request", {})}
-        fields = {"environment_id": environment_id, "created": now, "updated": now, **changes}
-        row = interaction_row(project.id, request=json.dumps(request), **fields)
+        # Its first events are stamped a little later than the row.
+        updated = now + timedelta(seconds=1)
+        fields = {"environment_id": environment_id, "created": now, "updated": updated, **changes}
+        row = interaction_row(fields.pop("project_id", project.id), request=json.dumps(request), **fields)
         await self.store.create_interaction(row, _first_events(row))
         return row
 
