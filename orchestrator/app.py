@@ -54,7 +54,7 @@ def serve(settings: Settings) -> None:
 @asynccontextmanager
 async def open_store(settings: Settings) -> AsyncGenerator[Store, None]:
     """The store of the data folder, beside a server that may be running on it."""
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    await asyncio.to_thread(settings.data_dir.mkdir, mode=0o700, parents=True, exist_ok=True)
     store = SqliteStore(settings.data_dir / DATABASE_NAME, SystemClock())
     await store.open()
     try:
@@ -67,7 +67,7 @@ async def open_store(settings: Settings) -> AsyncGenerator[Store, None]:
 async def open_services(settings: Settings, driver: SandboxDriver | None = None) -> AsyncGenerator[Services, None]:
     """Everything below the HTTP surface, running. `driver` replaces the container engine (tests)."""
     clock = SystemClock()
-    agents = AgentRegistry.load(aliases=settings.agent_aliases)
+    agents = await asyncio.to_thread(AgentRegistry.load, aliases=settings.agent_aliases)
     models = ModelRegistry(settings.model)
     # A provider's module is imported at first use; better now than in the middle of the first run.
     await asyncio.to_thread(models.resolve)
@@ -79,7 +79,7 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
     )
     async with contextlib.AsyncExitStack() as stack:
         lock = DataFolderLock(settings.data_dir)
-        lock.acquire()
+        await asyncio.to_thread(lock.acquire)
         stack.callback(lock.release)
         store = await stack.enter_async_context(open_store(settings))
         generation = await store.next_generation()
