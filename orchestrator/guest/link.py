@@ -38,7 +38,7 @@ _READ_BYTES = 256 * 1024
 
 
 class Stream:
-    """One stream of a link. Whoever serves it sets the callbacks."""
+    """One stream of a link. Whoever serves it sets the callbacks. Any write may end it: the link may be broken."""
 
     def __init__(self, link: "Link", number: int) -> None:
         self.number = number
@@ -77,14 +77,16 @@ class Stream:
 
     def end(self) -> None:
         """Sends END; the stream is forgotten, since services answer last."""
-        if self._link is not None:
-            self._link.write(encode(END, self.number))
-            self._link.drop(self)
+        link = self._link
+        if link is not None:
+            link.write(encode(END, self.number))
+            link.drop(self)
 
     def reset(self, code: str, message: str) -> None:
-        if self._link is not None:
-            self._link.write(encode_json(RESET, self.number, {"code": code, "message": message}))
-            self._link.drop(self)
+        link = self._link
+        if link is not None:
+            link.write(encode_json(RESET, self.number, {"code": code, "message": message}))
+            link.drop(self)
 
     def closed(self) -> None:
         """Called by the link when the stream is over."""

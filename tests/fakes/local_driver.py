@@ -109,9 +109,14 @@ class LocalDriver(SandboxDriver):
                 yield name
 
     def kill_all(self) -> None:
-        """Ends all processes of all sandboxes below the root, whoever started them. For the end of a test; blocks."""
+        """Ends all processes of all sandboxes below the root, whoever started them. For the end of a test; blocks.
+
+        Fails if a guest broke: whatever is done to it, it must not.
+        """
         for folder in self._root.iterdir() if self._root.exists() else ():
             _kill(folder)
+        for log in self._root.glob("*/guest.log"):
+            assert "Traceback" not in log.read_text(), log.read_text()
 
     def _folders(self) -> list[Path]:
         found = self._root.glob("*/instance")
