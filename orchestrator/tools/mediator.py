@@ -121,24 +121,26 @@ class Mediator:
             raise ToolError(f"the arguments of {call.name} are wrong: {problems}") from error
 
     async def _execute(self, tool: Tool, arguments: Any, call_id: str, sandbox: Sandbox, guest_id: str) -> ToolResult:
-        for is_last in (False, True):
-            if sandbox.guest_id != guest_id:
-                return ToolResult(_LOST, is_error=True, verdict="lost")
-            self._used = sandbox
-            watched = _Output(self._journal, call_id)
-            try:
-                return await tool.carry_out(arguments, ToolContext(call_id, sandbox, self._limits, watched.add))
-            except SandboxGone:
-                # Only the link may have been cut: then the guest still has the call, and the same id finds it again.
-                if is_last:
+        watched = _Output(self._journal, call_id)
+        try:
+            for is_last in (False, True):
+                if sandbox.guest_id != guest_id:
+                    return ToolResult(_LOST, is_error=True, verdict="lost")
+                self._used = sandbox
+                watched.rewind()
+                try:
+                    return await tool.carry_out(arguments, ToolContext(call_id, sandbox, self._limits, watched.add))
+                except SandboxGone:
+                    # Only the link may have been cut: then the guest still has the call, and its id finds it again.
+                    if is_last:
+                        raise
+                    sandbox = await self._sandbox()
+                except asyncio.CancelledError:
+                    sandbox.acknowledge(call_id)
                     raise
-                sandbox = await self._sandbox()
-            except asyncio.CancelledError:
-                sandbox.acknowledge(call_id)
-                raise
-            finally:
-                watched.close()
-        raise AssertionError("unreachable")
+            raise AssertionError("unreachable")
+        finally:
+            watched.close()
 
 
 class _Output:
@@ -149,12 +151,23 @@ class _Output:
         self._call_id = call_id
         self._waiting = bytearray()
         self._left_bytes = _JOURNALED_OUTPUT_BYTES
+        self._seen_bytes = self._position = 0
         self._is_cut = False
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._redactor = Redactor()
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, data: bytes) -> None:
+        fresh = data[max(0, self._seen_bytes - self._position) :]
+        self._position += len(data)
+        self._seen_bytes = max(self._seen_bytes, self._position)
+        self._take(fresh)
+
+    def rewind(self) -> None:
+        """What comes now begins again with the output's first byte."""
+        self._position = 0
+
+    def _take(self, data: bytes) -> None:
         piece = data[: self._left_bytes]
         self._left_bytes -= len(piece)
         self._is_cut = self._is_cut or len(piece) < len(data)

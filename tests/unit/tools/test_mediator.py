@@ -293,6 +293,24 @@ async def test_output_comes_while_the_tool_works(monkeypatch: pytest.MonkeyPatch
     assert await output_of(b"one ", b"two", pause_s=0.03) == ["one ", "two"]
 
 
+async def test_output_that_is_followed_again_is_journaled_once() -> None:
+    door = Door()
+    attempts: list[int] = []
+
+    async def does(context: ToolContext) -> ToolResult:
+        attempts.append(1)
+        if len(attempts) == 1:
+            context.on_output(b"one two ")
+            raise SandboxGone("cut")
+        for piece in (b"one", b" two three", b" four"):
+            context.on_output(piece)
+        return ToolResult("fine")
+
+    door.probe.does = does
+    await door.call()
+    assert "".join(entry["text"] for entry in door.story.entries("tool.output")) == "one two three four"
+
+
 async def test_no_output_is_no_entry() -> None:
     assert await output_of() == []
 
