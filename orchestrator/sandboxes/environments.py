@@ -121,7 +121,7 @@ class Environments:
         )
         # One at a time: between the count and the insert nobody else may come in.
         async with self._creating:
-            if len(await self._store.environments(project_id, limit=limit)) >= limit:
+            if await self._store.count_environments(project_id) >= limit:
                 raise LimitExceeded(f"The project has {limit} environments already; delete some.")
             await self._store.create_environment(row)
         await self._note(row.id, "environment.created", project=project_id)

@@ -169,6 +169,10 @@ class Store(ABC):
         """
 
     @abstractmethod
+    async def count_environments(self, project_id: str) -> int:
+        """How many environments the project has, those being deleted included."""
+
+    @abstractmethod
     async def update_environment(
         self,
         environment_id: str,

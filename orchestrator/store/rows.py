@@ -130,6 +130,11 @@ def environment(connection: sqlite3.Connection, project_id: str | None, environm
     return found and _environment(found)
 
 
+def count_environments(connection: sqlite3.Connection, project_id: str) -> int:
+    (count,) = connection.execute("SELECT count(*) FROM environments WHERE project_id = ?", (project_id,)).fetchone()
+    return int(count)
+
+
 def environments(
     connection: sqlite3.Connection, project_id: str | None, after: str | None, limit: int
 ) -> list[EnvironmentRow]:

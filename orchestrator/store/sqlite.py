@@ -117,6 +117,9 @@ class SqliteStore(Store):
     ) -> list[EnvironmentRow]:
         return await self._readers.run(partial(rows.environments, project_id=project_id, after=after, limit=limit))
 
+    async def count_environments(self, project_id: str) -> int:
+        return await self._readers.run(partial(rows.count_environments, project_id=project_id))
+
     async def update_environment(
         self,
         environment_id: str,

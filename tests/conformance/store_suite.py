@@ -279,6 +279,18 @@ class StoreSuite(ABC):
         with pytest.raises(InvalidRequest):
             await store.interactions(project, after=second.id)
 
+    async def test_environments_are_counted_by_project(self, store: Store, project: str) -> None:
+        other = (await store.ensure_project("other")).id
+        rows = [environment_row(project) for _ in range(3)]
+        for row in (*rows, environment_row(other)):
+            await store.create_environment(row)
+        await store.update_environment(rows[0].id, status="deleting")
+        assert await store.count_environments(project) == 3
+        await store.delete_environment(rows[0].id)
+        assert await store.count_environments(project) == 2
+        assert await store.count_environments(other) == 1
+        assert await store.count_environments("prj_unknown") == 0
+
     async def test_interactions_are_filtered(self, store: Store, project: str) -> None:
         running = interaction_row(project, environment_id="a" * 32)
         done = interaction_row(project, environment_id="a" * 32, status="completed")
