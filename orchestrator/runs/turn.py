@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import structlog
 from tenacity import (
@@ -88,17 +90,8 @@ class Turn:
             self._open = None
 
     async def _attempt(self, provider: ModelProvider, request: ModelRequest, number: int) -> None:
-        tried = ModelRequest(
-            model=request.model,
-            system=request.system,
-            history=request.history,
-            tools=request.tools,
-            turn=request.turn,
-            attempt=number,
-            purpose=request.purpose,
-        )
         self._recorder.note("turn.started", turn=request.turn, attempt=number, model=request.model)
-        async with contextlib.aclosing(provider.stream(tried)) as stream:
+        async with contextlib.aclosing(provider.stream(replace(request, attempt=number))) as stream:
             async for event in stream:
                 if isinstance(event, TurnEnd):
                     self._end(event)
@@ -123,20 +116,15 @@ class Turn:
             arguments = parse_arguments(call.arguments)
         except InvalidRequest:
             return False
-        tool = self._toolbox.find(call.name)
-        is_code = tool is not None and tool.is_code
+        is_code = self._toolbox.is_code(call.name)
         return not is_code or {"language": "python", **arguments} == _code_arguments(call.arguments).model_dump()
 
     def _take(self, event: ModelEvent) -> None:
         self._has_shown = True
         if isinstance(event, CallStart):
             self.close()
-            tool = self._toolbox.find(event.name)
-            self._open = (
-                _OpenCodeCall(self._recorder, event)
-                if tool is not None and tool.is_code
-                else _OpenCall(self._recorder, event)
-            )
+            kind = _OpenCodeCall if self._toolbox.is_code(event.name) else _OpenCall
+            self._open = kind(self._recorder, event)
             self._calls.append(ToolCall(self._open.call_id, event.name, ""))
         elif isinstance(event, CallDelta):
             if self._open is None or not self._open.call_id:
@@ -158,7 +146,7 @@ class Turn:
             log.warning("model_call_failed", code=error.code, attempt=state.attempt_number)
 
 
-class _OpenStep:
+class _OpenStep(ABC):
     """A step that is being streamed."""
 
     call_id = ""
@@ -171,8 +159,9 @@ class _OpenStep:
         """Whether the event goes on with this step."""
         return False
 
+    @abstractmethod
     def add(self, event: ModelEvent) -> None:
-        raise NotImplementedError
+        """Queues a piece of it."""
 
     def close(self) -> None:
         self._recorder.end(self._index)

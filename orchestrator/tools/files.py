@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -192,15 +193,7 @@ def _limited(outcome: CallOutcome, limit_bytes: int) -> CallOutcome:
     half = limit_bytes // 2
     head, tail = outcome.head[:half], data[-half:]
     total_bytes = len(data) + outcome.dropped_bytes
-    return CallOutcome(
-        verdict=outcome.verdict,
-        exit_code=None,
-        signal=None,
-        head=head,
-        tail=tail,
-        dropped_bytes=total_bytes - len(head) - len(tail),
-        duration_ms=outcome.duration_ms,
-    )
+    return replace(outcome, head=head, tail=tail, dropped_bytes=total_bytes - len(head) - len(tail))
 
 
 def _image(media_type: str, outcome: CallOutcome) -> ToolResult:

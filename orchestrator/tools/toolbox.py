@@ -29,6 +29,11 @@ class Toolbox:
     def find(self, name: str) -> Tool | None:
         return self._tools.get(name)
 
+    def is_code(self, name: str) -> bool:
+        """Whether calls of that name show as code execution; an unknown one shows as a function."""
+        tool = self.find(name)
+        return tool is not None and tool.is_code
+
     @property
     def names(self) -> list[str]:
         return sorted(self._tools)
