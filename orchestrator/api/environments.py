@@ -13,7 +13,7 @@ from orchestrator.clock import rfc3339
 from orchestrator.errors import InvalidRequest
 from orchestrator.sandboxes.environments import read_spec
 from orchestrator.store.port import EnvironmentRow
-from orchestrator.wire.environments import EnvironmentResource, dump_environment
+from orchestrator.wire.environments import EnvironmentResource, dump_environment, public_sources
 
 router = APIRouter(tags=["environments"])
 
@@ -68,5 +68,5 @@ def _public(row: EnvironmentRow) -> dict[str, Any]:
         network=spec.network,
         sources=None,
     )
-    sources = [source.model_dump(exclude_none=True, exclude={"content", "encoding"}) for source in spec.sources]
+    sources = public_sources(spec.sources)
     return dump_environment(resource, extra={"sources": sources} if sources else None)

@@ -14,9 +14,8 @@ from orchestrator.api.offer import check_offered
 from orchestrator.api.services import Services, TheCaller, TheServices
 from orchestrator.errors import NotFound
 from orchestrator.runs.record import read_interaction
-from orchestrator.runs.supervisor import is_ended
 from orchestrator.store.port import InteractionRow
-from orchestrator.wire.interactions import parse_interaction_request
+from orchestrator.wire.interactions import TERMINAL_STATUSES, parse_interaction_request
 
 router = APIRouter(tags=["interactions"])
 
@@ -63,7 +62,7 @@ async def cancel(interaction_id: str, caller: TheCaller, services: TheServices) 
 async def delete(interaction_id: str, caller: TheCaller, services: TheServices) -> Response:
     """Removes the record; one that runs is cancelled first. Its environment stays."""
     row = await _find(services, caller, interaction_id)
-    if not is_ended(row.status):
+    if row.status not in TERMINAL_STATUSES:
         await services.supervisor.cancel(row.id)
     await services.store.delete_interaction(row.id)
     return JSONResponse({})

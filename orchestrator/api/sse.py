@@ -11,9 +11,9 @@ import contextlib
 from collections.abc import AsyncGenerator, Iterable, Iterator
 
 from orchestrator.errors import InvalidRequest
-from orchestrator.runs.supervisor import is_ended
 from orchestrator.store.port import Event, InteractionRow, Store
 from orchestrator.wire.events import DONE_FRAME, HEARTBEAT_FRAME, PUBLIC_KINDS, seq_of, sse_frame
+from orchestrator.wire.interactions import TERMINAL_STATUSES
 
 HEADERS = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
 _HEARTBEAT_S = 15.0
@@ -42,7 +42,7 @@ async def stream(
     """Frames of all public events after `after`, then the end marker. What is asked for beyond the end gives the
     marker.
     """
-    if is_ended(row.status):
+    if row.status in TERMINAL_STATUSES:
         while events := await store.read(row.id, after=after, limit=_PAGE):
             after = events[-1].seq
             # A reader that stalls holds one page and one piece, not the log.

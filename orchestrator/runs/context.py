@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from orchestrator.errors import InvalidRequest, NotFound
 from orchestrator.store.port import InteractionRow, Store
 from orchestrator.wire.events import fold
-from orchestrator.wire.interactions import InteractionRequest, parse_interaction_request
+from orchestrator.wire.interactions import TERMINAL_STATUSES, InteractionRequest, parse_interaction_request
 from orchestrator.wire.steps import FunctionCall, FunctionResult, Step
 
 _CHAIN_LIMIT = 500
@@ -29,15 +29,15 @@ async def find_parent(store: Store, project_id: str, interaction_id: str) -> Int
     row = await store.interaction(project_id, interaction_id)
     if row is None:
         raise NotFound(f"Invalid value at 'previous_interaction_id': Interaction {interaction_id!r} not found.")
-    if row.status == "in_progress":
+    if row.status not in TERMINAL_STATUSES:
         raise InvalidRequest(
             f"Invalid value at 'previous_interaction_id': interaction {interaction_id} is still in progress."
         )
     return row
 
 
-async def read_history(store: Store, row: InteractionRow) -> list[Step]:
-    """All steps of the conversation before `row`'s own run, oldest first, `row`'s input last."""
+async def read_history(store: Store, row: InteractionRow, request: InteractionRequest) -> list[Step]:
+    """All steps of the conversation before `row`'s own run, oldest first, the input of its `request` last."""
     chain: list[InteractionRow] = []
     previous = row.previous_id
     while previous is not None and len(chain) < _CHAIN_LIMIT:
@@ -51,7 +51,7 @@ async def read_history(store: Store, row: InteractionRow) -> list[Step]:
         steps += read_request(each).input or []
         stored = await store.read(each.id)
         steps += fold((event.kind, event.body) for event in stored)
-    return with_all_results([*steps, *(read_request(row).input or [])])
+    return with_all_results([*steps, *(request.input or [])])
 
 
 def with_all_results(steps: Sequence[Step]) -> list[Step]:

@@ -19,7 +19,6 @@ from orchestrator.store.port import InteractionRow, NewEvent, Store
 from orchestrator.wire import events
 from orchestrator.wire.base import encode_json
 from orchestrator.wire.environments import EnvironmentSpec, InlineSource
-from orchestrator.wire.generation import AntigravityConfig
 from orchestrator.wire.interactions import Interaction, InteractionRequest, dump_request
 
 
@@ -53,11 +52,8 @@ class Intake:
         """
         with _named("agent" if request.agent is not None else "model"):
             agent = self._agents.resolve(request.target)
-        config = request.agent_config
         with _named("agent_config.model"):
-            self._models.resolve(
-                config.model if isinstance(config, AntigravityConfig) and config.model else agent.model
-            )
+            self._models.resolve(request.agent_model or agent.model)
         self._supervisor.check_room(project_id)
         parent = None
         if request.previous_interaction_id is not None:

@@ -10,31 +10,24 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import structlog
-
 from orchestrator.agents.prompt import build_system
 from orchestrator.agents.registry import AgentDefinition
 from orchestrator.models.port import ModelProvider, ModelRequest
 from orchestrator.policy.limits import Limits
-from orchestrator.runs.context import read_request
 from orchestrator.runs.ending import Ending
 from orchestrator.runs.recorder import Recorder
 from orchestrator.runs.turn import Turn
-from orchestrator.store.port import InteractionRow
 from orchestrator.tools.mediator import Mediator, ToolCall
 from orchestrator.tools.port import ToolResult
 from orchestrator.tools.toolbox import Toolbox
 from orchestrator.wire.base import encode_json
-from orchestrator.wire.generation import AntigravityConfig
-from orchestrator.wire.interactions import Status
+from orchestrator.wire.interactions import InteractionRequest, Status
 from orchestrator.wire.steps import (
     CodeExecutionCall,
     CodeExecutionResult,
     FunctionResult,
     Step,
 )
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +44,7 @@ class Loop:
 
     def __init__(
         self,
-        row: InteractionRow,
+        request: InteractionRequest,
         history: Sequence[Step],
         brain: Brain,
         toolbox: Toolbox,
@@ -59,9 +52,10 @@ class Loop:
         recorder: Recorder,
         ending: Ending,
         limits: Limits,
+        *,
+        has_environment: bool,
     ) -> None:
-        self._row = row
-        self._request = read_request(row)
+        self._request = request
         self._history = list(history)
         self._brain = brain
         self._toolbox = toolbox
@@ -69,6 +63,7 @@ class Loop:
         self._recorder = recorder
         self._limits = limits
         self._ending = ending
+        self._has_environment = has_environment
 
     async def run(self) -> Status:
         """Runs to an end and writes it; returns the status that was written.
@@ -125,15 +120,14 @@ class Loop:
     def _is_spent(self) -> bool:
         if self._recorder.journal["turn.ended"] >= self._limits.max_turns:
             return True
-        config = self._request.agent_config
-        budget = config.max_total_tokens if isinstance(config, AntigravityConfig) else None
+        budget = self._request.token_budget
         usage = self._recorder.usage
         spent = usage.total_input_tokens + usage.total_output_tokens + usage.total_thought_tokens
         return budget is not None and spent - usage.total_cached_tokens >= budget
 
     def _model_request(self) -> ModelRequest:
         facts = {}
-        if self._row.environment_id is not None:
+        if self._has_environment:
             facts = {"working directory": "/workspace", "network": "none", "user": "agent, without root"}
         return ModelRequest(
             model=self._brain.model,
@@ -150,7 +144,6 @@ class Loop:
         self._mediator.acknowledge(call)
 
     def _result_step(self, call: ToolCall, result: ToolResult) -> Step:
-        tool = self._toolbox.find(call.name)
-        if tool is not None and tool.is_code:
+        if self._toolbox.is_code(call.name):
             return CodeExecutionResult(call_id=call.id, result=result.content, is_error=result.is_error)
         return FunctionResult(call_id=call.id, name=call.name, result=result.content, is_error=result.is_error)

@@ -7,10 +7,11 @@ from typing import Any
 from orchestrator.clock import rfc3339
 from orchestrator.runs.context import read_request
 from orchestrator.store.port import InteractionRow, Store
-from orchestrator.wire.environments import EnvironmentSpec, public_network
+from orchestrator.wire.environments import EnvironmentSpec, public_network, public_sources
 from orchestrator.wire.events import PUBLIC_KINDS, Folder
 from orchestrator.wire.interactions import Interaction, InteractionError, InteractionRequest, Usage, dump_interaction
 from orchestrator.wire.steps import Step
+from orchestrator.wire.tools import public_tools
 
 
 async def read_interaction(
@@ -46,7 +47,7 @@ def _echo(request: InteractionRequest) -> dict[str, Any]:
     """What the caller asked for, as far as it may be shown again."""
     return {
         "system_instruction": request.system_instruction,
-        "tools": [tool.model_dump(exclude_none=True) for tool in request.tools] if request.tools is not None else None,
+        "tools": public_tools(request.tools) if request.tools is not None else None,
         "agent_config": request.agent_config.model_dump(exclude_none=True) if request.agent_config else None,
         "labels": request.labels,
         "environment": _public_environment(request.environment) if request.environment else None,
@@ -59,9 +60,7 @@ def _public_environment(spec: EnvironmentSpec) -> dict[str, Any]:
     if spec.environment_id is not None:
         answer["environment_id"] = spec.environment_id
     if spec.sources:
-        answer["sources"] = [
-            source.model_dump(exclude_none=True, exclude={"content", "encoding"}) for source in spec.sources
-        ]
+        answer["sources"] = public_sources(spec.sources)
     if spec.network is not None:
         answer["network"] = public_network(spec.network)
     return answer

@@ -27,8 +27,7 @@ from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.store.port import InteractionRow, Store
 from orchestrator.tools.mediator import Mediator
 from orchestrator.tools.toolbox import Toolbox
-from orchestrator.wire.generation import AntigravityConfig
-from orchestrator.wire.interactions import InteractionError, Status
+from orchestrator.wire.interactions import TERMINAL_STATUSES, InteractionError, Status
 
 log = structlog.get_logger(__name__)
 
@@ -157,7 +156,7 @@ class Supervisor:
             return
         async with self._slots:
             row = await self._claimed(interaction_id)
-            if not is_ended(row.status):
+            if row.status not in TERMINAL_STATUSES:
                 log.info("run_ended", status=await self._run(row))
 
     async def _run(self, row: InteractionRow) -> Status:
@@ -194,25 +193,29 @@ class Supervisor:
     async def _prepare(self, row: InteractionRow) -> Loop:
         request = read_request(row)
         agent = self._agents.resolve(row.agent)
-        config = request.agent_config
-        wanted = config.model if isinstance(config, AntigravityConfig) and config.model else agent.model
-        model, provider = self._models.resolve(wanted)
+        model, provider = self._models.resolve(request.agent_model or agent.model)
         declared = agent.tools if request.tools is None else request.tools
-        toolbox = Toolbox.choose(declared, has_environment=row.environment_id is not None)
+        has_environment = row.environment_id is not None
+        toolbox = Toolbox.choose(declared, has_environment=has_environment)
         recorder = await self._recorder(row)
-        history = await read_history(self._store, row)
+        history = await read_history(self._store, row, request)
         sandbox = functools.partial(self._sandbox, row)
         mediator = Mediator(toolbox, sandbox, self._limits, recorder, self._clock)
         brain = Brain(agent, model, provider)
         ending = Ending(row, recorder, self._clock)
-        return Loop(row, history, brain, toolbox, mediator, recorder, ending, self._limits)
+        return Loop(
+            request,
+            history,
+            brain,
+            toolbox,
+            mediator,
+            recorder,
+            ending,
+            self._limits,
+            has_environment=has_environment,
+        )
 
     async def _sandbox(self, row: InteractionRow) -> Sandbox:
         if row.environment_id is None:
             raise ConfigError("a tool was called in a run without an environment")
         return await self._environments.sandbox(row.environment_id)
-
-
-def is_ended(status: str) -> bool:
-    """Whether a stored status is final."""
-    return status != "in_progress"

@@ -6,7 +6,7 @@ Owns the grammar: names of variables, targets, header fields. Which hosts, sizes
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
@@ -197,6 +197,11 @@ def public_network(network: Network | None) -> dict[str, Any] | str | None:
     if network is None or isinstance(network, str):
         return network
     return {"allowlist": [rule.model_dump(exclude_none=True, exclude={"transform"}) for rule in network.allowlist]}
+
+
+def public_sources(sources: Sequence[Source]) -> list[dict[str, Any]]:
+    """The sources as answers may show them: the contents of inline ones left out."""
+    return [source.model_dump(exclude_none=True, exclude={"content", "encoding"}) for source in sources]
 
 
 # variables

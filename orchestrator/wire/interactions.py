@@ -20,6 +20,7 @@ from orchestrator.wire.content import TextContent
 from orchestrator.wire.environments import EnvironmentField
 from orchestrator.wire.generation import (
     AgentConfig,
+    AntigravityConfig,
     GenerationConfig,
     ResponseFormat,
     SafetySetting,
@@ -131,6 +132,16 @@ class InteractionRequest(WireModel):
     def target(self) -> str:
         """The agent's or model's name, wherever it was given."""
         return self.agent or self.model or ""
+
+    @property
+    def agent_model(self) -> str | None:
+        """The model that the call wants its agent to use, if it names one."""
+        return self.agent_config.model if isinstance(self.agent_config, AntigravityConfig) else None
+
+    @property
+    def token_budget(self) -> int | None:
+        """After how many tokens the run is to end, if it is limited."""
+        return self.agent_config.max_total_tokens if isinstance(self.agent_config, AntigravityConfig) else None
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:

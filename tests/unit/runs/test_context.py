@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.errors import InvalidRequest, NotFound
-from orchestrator.runs.context import find_parent, read_history, with_all_results
+from orchestrator.runs.context import find_parent, read_history, read_request, with_all_results
 from orchestrator.store.port import InteractionRow
 from orchestrator.store.sqlite import SqliteStore
 from orchestrator.wire.content import TextContent
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 async def said(store: SqliteStore, row: InteractionRow) -> list[str]:
     """The conversation in short."""
     found = []
-    for step in await read_history(store, row):
+    for step in await read_history(store, row, read_request(row)):
         if isinstance(step, UserInput | ModelOutput):
             found.append("".join(block.text for block in step.content if isinstance(block, TextContent)).strip("`")[:9])
         else:
