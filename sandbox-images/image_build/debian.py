@@ -17,7 +17,6 @@ SUITE = "bookworm"
 SUITES = (SUITE, f"{SUITE}-updates", f"{SUITE}-security")
 FULL_BELOW_BYTES = 64 << 20
 """mmdebstrap fails on a full disk without naming it; less room than this is taken as the reason."""
-SECURITY_LINE = f"deb http://deb.debian.org/debian-security {SUITE}-security main"
 
 
 def is_bookworm(os_release: str) -> bool:
@@ -29,17 +28,16 @@ def is_bookworm(os_release: str) -> bool:
 def source_lines(sources: Iterable[str]) -> list[str]:
     """The mirrors for our base, as `deb URI SUITE main` lines, from the texts of a bookworm host's apt sources.
 
-    Of each suite the first HTTP mirror that has `main` is taken. Security updates are always among the lines, if need
-    be from Debian's own mirror. Empty if no text names bookworm itself: then mmdebstrap's own choice is better.
+    Of each suite the first HTTP mirror that has `main` is taken. Empty if no text names bookworm itself, or none its
+    security updates: then mmdebstrap's own choice, which has them, is better.
     """
     chosen: dict[str, str] = {}
     for text in sources:
         for uri, suite, components in _entries(text):
             if suite in SUITES and "main" in components and urlsplit(uri).scheme in ("http", "https"):
                 chosen.setdefault(suite, f"deb {uri.rstrip('/')} {suite} main")
-    if SUITE not in chosen:
+    if SUITE not in chosen or f"{SUITE}-security" not in chosen:
         return []
-    chosen.setdefault(SUITES[2], SECURITY_LINE)
     return [chosen[suite] for suite in SUITES if suite in chosen]
 
 

@@ -69,8 +69,8 @@ def test_no_bookworm_mirror_leaves_the_choice_to_mmdebstrap(text: str) -> None:
 
 
 def test_security_updates_are_never_missing() -> None:
-    lines = debian.source_lines(["deb http://mirror.example/debian bookworm main"])
-    assert lines == [WHOLE[0], debian.SECURITY_LINE]
+    # mmdebstrap's own choice of mirrors for a stable suite has them.
+    assert debian.source_lines(["deb http://mirror.example/debian bookworm main"]) == []
 
 
 @pytest.mark.parametrize(
