@@ -18,7 +18,17 @@ from .calls import Call
 from .cgroup import LimitCounters
 from .frames import DATA, END, MAX_PAYLOAD_BYTES, MESSAGE, OPEN, Decoder, FrameError, decode_json, encode, encode_json
 from .hands import Answer, HandPool, NoHand, encode_request, exit_of
-from .processes import OutputPipe, TreeKill, descendants, end_background, judge, kill_orphans, send_signal
+from .processes import (
+    CLOCK_TICKS_PER_S,
+    OutputPipe,
+    TreeKill,
+    descendants,
+    end_background,
+    judge,
+    kill_orphans,
+    send_signal,
+    started_at,
+)
 from .reactor import Reactor
 
 _INTERRUPT_GRACE_S = 1.5
@@ -29,7 +39,6 @@ _TYPE_LIMIT_CHARS = 100
 _SEND_TIMEOUT_S = 2.0
 CANCELLED = {"verdict": "cancelled", "exit_code": None, "signal": None, "duration_ms": 0}
 """The outcome of a cell that was cancelled before it began."""
-_CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PROGRAM = "import sys; sys.path[:0] = [{parent!r}]; from {package}.interpreter import main; main()"
 
 
@@ -145,7 +154,7 @@ class RunningCell:
 
     def _kill_started_processes(self) -> None:
         for pid in descendants(self._interpreter.pid):
-            if _started_at(pid) >= self._started_boot - 1 / _CLOCK_TICKS_PER_S:
+            if started_at(pid) >= self._started_boot - 1 / CLOCK_TICKS_PER_S:
                 send_signal(pid, signal.SIGKILL)
 
 
@@ -279,13 +288,3 @@ def _attachments_of(header: Dict[str, Any]) -> Tuple[List[str], List[int]]:
     if not all(isinstance(size, int) and size >= 0 for size in sizes):
         raise FrameError("an attachment's size is damaged")
     return kinds, sizes
-
-
-def _started_at(pid: int) -> float:
-    """Seconds since boot at which a process began; 0 if it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            content = file.read()
-    except OSError:
-        return 0.0
-    return int(content[content.rfind(b")") + 2 :].split()[19]) / _CLOCK_TICKS_PER_S

@@ -96,7 +96,7 @@ class HandProcess:
             self._channel.close()
 
     def kill(self) -> None:
-        """Ends the hand itself at once; see `processes.kill_tree` for what is below it."""
+        """Ends the hand itself at once; see `processes.TreeKill` for what is below it."""
         try:
             os.kill(self.pid, signal.SIGKILL)
         except ProcessLookupError:

@@ -24,6 +24,8 @@ _START_TIMEOUT_S = 10.0
 """A hand that the agent stopped never answers."""
 _SWEEP_INTERVAL_S = 0.01
 _SWEEP_LIMIT = 200
+CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+"""How exactly `started_at` tells."""
 
 
 class InputPipe:
@@ -314,12 +316,23 @@ def _is_hand(pid: int) -> bool:
         return True
 
 
+def started_at(pid: int) -> float:
+    """Seconds since boot at which a process began; 0 if it is gone."""
+    fields = _stat(pid)
+    return int(fields[19]) / CLOCK_TICKS_PER_S if fields else 0.0
+
+
 def _parent_of(pid: int) -> Optional[int]:
+    fields = _stat(pid)
+    return None if not fields or fields[0] == b"Z" else int(fields[1])
+
+
+def _stat(pid: int) -> List[bytes]:
+    """The fields of a process's status from the third, its state, on; none if it is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             content = file.read()
     except OSError:
-        return None
+        return []
     # The command's name may hold spaces and parentheses; the fields after the last one are plain.
-    fields = content[content.rfind(b")") + 2 :].split()
-    return None if fields[0] == b"Z" else int(fields[1])
+    return content[content.rfind(b")") + 2 :].split()
