@@ -7,6 +7,7 @@ arrives is bounded and checked; what does not fit ends the link as `SandboxGone`
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from typing import Any
 
@@ -93,18 +94,16 @@ class Link:
     async def open(cls, stream: GuestStream, generation: int) -> Link:
         """Greets the guest. Raises `SandboxGone` if it does not answer as one, or serves a newer generation."""
         link = cls(stream, generation)
-        try:
-            async with asyncio.timeout(_HELLO_TIMEOUT_S):
-                await link._greet()
-        except TimeoutError as error:
-            link._writer.close()
-            raise SandboxGone("the guest did not answer in time") from error
-        except frames.FrameError as error:
-            link._writer.close()
-            raise SandboxGone(f"the guest does not keep to the protocol: {error}") from error
-        except BaseException:
-            link._writer.close()
-            raise
+        with contextlib.ExitStack() as failing:
+            failing.callback(link._writer.close)
+            try:
+                async with asyncio.timeout(_HELLO_TIMEOUT_S):
+                    await link._greet()
+            except TimeoutError as error:
+                raise SandboxGone("the guest did not answer in time") from error
+            except frames.FrameError as error:
+                raise _protocol_broken(error) from error
+            failing.pop_all()
         link._task = asyncio.create_task(link._read(), name="sandbox-link")
         return link
 
@@ -265,7 +264,7 @@ class Link:
         self._writer.write(frames.encode_json(frames.HELLO, 0, hello))
         while True:
             data = await self._receive()
-            for kind, _stream, payload in self._decode(data):
+            for kind, _stream, payload in self._decoder.feed(data):
                 message = frames.decode_json(payload)
                 if kind != frames.HELLO:
                     reason = str(message.get("message", "no reason given"))[:_SHOWN_CHARS]
@@ -280,12 +279,12 @@ class Link:
     async def _read(self) -> None:
         try:
             while True:
-                for kind, number, payload in self._decode(await self._receive()):
+                for kind, number, payload in self._decoder.feed(await self._receive()):
                     self._take(kind, number, payload)
         except SandboxGone as error:
             self._end(error)
         except frames.FrameError as error:
-            self._end(SandboxGone(f"the guest does not keep to the protocol: {error}"))
+            self._end(_protocol_broken(error))
         finally:
             # Also after a mistake of ours: nobody may wait for what will not be read.
             self._end(SandboxGone("the link is not read any more"))
@@ -298,12 +297,6 @@ class Link:
         if not data:
             raise SandboxGone("the sandbox ended, or the link to it was cut")
         return data
-
-    def _decode(self, data: bytes) -> list[frames.Frame]:
-        try:
-            return list(self._decoder.feed(data))
-        except frames.FrameError as error:
-            raise SandboxGone(f"the guest does not keep to the protocol: {error}") from error
 
     def _take(self, kind: int, number: int, payload: bytes) -> None:
         if number == 0 and kind == frames.RESET:
@@ -340,6 +333,10 @@ class Link:
         self._writer.close()
         for stream in list(self._streams.values()):
             stream.finish(error)
+
+
+def _protocol_broken(error: frames.FrameError) -> SandboxGone:
+    return SandboxGone(f"the guest does not keep to the protocol: {error}")
 
 
 def _reason(payload: bytes) -> str:
