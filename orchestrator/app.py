@@ -29,7 +29,7 @@ from orchestrator.policy.limits import Limits
 from orchestrator.runs.intake import Intake
 from orchestrator.runs.supervisor import Supervisor
 from orchestrator.sandboxes.driver import Resources, SandboxDriver
-from orchestrator.sandboxes.environments import Environments, SandboxDefaults
+from orchestrator.sandboxes.environments import Environments, SandboxDefaults, opened
 from orchestrator.sandboxes.pool import PoolSettings
 from orchestrator.store.lock import DataFolderLock
 from orchestrator.store.port import Store
@@ -86,8 +86,7 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         if driver is None:
             driver = _docker(settings)
         environments = Environments(store, driver, clock, _defaults(settings), generation)
-        await environments.open()
-        stack.push_async_callback(environments.aclose)
+        await stack.enter_async_context(opened(environments))
         supervisor = Supervisor(
             store,
             environments,

@@ -65,7 +65,7 @@ async def stream(
                     batch = waiting.result()
                     if batch is None:
                         return  # deleted, or the store closes
-                    frames = _frames(batch)
+                    frames = b"".join(_frames(batch))
                     if any(event.kind == _LAST_KIND for event in batch):
                         yield frames + DONE_FRAME
                         return
@@ -81,15 +81,14 @@ async def stream(
 
 def _pieces(events: Iterable[Event]) -> Iterator[bytes]:
     piece = bytearray()
-    for event in events:
-        if event.kind in PUBLIC_KINDS:
-            piece += sse_frame(event.kind, event.body)
-            if len(piece) >= _PIECE_BYTES:
-                yield bytes(piece)
-                piece.clear()
+    for frame in _frames(events):
+        piece += frame
+        if len(piece) >= _PIECE_BYTES:
+            yield bytes(piece)
+            piece.clear()
     if piece:
         yield bytes(piece)
 
 
-def _frames(batch: Iterable[Event]) -> bytes:
-    return b"".join(sse_frame(event.kind, event.body) for event in batch if event.kind in PUBLIC_KINDS)
+def _frames(events: Iterable[Event]) -> Iterator[bytes]:
+    return (sse_frame(event.kind, event.body) for event in events if event.kind in PUBLIC_KINDS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -330,27 +330,24 @@ class Environments:
         if not found:
             return
         # Rows first: a sandbox that is being made now is in one set or the other.
-        known = await self._known_sandboxes() | self._starting | self._pool.sandbox_ids
+        known = {row.sandbox_id async for row in self._rows()} | self._starting | self._pool.sandbox_ids
         for ref in found:
             if ref.sandbox_id not in known:
                 log.warning("sandbox_reaped", sandbox_id=ref.sandbox_id)
                 await self._driver.destroy(ref)
 
-    async def _known_sandboxes(self) -> set[str | None]:
-        known: set[str | None] = set()
-        after: str | None = None
-        while rows := await self._store.environments(None, after=after, limit=_PAGE):
-            known |= {row.sandbox_id for row in rows}
-            after = rows[-1].id
-        return known
-
     async def _finish_deletions(self) -> None:
         """Takes up deletions that the engine's or the server's end came in between."""
+        async for row in self._rows():
+            if row.status == "deleting":
+                await self.delete(row)
+
+    async def _rows(self) -> AsyncIterator[EnvironmentRow]:
+        """Every environment of every project."""
         after: str | None = None
         while rows := await self._store.environments(None, after=after, limit=_PAGE):
             for row in rows:
-                if row.status == "deleting":
-                    await self.delete(row)
+                yield row
             after = rows[-1].id
 
     async def _ended(self, sandbox_id: str) -> None:
