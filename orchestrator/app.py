@@ -151,7 +151,11 @@ def _instance(data_dir: Path) -> str:
 def _defaults(settings: Settings) -> SandboxDefaults:
     wanted = settings.resources
     resources = Resources(
-        memory_bytes=wanted.memory_bytes, cpus=wanted.cpus, pids=wanted.pids, open_files=wanted.open_files
+        memory_bytes=wanted.memory_bytes,
+        cpus=wanted.cpus,
+        pids=wanted.pids,
+        open_files=wanted.open_files,
+        disk_bytes=wanted.disk_bytes,
     )
     pool = PoolSettings(
         size=settings.pool.size,

@@ -58,6 +58,8 @@ class ResourceSettings(BaseModel):
     """Processes and threads at once."""
     open_files: Annotated[int, Field(ge=256)] = 8192
     """Open files per process."""
+    disk_bytes: Annotated[int, Field(ge=64 << 20)] = 10 << 30
+    """Disk: the workspace, the agent's home and everything else that outlives a command. `/tmp` is memory."""
 
 
 class PoolSettings(BaseModel):

@@ -153,6 +153,8 @@ class DockerDriver(SandboxDriver):
             return SandboxStatus(SandboxState.ABSENT)
         except CorralError as error:
             return SandboxStatus(SandboxState.UNKNOWN, error.message)
+        if state.get("Paused"):
+            return SandboxStatus(SandboxState.PAUSED)
         if state.get("Running"):
             return SandboxStatus(SandboxState.RUNNING)
         if state.get("Status") == "created":
@@ -161,6 +163,14 @@ class DockerDriver(SandboxDriver):
             "out of memory" if state.get("OOMKilled") else state.get("Error") or f"exit code {state.get('ExitCode')}"
         )
         return SandboxStatus(SandboxState.EXITED, reason)
+
+    async def pause(self, ref: SandboxRef) -> None:
+        if (await self._known(ref)).state is not SandboxState.PAUSED:
+            await self._run(lambda: self._engine.api.pause(ref.token))
+
+    async def resume(self, ref: SandboxRef) -> None:
+        if (await self._known(ref)).state is SandboxState.PAUSED:
+            await self._run(lambda: self._engine.api.unpause(ref.token))
 
     async def destroy(self, ref: SandboxRef) -> None:
         self._drop_first_stream(ref.token)
@@ -220,6 +230,14 @@ class DockerDriver(SandboxDriver):
                 return call()
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, translated)
+
+    async def _known(self, ref: SandboxRef) -> SandboxStatus:
+        status = await self.inspect(ref)
+        if status.state is SandboxState.UNKNOWN:
+            raise EngineUnavailable(status.reason)
+        if status.state is SandboxState.ABSENT:
+            raise SandboxGone("the sandbox is not on the engine")
+        return status
 
     async def _create_whole(self, spec: SandboxSpec) -> str:
         """The engine goes on with a create that we no longer wait for; then nobody would know the container."""
@@ -305,6 +323,7 @@ def container_config(spec: SandboxSpec, instance: str, host_config: Callable[...
             memswap_limit=resources.memory_bytes,
             nano_cpus=int(resources.cpus * 1e9),
             pids_limit=resources.pids,
+            runtime=spec.runtime or None,
             shm_size=shm_bytes,
             tmpfs={
                 "/tmp": f"rw,exec,nosuid,nodev,mode=1777,size={tmp_bytes}",  # noqa: S108 - the sandbox's own

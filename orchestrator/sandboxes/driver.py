@@ -21,6 +21,18 @@ class Resources:
     cpus: float = 2.0
     pids: int = 1024
     open_files: int = 8192
+    disk_bytes: int = 10 << 30
+    """All that it can write and that outlives it: `/workspace`, `/home/agent`, `/.agents`, `/var/tmp`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What makes two new sandboxes alike: either may stand in for the other until somebody has used one."""
+
+    image: str
+    resources: Resources = field(default_factory=Resources)
+    runtime: str = ""
+    """`runc`, `runsc`, `kata`, by the name that the platform knows; empty for the platform's own choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +44,10 @@ class SandboxSpec:
     resources: Resources = field(default_factory=Resources)
     name: str = ""
     """The environment's id, for people who list containers; empty for none."""
+    runtime: str = ""
+    """See `Profile.runtime`."""
+    snapshot: str = ""
+    """The files that it begins with: a name that `snapshot` was given; empty for the image's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +61,7 @@ class SandboxRef:
 class SandboxState(StrEnum):
     CREATED = "created"
     RUNNING = "running"
+    PAUSED = "paused"
     EXITED = "exited"
     ABSENT = "absent"
     UNKNOWN = "unknown"
@@ -116,6 +133,32 @@ class SandboxDriver(ABC):
     @abstractmethod
     async def inspect(self, ref: SandboxRef) -> SandboxStatus:
         """Never raises for "gone" or "no answer": these are states."""
+
+    async def pause(self, ref: SandboxRef) -> None:
+        """Freezes everything in a running sandbox; it takes no CPU time until `resume`. Raises `SandboxGone`."""
+        raise NotImplementedError
+
+    async def resume(self, ref: SandboxRef) -> None:
+        """Undoes `pause`; nothing if the sandbox is not paused. Raises `SandboxGone`."""
+        raise NotImplementedError
+
+    async def snapshot(self, ref: SandboxRef, name: str) -> None:
+        """Keeps the files of a sandbox, running or not, as they are now, under `name` (letters, digits, hyphens).
+
+        What the sandbox writes later is not in it. A name that exists is kept as it is, so that a call may be repeated.
+
+        Raises:
+            SandboxGone: it is absent. SandboxStartFailed: stage `snapshot`; nothing is kept.
+        """
+        raise NotImplementedError
+
+    async def drop_snapshot(self, name: str) -> None:
+        """Removes a snapshot; absent is success. Sandboxes that began with it keep their files."""
+        raise NotImplementedError
+
+    async def snapshots(self) -> set[str]:
+        """The names of this server's snapshots."""
+        raise NotImplementedError
 
     @abstractmethod
     async def destroy(self, ref: SandboxRef) -> None:
