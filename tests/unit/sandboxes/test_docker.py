@@ -13,12 +13,8 @@ from docker.types import HostConfig
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.sandboxes.docker import (
-    BRIDGE_COMMAND,
-    GUEST_COMMAND,
-    _AttachedProtocol,
-    container_config,
-)
+from orchestrator.sandboxes.docker.attached import AttachedProtocol
+from orchestrator.sandboxes.docker.container import BRIDGE_COMMAND, GUEST_COMMAND, container_config
 from orchestrator.sandboxes.driver import Resources, SandboxSpec
 
 SPEC = SandboxSpec("a" * 32, "corral/base:latest", Resources(2 << 30, 1.5, 1024, 8192), "e" * 32)
@@ -144,7 +140,7 @@ class Sink:
 
 
 def demultiplexed(pieces: list[bytes]) -> bytes:
-    protocol = _AttachedProtocol.__new__(_AttachedProtocol)
+    protocol = AttachedProtocol.__new__(AttachedProtocol)
     sink = Sink()
     protocol._reader, protocol._buffer = sink, bytearray()  # type: ignore[assignment]
     protocol._channel = protocol._missing_bytes = 0
@@ -181,7 +177,7 @@ def test_a_large_piece_is_handed_on_as_it_comes() -> None:
 @pytest.mark.anyio
 async def test_the_end_of_the_stream_is_the_readers_end() -> None:
     reader = asyncio.StreamReader()
-    protocol = _AttachedProtocol(reader)
+    protocol = AttachedProtocol(reader)
     protocol.data_received(framed(1, b"last words") + framed(2, b"noise"))
     protocol.eof_received()
     assert await reader.read() == b"last words"

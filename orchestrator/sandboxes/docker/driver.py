@@ -1,4 +1,4 @@
-"""The Docker driver: Docker Engine 20.10 or newer, and Podman's compatible socket. The only place that imports the SDK.
+"""The driver itself: lifecycle calls, first streams, bridges, the engine's events.
 
 The SDK is synchronous: its calls run in a small thread pool of the driver's own. Streams do not: what is attached is a
 socket that asyncio reads. A new sandbox's first stream is the standard input and output of its main process, attached
@@ -10,24 +10,28 @@ from __future__ import annotations
 
 import asyncio
 import io
-import os
-import shlex
 import socket
-import struct
 import tarfile
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import docker
 import docker.errors
 import requests.exceptions
-from docker.types import Ulimit
 
 from orchestrator.errors import CorralError, EngineUnavailable, ImageMissing, SandboxGone, SandboxStartFailed
-from orchestrator.sandboxes import guest_bundle, seccomp
+from orchestrator.sandboxes import guest_bundle
+from orchestrator.sandboxes.docker.attached import AttachedProtocol, own_socket
+from orchestrator.sandboxes.docker.container import (
+    BRIDGE_COMMAND,
+    GUEST_LABEL,
+    INSTANCE_LABEL,
+    SANDBOX_LABEL,
+    container_config,
+)
 from orchestrator.sandboxes.driver import (
     DriverInfo,
     GuestStream,
@@ -40,28 +44,10 @@ from orchestrator.sandboxes.driver import (
 
 T = TypeVar("T")
 
-INSTANCE_LABEL = "corral.instance"
-SANDBOX_LABEL = "corral.sandbox"
-GUEST_LABEL = "corral.guest"
-"""On an image: the digest of the guest it carries."""
-
 _ENGINE_THREADS = 8
 """The engine is at its best with 4 to 8 calls at a time (design 6)."""
 _ENGINE_TIMEOUT_S = 60
 _STOP_TIMEOUT_S = 3
-_SHM_BYTES = 64 << 20
-"""At most; together with /tmp a quarter of the memory (design 4.2)."""
-_GUEST_FOLDER = "/opt/corral"
-_GUEST_CAPABILITIES = ["SETUID", "SETGID", "KILL", "SETPCAP"]
-# The image's PATH begins with folders that the agent can write to; what runs as root must not be found there.
-_SYSTEM_PYTHON = "$(PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin command -v python3)"
-_GUEST_PROGRAM = f"import sys; sys.path[:0] = ['{_GUEST_FOLDER}']; from guest.main import main; main()"
-GUEST_COMMAND = ["/bin/sh", "-c", f"exec {_SYSTEM_PYTHON} -I -S -c {shlex.quote(_GUEST_PROGRAM)} --linked yes"]
-BRIDGE_COMMAND = [
-    "/bin/sh",
-    "-c",
-    f"exec {_SYSTEM_PYTHON} -I -S {_GUEST_FOLDER}/guest/bridge.py /run/corral/guest.sock",
-]
 
 
 class DockerDriver(SandboxDriver):
@@ -188,7 +174,7 @@ class DockerDriver(SandboxDriver):
         raw = self._first_streams.pop(ref.token, None) or await self._run(lambda: self._bridge(ref.token))
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=1 << 20)
-        protocol = _AttachedProtocol(reader)
+        protocol = AttachedProtocol(reader)
         transport, _ = await loop.create_connection(lambda: protocol, sock=raw)
         return GuestStream(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
 
@@ -275,68 +261,17 @@ class DockerDriver(SandboxDriver):
 
     def _attach(self, token: str) -> socket.socket:
         """Of a container that was created and not started."""
-        return _own(self._engine.api.attach_socket(token, params={"stdin": 1, "stdout": 1, "stream": 1}))
+        return own_socket(self._engine.api.attach_socket(token, params={"stdin": 1, "stdout": 1, "stream": 1}))
 
     def _bridge(self, token: str) -> socket.socket:
         api = self._engine.api
         created = api.exec_create(token, BRIDGE_COMMAND, stdin=True, stdout=True, stderr=True, tty=False, user="0:0")
-        return _own(api.exec_start(created["Id"], socket=True, tty=False))
+        return own_socket(api.exec_start(created["Id"], socket=True, tty=False))
 
     def _drop_first_stream(self, token: str) -> None:
         stream = self._first_streams.pop(token, None)
         if stream is not None:
             stream.close()
-
-
-def _own(attached: Any) -> socket.socket:
-    """A descriptor of our own: the SDK's objects close theirs whenever they are collected."""
-    own = socket.socket(fileno=os.dup(attached.fileno()))
-    attached._response.close()
-    attached.close()
-    own.setblocking(False)
-    return own
-
-
-def container_config(spec: SandboxSpec, instance: str, host_config: Callable[..., Any]) -> dict[str, Any]:
-    """The arguments of the SDK's `create_container`: every protection of the design's section 7 that Docker sets."""
-    resources = spec.resources
-    shm_bytes = min(_SHM_BYTES, resources.memory_bytes // 8)
-    tmp_bytes = resources.memory_bytes // 4 - shm_bytes
-    return {
-        "image": spec.image,
-        "command": GUEST_COMMAND,
-        "entrypoint": [],
-        # Open for the first who attaches, closed with them: a stale server cannot speak to the guest again.
-        "stdin_open": True,
-        "name": f"corral-{spec.name}" if spec.name else None,
-        "hostname": "sandbox",
-        "user": "0:0",
-        "working_dir": "/",
-        "labels": {INSTANCE_LABEL: instance, SANDBOX_LABEL: spec.sandbox_id},
-        "host_config": host_config(
-            network_mode="none",
-            init=True,
-            cap_drop=["ALL"],
-            cap_add=_GUEST_CAPABILITIES,
-            security_opt=["no-new-privileges", f"seccomp={seccomp.profile()}"],
-            mem_limit=resources.memory_bytes,
-            memswap_limit=resources.memory_bytes,
-            nano_cpus=int(resources.cpus * 1e9),
-            pids_limit=resources.pids,
-            runtime=spec.runtime or None,
-            shm_size=shm_bytes,
-            tmpfs={
-                "/tmp": f"rw,exec,nosuid,nodev,mode=1777,size={tmp_bytes}",  # noqa: S108 - the sandbox's own
-                "/run": "rw,noexec,nosuid,nodev,mode=755,size=1m",
-            },
-            ulimits=[
-                Ulimit(name="nofile", soft=resources.open_files, hard=resources.open_files),
-                Ulimit(name="core", soft=0, hard=0),
-            ],
-            ipc_mode="private",
-            log_config={"Type": "none"},
-        ),
-    }
 
 
 @contextmanager
@@ -362,33 +297,3 @@ def _translated(engine_url: str, stage: str | None) -> Iterator[None]:
 
 def _reason(error: docker.errors.APIError) -> str:
     return str(error.explanation or error)
-
-
-class _AttachedProtocol(asyncio.StreamReaderProtocol):
-    """Takes Docker's multiplexing (8 bytes of header per piece) off what an attached process writes; keeps its
-    stdout.
-    """
-
-    _HEADER = struct.Struct(">BxxxI")
-    _STDOUT = 1
-
-    def __init__(self, reader: asyncio.StreamReader) -> None:
-        super().__init__(reader)
-        self._reader = reader
-        self._buffer = bytearray()
-        self._channel = 0
-        self._missing_bytes = 0
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        while self._buffer:
-            if self._missing_bytes == 0:
-                if len(self._buffer) < self._HEADER.size:
-                    return
-                self._channel, self._missing_bytes = self._HEADER.unpack_from(self._buffer)
-                del self._buffer[: self._HEADER.size]
-            piece = bytes(self._buffer[: self._missing_bytes])
-            del self._buffer[: len(piece)]
-            self._missing_bytes -= len(piece)
-            if piece and self._channel == self._STDOUT:
-                self._reader.feed_data(piece)

@@ -1,0 +1,72 @@
+"""What a sandbox's container is made of: labels, the guest's command, every protection that Docker sets. Pure."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+from docker.types import Ulimit
+
+from orchestrator.sandboxes import seccomp
+from orchestrator.sandboxes.driver import SandboxSpec
+
+INSTANCE_LABEL = "corral.instance"
+SANDBOX_LABEL = "corral.sandbox"
+GUEST_LABEL = "corral.guest"
+"""On an image: the digest of the guest it carries."""
+GUEST_FOLDER = "/opt/corral"
+_SHM_BYTES = 64 << 20
+"""At most; together with /tmp a quarter of the memory (design 4.2)."""
+_GUEST_CAPABILITIES = ["SETUID", "SETGID", "KILL", "SETPCAP"]
+# The image's PATH begins with folders that the agent can write to; what runs as root must not be found there.
+_SYSTEM_PYTHON = "$(PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin command -v python3)"
+_GUEST_PROGRAM = f"import sys; sys.path[:0] = ['{GUEST_FOLDER}']; from guest.main import main; main()"
+GUEST_COMMAND = ["/bin/sh", "-c", f"exec {_SYSTEM_PYTHON} -I -S -c {shlex.quote(_GUEST_PROGRAM)} --linked yes"]
+BRIDGE_COMMAND = [
+    "/bin/sh",
+    "-c",
+    f"exec {_SYSTEM_PYTHON} -I -S {GUEST_FOLDER}/guest/bridge.py /run/corral/guest.sock",
+]
+
+
+def container_config(spec: SandboxSpec, instance: str, host_config: Callable[..., Any]) -> dict[str, Any]:
+    """The arguments of the SDK's `create_container`: every protection of the design's section 7 that Docker sets."""
+    resources = spec.resources
+    shm_bytes = min(_SHM_BYTES, resources.memory_bytes // 8)
+    tmp_bytes = resources.memory_bytes // 4 - shm_bytes
+    return {
+        "image": spec.image,
+        "command": GUEST_COMMAND,
+        "entrypoint": [],
+        # Open for the first who attaches, closed with them: a stale server cannot speak to the guest again.
+        "stdin_open": True,
+        "name": f"corral-{spec.name}" if spec.name else None,
+        "hostname": "sandbox",
+        "user": "0:0",
+        "working_dir": "/",
+        "labels": {INSTANCE_LABEL: instance, SANDBOX_LABEL: spec.sandbox_id},
+        "host_config": host_config(
+            network_mode="none",
+            init=True,
+            cap_drop=["ALL"],
+            cap_add=_GUEST_CAPABILITIES,
+            security_opt=["no-new-privileges", f"seccomp={seccomp.profile()}"],
+            mem_limit=resources.memory_bytes,
+            memswap_limit=resources.memory_bytes,
+            nano_cpus=int(resources.cpus * 1e9),
+            pids_limit=resources.pids,
+            runtime=spec.runtime or None,
+            shm_size=shm_bytes,
+            tmpfs={
+                "/tmp": f"rw,exec,nosuid,nodev,mode=1777,size={tmp_bytes}",  # noqa: S108 - the sandbox's own
+                "/run": "rw,noexec,nosuid,nodev,mode=755,size=1m",
+            },
+            ulimits=[
+                Ulimit(name="nofile", soft=resources.open_files, hard=resources.open_files),
+                Ulimit(name="core", soft=0, hard=0),
+            ],
+            ipc_mode="private",
+            log_config={"Type": "none"},
+        ),
+    }
