@@ -28,6 +28,7 @@ from orchestrator.models.registry import ModelRegistry
 from orchestrator.policy.limits import Limits
 from orchestrator.runs.intake import Intake
 from orchestrator.runs.supervisor import Supervisor
+from orchestrator.sandboxes.disks import Disks, can_use_disks
 from orchestrator.sandboxes.driver import Resources, SandboxDriver
 from orchestrator.sandboxes.environments import Environments, SandboxDefaults, opened
 from orchestrator.sandboxes.pool import PoolSettings
@@ -131,7 +132,22 @@ async def _serve(settings: Settings) -> None:
 def _docker(settings: Settings) -> SandboxDriver:
     from orchestrator.sandboxes.docker import DockerDriver
 
-    return DockerDriver(settings.engine_url, settings.instance or _instance(settings.data_dir))
+    return DockerDriver(settings.engine_url, settings.instance or _instance(settings.data_dir), choose_disks(settings))
+
+
+def choose_disks(settings: Settings) -> Disks | None:
+    """The disks that sandboxes get, or None: their files are in the engine's writable layers.
+
+    Raises:
+        ConfigError: disks are asked for and impossible.
+    """
+    reason = can_use_disks(settings.engine_url)
+    if settings.storage == "layers" or (settings.storage == "auto" and reason):
+        log.info("storage_layers", reason=reason or "as set")
+        return None
+    if reason:
+        raise ConfigError(f"setting 'storage': no disks here: {reason}")
+    return Disks(settings.data_dir / "disks", settings.disk_pool_bytes)
 
 
 def _instance(data_dir: Path) -> str:

@@ -102,6 +102,13 @@ class Settings(BaseSettings):
     """Limits of each sandbox."""
     pool: PoolSettings = Field(default_factory=PoolSettings)
     """Sandboxes that wait."""
+    storage: Literal["auto", "disks", "layers"] = "auto"
+    """Where sandboxes' files are. `disks`: each has a disk of its own below the data folder, with a hard limit, and forks
+    take milliseconds; needs root on the engine's machine. `layers`: the engine's writable layers, without a hard limit.
+    `auto`: disks where they are possible."""
+    disk_pool_bytes: Annotated[int, Field(ge=2 << 30)] | None = None
+    """Size of the pool that holds all disks, where the data folder's file system cannot share blocks between files.
+    Unset: four fifths of what is free at first start. It is sparse: it takes what sandboxes have written."""
     call_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     """Longest time one tool call may take."""
     output_limit_bytes: Annotated[int, Field(ge=1024)] = 1 << 20

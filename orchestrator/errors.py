@@ -120,7 +120,8 @@ class ImageMissing(SandboxError):
 
 
 class SandboxStartFailed(SandboxError):
-    """A sandbox could not be started. `stage` is one of `image`, `create`, `start`, `link`, `sources`."""
+    """A sandbox could not be started. `stage` is one of `image`, `disk`, `create`, `start`,
+    `link`, `sources`, `snapshot`."""
 
     code = "sandbox_start_failed"
 

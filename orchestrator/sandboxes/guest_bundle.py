@@ -6,6 +6,8 @@ Reads the source files of `orchestrator/guest`; imports nothing of the house. Th
 from __future__ import annotations
 
 import hashlib
+import io
+import tarfile
 from pathlib import Path
 
 GUEST_DIR = Path(__file__).resolve().parent.parent / "guest"
@@ -14,6 +16,17 @@ GUEST_DIR = Path(__file__).resolve().parent.parent / "guest"
 def files() -> dict[str, bytes]:
     """The guest's modules: file name to content, in the order of names. Reads the disk at every call."""
     return {path.name: path.read_bytes() for path in sorted(GUEST_DIR.glob("*.py"))}
+
+
+def archive() -> bytes:
+    """A tar of the guest, to be unpacked in `/opt`."""
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w") as tar:
+        for name, content in files().items():
+            member = tarfile.TarInfo(f"corral/guest/{name}")
+            member.size, member.mode = len(content), 0o644
+            tar.addfile(member, io.BytesIO(content))
+    return target.getvalue()
 
 
 def digest() -> str:

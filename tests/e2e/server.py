@@ -160,6 +160,8 @@ class ServerProcess:
             for container in self.containers():
                 faults.append(f"container {container.name} ({container.status}) is left")
                 container.remove(force=True)
+        with Path("/proc/self/mounts").open(encoding="utf-8") as mounts:
+            faults += [f"mount {line.split()[1]} is left" for line in mounts if f"{self.data_dir}/" in line]
         faults += [f"logged: {line}" for line in self.log() if line.get("level") in ("error", "critical", "raw")]
         if faults:
             raise LeftBehindError("\n".join(faults))

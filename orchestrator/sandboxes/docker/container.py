@@ -9,13 +9,13 @@ from typing import Any
 from docker.types import Ulimit
 
 from orchestrator.sandboxes import seccomp
+from orchestrator.sandboxes.docker.storage import GUEST_FOLDER, Placement
 from orchestrator.sandboxes.driver import SandboxSpec
 
 INSTANCE_LABEL = "corral.instance"
 SANDBOX_LABEL = "corral.sandbox"
 GUEST_LABEL = "corral.guest"
 """On an image: the digest of the guest it carries."""
-GUEST_FOLDER = "/opt/corral"
 _SHM_BYTES = 64 << 20
 """At most; together with /tmp a quarter of the memory (design 4.2)."""
 _GUEST_CAPABILITIES = ["SETUID", "SETGID", "KILL", "SETPCAP"]
@@ -30,13 +30,15 @@ BRIDGE_COMMAND = [
 ]
 
 
-def container_config(spec: SandboxSpec, instance: str, host_config: Callable[..., Any]) -> dict[str, Any]:
+def container_config(
+    spec: SandboxSpec, instance: str, placement: Placement, host_config: Callable[..., Any]
+) -> dict[str, Any]:
     """The arguments of the SDK's `create_container`: every protection of the design's section 7 that Docker sets."""
     resources = spec.resources
     shm_bytes = min(_SHM_BYTES, resources.memory_bytes // 8)
     tmp_bytes = resources.memory_bytes // 4 - shm_bytes
     return {
-        "image": spec.image,
+        "image": placement.image,
         "command": GUEST_COMMAND,
         "entrypoint": [],
         # Open for the first who attaches, closed with them: a stale server cannot speak to the guest again.
@@ -49,6 +51,8 @@ def container_config(spec: SandboxSpec, instance: str, host_config: Callable[...
         "host_config": host_config(
             network_mode="none",
             init=True,
+            read_only=placement.is_read_only,
+            binds=list(placement.binds),
             cap_drop=["ALL"],
             cap_add=_GUEST_CAPABILITIES,
             security_opt=["no-new-privileges", f"seccomp={seccomp.profile()}"],

@@ -15,18 +15,23 @@ from hypothesis import strategies as st
 
 from orchestrator.sandboxes.docker.attached import AttachedProtocol
 from orchestrator.sandboxes.docker.container import BRIDGE_COMMAND, GUEST_COMMAND, container_config
+from orchestrator.sandboxes.docker.storage import Placement
 from orchestrator.sandboxes.driver import Resources, SandboxSpec
 
 SPEC = SandboxSpec("a" * 32, "corral/base:latest", Resources(2 << 30, 1.5, 1024, 8192), "e" * 32)
 
 
-def engine_config(spec: SandboxSpec = SPEC) -> tuple[dict[str, Any], dict[str, Any]]:
+LAYER = Placement("corral/base:latest")
+DISK = Placement("corral/base:latest", ("/disks/mounts/a/workspace:/workspace",), is_read_only=True)
+
+
+def engine_config(spec: SandboxSpec = SPEC, placement: Placement = LAYER) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is sent to the engine: the container's part and the host's."""
 
     def host_config(**options: Any) -> HostConfig:
         return HostConfig(version="1.41", **options)
 
-    config = container_config(spec, "instance", host_config)
+    config = container_config(spec, "instance", placement, host_config)
     return config, dict(config["host_config"])
 
 
@@ -87,6 +92,18 @@ def test_nothing_of_the_host_is_shared() -> None:
     for name in ("Privileged", "PidMode", "UTSMode", "UsernsMode", "Binds", "Devices", "VolumesFrom", "Mounts"):
         assert not host.get(name), name
     assert "volumes" not in config
+
+
+def test_with_a_disk_its_folders_are_all_that_can_be_written() -> None:
+    config, host = engine_config(placement=DISK)
+    assert host["ReadonlyRootfs"] is True
+    assert host["Binds"] == ["/disks/mounts/a/workspace:/workspace"]
+    assert "volumes" not in config
+
+
+def test_the_runtime_is_the_engines_unless_one_is_named() -> None:
+    assert "Runtime" not in engine_config()[1]
+    assert engine_config(SandboxSpec("a", "i", runtime="runsc"))[1]["Runtime"] == "runsc"
 
 
 def test_the_image_decides_nothing_that_matters() -> None:

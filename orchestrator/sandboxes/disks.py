@@ -1,0 +1,290 @@
+"""Disks: the files of a sandbox as one file on the host, which holds an ext4 file system of fixed size.
+
+A full disk is full for its sandbox alone, in bytes and in number of files. A copy of a disk shares all blocks that
+neither side has changed, so a snapshot or a fork of any size takes milliseconds. For that the files lie on a file
+system that can share blocks; where the data folder has none, in a pool: one large sparse file that holds XFS.
+
+Works only as root, on the machine of the container engine. All calls block: run them in threads. For one name, one
+call at a time; different names are independent.
+
+    <folder>/pool.xfs   the pool, if one is needed, mounted at
+    <folder>/files/     sandboxes/ID.img  snapshots/NAME.img  templates/KEY.img
+    <folder>/mounts/ID  where a sandbox's disk is mounted while it runs
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestrator.errors import SandboxGone, SandboxStartFailed
+
+_FICLONE = 0x40049409
+_FIFREEZE = 0xC0045877
+_FITHAW = 0xC0045878
+_POOL_SHARE = 0.8
+"""Of what is free: the database and the rest of the host keep their room whatever sandboxes write."""
+_POOL_LEAST_BYTES = 2 << 30
+_COMMAND_TIMEOUT_S = 300
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_FORMAT = (
+    *("mkfs.ext4", "-q", "-F", "-m", "0", "-J", "size=8"),
+    *("-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"),
+)
+# noinit_itable: or the kernel writes the inode tables of every disk in the background. discard: what is deleted inside
+# is given back to the host. nodev, nosuid: the container's mounts inherit them.
+_MOUNT_OPTIONS = "loop,nodev,nosuid,noatime,discard,noinit_itable"
+_POOL_MOUNT_OPTIONS = "loop,nodev,nosuid,noexec,noatime,discard"
+
+
+class Disks:
+    """All disks below one folder. `open` before use."""
+
+    def __init__(self, folder: Path, pool_bytes: int | None = None) -> None:
+        self.folder = folder
+        self._pool_bytes = pool_bytes
+        self._pool = folder / "pool.xfs"
+        self._files = folder / "files"
+        self._mounts = folder / "mounts"
+        self._building = threading.Lock()
+        self.is_sharing = False
+        """Whether copies share blocks; else they take as long as their size."""
+
+    def open(self) -> None:
+        """Prepares the folder and takes up what a crash left. May be called again.
+
+        Raises:
+            OSError: this process may not mount, or a program is missing; the message says which.
+        """
+        for folder in (self._files, self._mounts):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._pool.exists() and not self._files.is_mount():
+            _run("mount", "-t", "xfs", "-o", _POOL_MOUNT_OPTIONS, self._pool, self._files)
+        self.is_sharing = self._shares_blocks() or self._make_pool()
+        for kind in ("sandboxes", "snapshots", "templates"):
+            (self._files / kind).mkdir(mode=0o700, exist_ok=True)
+            for unfinished in (self._files / kind).glob(".*"):
+                unfinished.unlink()
+        for mounted in self._mounts.iterdir():
+            _thaw(mounted)  # a crash in the middle of a snapshot left it frozen
+            if mounted.name.startswith("."):
+                self._unmount(mounted)
+
+    def close(self) -> None:
+        """Unmounts the pool, unless sandboxes still run on it. May be called twice."""
+        if self._pool.exists() and self._files.is_mount():
+            with contextlib.suppress(OSError):
+                _run("umount", self._files)
+
+    # sandboxes
+
+    def make(self, sandbox_id: str, source: Path) -> None:
+        """A disk that begins as a copy of `source`; one that is there is kept as it is."""
+        self._copy(source, self._sandbox(sandbox_id))
+
+    def mount(self, sandbox_id: str) -> Path:
+        """Where the disk's root folder is from now on; it may be mounted already. Raises `SandboxGone`: it is lost."""
+        at = self._mounts / sandbox_id
+        if not self._sandbox(sandbox_id).exists():
+            raise SandboxGone(f"the disk of sandbox {sandbox_id} is gone, and its files with it")
+        at.mkdir(mode=0o700, exist_ok=True)
+        if not at.is_mount():
+            _run("mount", "-t", "ext4", "-o", _MOUNT_OPTIONS, self._sandbox(sandbox_id), at)
+        return at
+
+    def mount_point(self, sandbox_id: str) -> Path:
+        """Where `mount` will mount it."""
+        return self._mounts / sandbox_id
+
+    def unmount(self, sandbox_id: str) -> None:
+        """Undoes `mount`; nothing if it is not mounted."""
+        self._unmount(self._mounts / sandbox_id)
+
+    def remove(self, sandbox_id: str) -> None:
+        """Removes the disk with all that is on it; absent is success."""
+        self.unmount(sandbox_id)
+        self._sandbox(sandbox_id).unlink(missing_ok=True)
+
+    def sandbox_ids(self) -> set[str]:
+        """The sandboxes that have a disk."""
+        return {each.stem for each in (self._files / "sandboxes").glob("*.img")}
+
+    # snapshots
+
+    def snapshot(self, sandbox_id: str, name: str) -> None:
+        """Keeps the disk as it is now; whoever writes to it waits meanwhile. A name that exists is kept as it is."""
+        source = self._sandbox(sandbox_id)
+        if not source.exists():
+            raise SandboxGone(f"the disk of sandbox {sandbox_id} is gone, and its files with it")
+        with _frozen(self._mounts / sandbox_id):
+            self._copy(source, self.snapshot_file(name))
+        _sync(self.snapshot_file(name))
+
+    def snapshot_file(self, name: str) -> Path:
+        """To make disks of."""
+        return self._files / "snapshots" / f"{name}.img"
+
+    def drop_snapshot(self, name: str) -> None:
+        """Removes a snapshot; disks that were made of it stay."""
+        self.snapshot_file(name).unlink(missing_ok=True)
+
+    def snapshots(self) -> set[str]:
+        """Names of all snapshots."""
+        return {each.stem for each in (self._files / "snapshots").glob("*.img")}
+
+    # templates
+
+    def template(self, key: str, size_bytes: int, fill: Callable[[Path], None]) -> Path:
+        """A disk of `size_bytes` with what `fill` put below the folder it is given; made once per key and size."""
+        file = self._files / "templates" / f"{key}-{size_bytes}.img"
+        with self._building:
+            if not file.exists():
+                self._build(file, size_bytes, fill)
+        return file
+
+    def _build(self, file: Path, size_bytes: int, fill: Callable[[Path], None]) -> None:
+        unfinished, at = file.with_name(f".{file.name}"), self._mounts / f".{file.stem}"
+        try:
+            with unfinished.open("wb") as empty:
+                empty.truncate(size_bytes)
+            _run(*_FORMAT, unfinished)
+            at.mkdir(mode=0o700, exist_ok=True)
+            _run("mount", "-t", "ext4", "-o", _MOUNT_OPTIONS, unfinished, at)
+            fill(at)
+            self._unmount(at)
+            _sync(unfinished)
+            unfinished.replace(file)
+        finally:
+            self._unmount(at)
+            unfinished.unlink(missing_ok=True)
+
+    def _sandbox(self, sandbox_id: str) -> Path:
+        return self._files / "sandboxes" / f"{sandbox_id}.img"
+
+    def _copy(self, source: Path, target: Path) -> None:
+        if target.exists():
+            return
+        unfinished = target.with_name(f".{target.name}")
+        try:
+            if self.is_sharing:
+                _share(source, unfinished)
+            else:
+                _run("cp", "--sparse=always", source, unfinished)
+            unfinished.replace(target)
+        except FileNotFoundError as error:
+            raise SandboxStartFailed(f"there is no disk to begin with: {error.filename}", stage="disk") from error
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def _unmount(self, at: Path) -> None:
+        if at.is_mount():
+            try:
+                _run("umount", at)
+            except OSError:
+                # Somebody's shell stands in it, or a dying process: it goes when they do.
+                _run("umount", "--lazy", at)
+        with contextlib.suppress(FileNotFoundError):
+            at.rmdir()
+
+    def _shares_blocks(self) -> bool:
+        one, other = self._files / ".probe", self._files / ".probe-copy"
+        try:
+            one.write_bytes(b"\0" * 4096)
+            _share(one, other)
+        except OSError:
+            return False
+        finally:
+            one.unlink(missing_ok=True)
+            other.unlink(missing_ok=True)
+        return True
+
+    def _make_pool(self) -> bool:
+        if shutil.which("mkfs.xfs", path=_PATH) is None:
+            return False
+        room = os.statvfs(self.folder)
+        size_bytes = self._pool_bytes or int(room.f_bavail * room.f_frsize * _POOL_SHARE)
+        if size_bytes < _POOL_LEAST_BYTES:
+            return False
+        unfinished = self._pool.with_name(".pool.xfs")
+        try:
+            with unfinished.open("wb") as empty:
+                empty.truncate(size_bytes)
+            _run("mkfs.xfs", "-q", "-f", "-K", unfinished)
+            unfinished.replace(self._pool)
+            _run("mount", "-t", "xfs", "-o", _POOL_MOUNT_OPTIONS, self._pool, self._files)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        return self._shares_blocks()
+
+
+def can_use_disks(engine_url: str) -> str:
+    """Why the sandboxes of that engine cannot have disks made by this process; empty if they can."""
+    if not engine_url.startswith("unix://"):
+        return "the engine is on another machine"
+    if os.geteuid() != 0:
+        return "only root can mount disks"
+    if Path("/.dockerenv").exists() or Path("/run/.containerenv").exists():
+        return "the server runs in a container, the engine does not"
+    missing = [name for name in ("mkfs.ext4", "mount", "umount") if shutil.which(name, path=_PATH) is None]
+    return f"there is no {missing[0]}" if missing else ""
+
+
+def _share(source: Path, target: Path) -> None:
+    """A copy that takes no blocks of its own until one side changes."""
+    with source.open("rb") as existing, target.open("wb") as copy:
+        fcntl.ioctl(copy.fileno(), _FICLONE, existing.fileno())
+
+
+def _sync(file: Path) -> None:
+    for path in (file, file.parent):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def _frozen(at: Path) -> Iterator[None]:
+    """All that was written is on the disk's file, and whoever writes waits. Nothing if it is not mounted."""
+    if not at.is_mount():
+        yield
+        return
+    root = os.open(at, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.ioctl(root, _FIFREEZE, 0)
+        try:
+            yield
+        finally:
+            fcntl.ioctl(root, _FITHAW, 0)
+    finally:
+        os.close(root)
+
+
+def _thaw(at: Path) -> None:
+    if at.is_mount():
+        root = os.open(at, os.O_RDONLY | os.O_DIRECTORY)
+        with contextlib.suppress(OSError):  # it was not frozen
+            fcntl.ioctl(root, _FITHAW, 0)
+        os.close(root)
+
+
+def _run(*argv: str | Path) -> None:
+    """Runs a program of the host. Raises `OSError` with what it said."""
+    command = [str(each) for each in argv]
+    try:
+        subprocess.run(
+            command, check=True, capture_output=True, timeout=_COMMAND_TIMEOUT_S, env={"PATH": _PATH, "LC_ALL": "C"}
+        )
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").strip() or f"exit code {error.returncode}"
+        raise OSError(f"{command[0]} failed: {said}") from error
+    except subprocess.TimeoutExpired as error:
+        raise OSError(f"{command[0]} did not end within {_COMMAND_TIMEOUT_S} s") from error

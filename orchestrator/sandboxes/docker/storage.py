@@ -1,0 +1,216 @@
+"""Where the files of a Docker engine's sandboxes are: on disks of their own, or in the container's writable layer.
+
+    disks    root on the engine's machine. A hard limit; the image's file system is read-only; copies of any size take
+             milliseconds.
+    layers   everywhere else. No hard limit; snapshots are images that the engine commits.
+
+All calls block, the driver makes them in its threads; for one sandbox one at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from orchestrator.errors import SandboxStartFailed
+from orchestrator.sandboxes import guest_bundle
+from orchestrator.sandboxes.disks import Disks
+from orchestrator.sandboxes.driver import SandboxRef, SandboxSpec
+
+_FOLDERS = {"workspace": "/workspace", "home": "/home/agent", "agents": "/.agents", "var-tmp": "/var/tmp"}  # noqa: S108
+"""Folder on a disk → where it is in the sandbox."""
+GUEST_FOLDER = "/opt/corral"
+_AGENT_UID = 1000
+_SNAPSHOT_REPOSITORY = "corral/snapshot"
+_UNPACK = ("tar", "--extract", "--numeric-owner", "--preserve-permissions", "--delay-directory-restore")
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What the engine says of an image."""
+
+    id: str
+    carries_guest: bool
+    """The guest of this version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What the storage adds to a container."""
+
+    image: str
+    binds: tuple[str, ...] = ()
+    is_read_only: bool = False
+    """The image's own file system."""
+
+
+class Storage(ABC):
+    """How the files of sandboxes are kept."""
+
+    name: ClassVar[str]
+    puts_guest: ClassVar[bool]
+    """An image without the current guest gets it copied in."""
+
+    def open(self) -> None:  # noqa: B027 - there may be nothing to prepare
+        """Prepares; raises `OSError` if this way cannot be used. May be called again."""
+
+    def close(self) -> None:  # noqa: B027
+        """Lets go. Files stay."""
+
+    @abstractmethod
+    def placement(self, spec: SandboxSpec, image: Image) -> Placement:
+        """Of a new container. Pure."""
+
+    def make(self, spec: SandboxSpec, image: Image) -> None:  # noqa: B027
+        """Makes a new sandbox's files; those that are there are kept. Raises `OSError`, `SandboxStartFailed`."""
+
+    def mount(self, sandbox_id: str) -> None:  # noqa: B027
+        """Before each start of the container."""
+
+    def unmount(self, sandbox_id: str) -> None:  # noqa: B027
+        """After the container has stopped."""
+
+    def remove(self, sandbox_id: str) -> None:  # noqa: B027
+        """After the container is gone."""
+
+    def sandbox_ids(self) -> set[str]:
+        """Sandboxes that have files beside a container."""
+        return set()
+
+    @abstractmethod
+    def snapshot(self, ref: SandboxRef, name: str) -> None:
+        """See `SandboxDriver.snapshot`."""
+
+    @abstractmethod
+    def drop_snapshot(self, name: str) -> None: ...
+
+    @abstractmethod
+    def snapshots(self) -> set[str]: ...
+
+
+class DiskStorage(Storage):
+    """A disk for each sandbox, its folders bound into the container."""
+
+    name = "disks"
+    puts_guest = False
+
+    def __init__(self, disks: Disks, read_image: Callable[[str, str], Iterator[bytes] | None]) -> None:
+        """`read_image(image, path)` yields a tar of a folder of an image; None if there is none."""
+        self._disks = disks
+        self._read_image = read_image
+        self._guest = disks.folder / "guests" / guest_bundle.digest()
+
+    def open(self) -> None:
+        self._disks.open()
+        guest = self._guest.with_name(f".{self._guest.name}")
+        if not self._guest.exists():
+            guest.mkdir(mode=0o755, parents=True, exist_ok=True)
+            for name, content in guest_bundle.files().items():
+                (guest / name).write_bytes(content)
+            guest.replace(self._guest)
+
+    def close(self) -> None:
+        self._disks.close()
+
+    def placement(self, spec: SandboxSpec, image: Image) -> Placement:
+        at = self._disks.mount_point(spec.sandbox_id)
+        binds = [f"{at}/{folder}:{path}" for folder, path in _FOLDERS.items()]
+        if not image.carries_guest:
+            binds.append(f"{self._guest}:{GUEST_FOLDER}/guest:ro")
+        return Placement(spec.image, tuple(binds), True)
+
+    def make(self, spec: SandboxSpec, image: Image) -> None:
+        if spec.snapshot:
+            self._disks.make(spec.sandbox_id, self._disks.snapshot_file(spec.snapshot))
+            return
+
+        def fill(root: Path) -> None:
+            for folder, path in _FOLDERS.items():
+                self._unpack(image.id, path, root / folder)
+
+        key = image.id.rpartition(":")[2][:24]
+        self._disks.make(spec.sandbox_id, self._disks.template(key, spec.resources.disk_bytes, fill))
+
+    def mount(self, sandbox_id: str) -> None:
+        self._disks.mount(sandbox_id)
+
+    def unmount(self, sandbox_id: str) -> None:
+        self._disks.unmount(sandbox_id)
+
+    def remove(self, sandbox_id: str) -> None:
+        self._disks.remove(sandbox_id)
+
+    def sandbox_ids(self) -> set[str]:
+        return self._disks.sandbox_ids()
+
+    def snapshot(self, ref: SandboxRef, name: str) -> None:
+        self._disks.snapshot(ref.sandbox_id, name)
+
+    def drop_snapshot(self, name: str) -> None:
+        self._disks.drop_snapshot(name)
+
+    def snapshots(self) -> set[str]:
+        return self._disks.snapshots()
+
+    def _unpack(self, image_id: str, path: str, target: Path) -> None:
+        """What the image has in a folder; the folder itself is the agent's, whatever the image says."""
+        is_temporary = path == _FOLDERS["var-tmp"]
+        target.mkdir()
+        archive = None if is_temporary else self._read_image(image_id, path)
+        if archive is not None:
+            _unpack_tar(archive, target, path)
+        target.chmod(0o1777 if is_temporary else 0o755)
+        if not is_temporary:
+            os.chown(target, _AGENT_UID, _AGENT_UID)
+
+
+class LayerStorage(Storage):
+    """The container's writable layer."""
+
+    name = "layers"
+    puts_guest = True
+
+    def __init__(self, engine: Callable[[], Any], instance: str) -> None:
+        """`engine` gives the SDK's low-level client."""
+        self._engine = engine
+        self._prefix = f"{instance}-"
+
+    def placement(self, spec: SandboxSpec, image: Image) -> Placement:
+        return Placement(self._image(spec.snapshot) if spec.snapshot else spec.image)
+
+    def snapshot(self, ref: SandboxRef, name: str) -> None:
+        if name not in self.snapshots():
+            self._engine().commit(ref.token, repository=_SNAPSHOT_REPOSITORY, tag=f"{self._prefix}{name}")
+
+    def drop_snapshot(self, name: str) -> None:
+        if name in self.snapshots():
+            self._engine().remove_image(self._image(name), force=True)
+
+    def snapshots(self) -> set[str]:
+        prefix = f"{_SNAPSHOT_REPOSITORY}:{self._prefix}"
+        images = self._engine().images(filters={"reference": f"{prefix}*"})
+        return {
+            tag.removeprefix(prefix) for image in images for tag in image["RepoTags"] or () if tag.startswith(prefix)
+        }
+
+    def _image(self, name: str) -> str:
+        return f"{_SNAPSHOT_REPOSITORY}:{self._prefix}{name}"
+
+
+def _unpack_tar(archive: Iterator[bytes], target: Path, path: str) -> None:
+    """Without the first part of its members' names, which is the folder's own."""
+    unpack = [*_UNPACK, "--strip-components=1", f"--directory={target}"]
+    with tempfile.TemporaryFile() as spool:
+        for piece in archive:
+            spool.write(piece)
+        spool.seek(0)
+        done = subprocess.run(unpack, stdin=spool, capture_output=True, check=False)
+    if done.returncode != 0:
+        said = done.stderr.decode(errors="replace").strip()[:500]
+        raise SandboxStartFailed(f"{path} of the image cannot be unpacked: {said}", stage="disk")
