@@ -103,7 +103,7 @@ class Settings(BaseSettings):
     pool: PoolSettings = Field(default_factory=PoolSettings)
     """Sandboxes that wait."""
     storage: Literal["auto", "disks", "layers"] = "auto"
-    """Where sandboxes' files are. `disks`: each has a disk of its own below the data folder, with a hard limit, and forks
+    """Where the files of sandboxes are. `disks`: a disk for each, below the data folder, with a hard limit, and forks
     take milliseconds; needs root on the engine's machine. `layers`: the engine's writable layers, without a hard limit.
     `auto`: disks where they are possible."""
     disk_pool_bytes: Annotated[int, Field(ge=2 << 30)] | None = None
