@@ -25,11 +25,12 @@ from orchestrator.errors import (
     SandboxError,
     SandboxGone,
 )
-from orchestrator.sandboxes.driver import Resources, SandboxDriver, SandboxRef, SandboxSpec, SandboxState
+from orchestrator.sandboxes.driver import Profile, Resources, SandboxDriver, SandboxRef, SandboxSpec, SandboxState
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.link import Link
-from orchestrator.sandboxes.pool import Pool, PoolSettings
+from orchestrator.sandboxes.pool import Pools, PoolSettings
 from orchestrator.sandboxes.sources import put_sources
+from orchestrator.sandboxes.work_queue import Urgency, WorkQueue
 from orchestrator.store.port import EnvironmentRow, NewEvent, Store
 from orchestrator.wire.base import encode_json
 from orchestrator.wire.environments import EnvironmentSpec, InlineSource, parse_environment
@@ -41,6 +42,8 @@ _RECONNECT_WAITS_S = (0.05, 0.2, 0.5, 1.0)
 _PAGE = 500
 _STARTS_AT_ONCE = 6
 """An engine starts most per second with 4 to 8 at a time (design 6). Whole starts: so the first are ready early."""
+_ENGINE_PATIENCE_S = 5.0
+"""So long an engine may be away before whoever needs a sandbox hears of it: a restart takes one or two seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +67,15 @@ class Environments:
         self._clock = clock
         self._defaults = defaults
         self._generation = generation
-        self._pool = Pool(driver, clock, defaults.image, defaults.resources, defaults.pool, generation)
+        self._profile = Profile(defaults.image, defaults.resources)
+        self._queue = WorkQueue(clock, at_once=_STARTS_AT_ONCE, patience_s=_ENGINE_PATIENCE_S)
+        self._pools = Pools(driver, clock, defaults.pool, self._queue, generation)
         self._live: dict[str, Sandbox] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._creating = asyncio.Lock()
         self._starting: set[str] = set()
-        """Sandboxes that are being made: not to be reaped."""
-        self._starts = asyncio.Semaphore(_STARTS_AT_ONCE)
+        """Sandboxes that are being made or bound: not to be reaped."""
         self._watcher: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -80,7 +84,7 @@ class Environments:
             await self._driver.open()
         except EngineUnavailable as error:
             log.warning("engine_unavailable", reason=error.message)
-        self._pool.open()
+        self._pools.open(self._profile)
         self._watcher = asyncio.create_task(self._watch(), name="sandbox-exits")
 
     def let_go(self) -> None:
@@ -97,7 +101,8 @@ class Environments:
         for sandbox in list(self._live.values()):
             await sandbox.link.aclose()
         self._live.clear()
-        await self._pool.aclose()
+        await self._pools.aclose()
+        await self._queue.aclose()
         await self._driver.aclose()
 
     async def create(self, project_id: str, spec: EnvironmentSpec) -> EnvironmentRow:
@@ -159,6 +164,9 @@ class Environments:
         live = self._live.get(environment_id)
         if live is not None and live.is_connected:
             return live
+        return await self._queue.do(environment_id, lambda: self._embody(environment_id))
+
+    async def _embody(self, environment_id: str) -> Sandbox:
         async with self._lock(environment_id):
             live = self._live.get(environment_id)
             if live is not None and live.is_connected:
@@ -219,8 +227,9 @@ class Environments:
         spec = read_spec(row)
         started = self._clock.monotonic()
         # An id without a ref: an earlier start was cut off, and the engine may have gone further than the store.
-        waiting = self._pool.claim() if not row.sandbox_id else None
+        waiting = await self._pools.claim(self._profile) if not row.sandbox_id else None
         ref = waiting.ref if waiting is not None else SandboxRef(row.sandbox_id or ids.new_sandbox_id(), "")
+        self._starting.add(ref.sandbox_id)
         try:
             if waiting is not None:
                 # From this write on the sandbox is the environment's, whatever happens to us.
@@ -230,9 +239,9 @@ class Environments:
             else:
                 await self._note(row.id, "sandbox.starting", sandbox_id=ref.sandbox_id, image=self._defaults.image)
                 wanted = SandboxSpec(ref.sandbox_id, self._defaults.image, self._defaults.resources, row.id)
-                self._starting.add(ref.sandbox_id)
                 await self._store.update_environment(row.id, sandbox_id=ref.sandbox_id)
-                async with self._starts, contextlib.aclosing(self._driver.create(wanted)) as stages:
+                turn = self._queue.turn(Urgency.AWAITED)
+                async with turn, contextlib.aclosing(self._driver.create(wanted)) as stages:
                     async for ref in stages:
                         await self._store.update_environment(row.id, sandbox_id=ref.sandbox_id, sandbox_ref=ref.token)
                     sandbox = await self._connect(ref, spec)
@@ -284,7 +293,8 @@ class Environments:
         for wait_s in _RECONNECT_WAITS_S:
             try:
                 if state is not SandboxState.RUNNING:
-                    await self._driver.start(ref)
+                    async with self._queue.turn(Urgency.AWAITED):
+                        await self._driver.start(ref)
                 return await self._connect(ref, spec)
             except SandboxGone:
                 # Its guest has just died and the engine has not noticed, or it is just ending.
@@ -329,8 +339,9 @@ class Environments:
         found = [ref async for ref in self._driver.owned()]
         if not found:
             return
-        # Rows first: a sandbox that is being made now is in one set or the other.
-        known = {row.sandbox_id async for row in self._rows()} | self._starting | self._pool.sandbox_ids
+        # Rows last: of what was found, what is not in hand now is either in its row already or nobody's.
+        in_hand = self._starting | self._pools.sandbox_ids
+        known = in_hand | {row.sandbox_id async for row in self._rows()}
         for ref in found:
             if ref.sandbox_id not in known:
                 log.warning("sandbox_reaped", sandbox_id=ref.sandbox_id)
@@ -351,7 +362,7 @@ class Environments:
             after = rows[-1].id
 
     async def _ended(self, sandbox_id: str) -> None:
-        if await self._pool.forget(sandbox_id):
+        if await self._pools.forget(sandbox_id):
             return
         for environment_id, sandbox in list(self._live.items()):
             if sandbox.ref.sandbox_id == sandbox_id:

@@ -89,6 +89,7 @@ class World:
 @pytest.fixture
 async def world(tmp_path: Path, short_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[World, None]:
     monkeypatch.setattr(module, "_RETRY_ENGINE_S", 0.05)
+    monkeypatch.setattr(module, "_ENGINE_PATIENCE_S", 0.0)
     store = SqliteStore(tmp_path / "corral.db", SystemClock())
     await store.open()
     async with AsyncExitStack() as stack:
@@ -457,7 +458,7 @@ async def test_a_waiting_sandbox_is_claimed_and_gets_sources_and_variables(world
     environments = await world.server(pool_size=1)
 
     async def one_waits() -> bool:
-        return len(environments._pool._waiting) == 1
+        return sum(environments._pools.counts.values()) == 1
 
     await eventually(one_waits)
     (waiting,) = await world.owned()
@@ -474,7 +475,7 @@ async def test_the_pool_is_gone_with_the_server_and_environments_stay(world: Wor
     kept = (await environments.sandbox(row.id)).ref.sandbox_id
 
     async def two_wait() -> bool:
-        return len(environments._pool._waiting) == 2
+        return sum(environments._pools.counts.values()) == 2
 
     await eventually(two_wait)
     await environments.aclose()
@@ -485,14 +486,14 @@ async def test_a_waiting_sandbox_that_ended_is_replaced(world: World) -> None:
     environments = await world.server(pool_size=1)
 
     async def one_waits() -> bool:
-        return len(environments._pool._waiting) == 1
+        return sum(environments._pools.counts.values()) == 1
 
     await eventually(one_waits)
-    (waiting,) = environments._pool.sandbox_ids
+    (waiting,) = environments._pools.sandbox_ids
     await LocalDriver(world.root).stop(SandboxRef(waiting, str(world.root / waiting)))
 
     async def another_waits() -> bool:
-        return environments._pool.sandbox_ids.isdisjoint({waiting}) and await one_waits()
+        return environments._pools.sandbox_ids.isdisjoint({waiting}) and await one_waits()
 
     await eventually(another_waits)
     assert waiting not in await world.owned()
