@@ -76,6 +76,12 @@ class EnvironmentRow:
     created: datetime
     updated: datetime
     last_accessed: datetime
+    profile: str | None = None
+    """JSON: what its sandbox may take and where it runs. None: as the server's settings say."""
+    base: str | None = None
+    """JSON of the environment object whose template it is a fork of."""
+    snapshot: str | None = None
+    """What the driver calls the files that its sandbox begins with; None as soon as it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +187,7 @@ class Store(ABC):
         sandbox_id: str | None = None,
         sandbox_ref: str | None = None,
         spec: str | None = None,
+        snapshot: str | None = None,
         accessed: bool = False,
     ) -> None:
         """Changes what is not None; `accessed` sets `last_accessed` to now. An empty string clears a nullable column.

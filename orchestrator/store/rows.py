@@ -93,21 +93,22 @@ def revoke_key(connection: sqlite3.Connection, key_id: str, now: datetime) -> Ke
 # environments
 
 _ENVIRONMENT = (
-    "SELECT id, project_id, status, sandbox_id, sandbox_ref, spec, created, updated, last_accessed FROM environments"
+    "SELECT id, project_id, status, sandbox_id, sandbox_ref, spec, created, updated, last_accessed,"
+    " profile, base, snapshot FROM environments"
 )
 
 
 def _environment(found: Any) -> EnvironmentRow:
-    row_id, project_id, status, sandbox_id, sandbox_ref, spec, created, updated, accessed = found
+    row_id, project_id, status, sandbox_id, sandbox_ref, spec, created, updated, accessed, *origins = found
     times = moment(created), moment(updated), moment(accessed)
-    return EnvironmentRow(row_id, project_id, status, sandbox_id, sandbox_ref, spec, *times)
+    return EnvironmentRow(row_id, project_id, status, sandbox_id, sandbox_ref, spec, *times, *origins)
 
 
 def insert_environment(connection: sqlite3.Connection, row: EnvironmentRow) -> None:
     connection.execute(
         "INSERT INTO environments"
-        " (id, project_id, status, sandbox_id, sandbox_ref, spec, created, updated, last_accessed)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " (id, project_id, status, sandbox_id, sandbox_ref, spec, created, updated, last_accessed,"
+        " profile, base, snapshot) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             row.id,
             row.project_id,
@@ -118,6 +119,9 @@ def insert_environment(connection: sqlite3.Connection, row: EnvironmentRow) -> N
             micros(row.created),
             micros(row.updated),
             micros(row.last_accessed),
+            row.profile,
+            row.base,
+            row.snapshot,
         ),
     )
 
@@ -162,6 +166,7 @@ def update_environment(
             sandbox_id = CASE WHEN :sandbox_id IS NULL THEN sandbox_id ELSE nullif(:sandbox_id, '') END,
             sandbox_ref = CASE WHEN :sandbox_ref IS NULL THEN sandbox_ref ELSE nullif(:sandbox_ref, '') END,
             spec = coalesce(:spec, spec),
+            snapshot = CASE WHEN :snapshot IS NULL THEN snapshot ELSE nullif(:snapshot, '') END,
             updated = CASE WHEN :is_changed THEN :now ELSE updated END,
             last_accessed = CASE WHEN :accessed THEN :now ELSE last_accessed END
         WHERE id = :id

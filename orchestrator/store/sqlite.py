@@ -128,9 +128,16 @@ class SqliteStore(Store):
         sandbox_id: str | None = None,
         sandbox_ref: str | None = None,
         spec: str | None = None,
+        snapshot: str | None = None,
         accessed: bool = False,
     ) -> None:
-        changes = {"status": status, "sandbox_id": sandbox_id, "sandbox_ref": sandbox_ref, "spec": spec}
+        changes = {
+            "status": status,
+            "sandbox_id": sandbox_id,
+            "sandbox_ref": sandbox_ref,
+            "spec": spec,
+            "snapshot": snapshot,
+        }
         now = self._clock.now()
         await self._writer.run(
             partial(rows.update_environment, environment_id=environment_id, changes=changes, accessed=accessed, now=now)

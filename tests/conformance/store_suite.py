@@ -81,7 +81,9 @@ class StoreSuite(ABC):
         first = self.make(tmp_path, clock)
         await first.open()
         project = await first.default_project()
-        row, environment, key = interaction_row(project.id), environment_row(project.id), key_row(project.id)
+        origins = {"profile": '{"runtime":"runsc"}', "base": '{"type":"remote"}', "snapshot": "env-1"}
+        row, key = interaction_row(project.id), key_row(project.id)
+        environment = environment_row(project.id, **origins)
         await first.create_key(key, key_hash("k"))
         await first.create_environment(environment)
         await first.note(environment.id, deltas(2))
@@ -198,10 +200,15 @@ class StoreSuite(ABC):
         assert seen is not None
         assert (seen.last_accessed, seen.updated) == (clock.now(), changed.updated)
 
-        await store.update_environment(row.id, sandbox_id="", sandbox_ref="", spec="{}")
+        await store.update_environment(row.id, snapshot="kept")
+        kept = await store.environment(project, row.id)
+        assert kept is not None
+        assert (kept.snapshot, kept.sandbox_id) == ("kept", "s")
+        await store.update_environment(row.id, sandbox_id="", sandbox_ref="", snapshot="", spec="{}")
         cleared = await store.environment(project, row.id)
         assert cleared is not None
         assert (cleared.status, cleared.sandbox_id, cleared.sandbox_ref, cleared.spec) == ("active", None, None, "{}")
+        assert cleared.snapshot is None
 
         await store.update_environment(new_environment_id(), status="lost")
         assert len(await store.environments(None)) == 1
