@@ -75,6 +75,7 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
     limits = Limits(
         call_timeout_s=settings.call_timeout_s,
         output_limit_bytes=settings.output_limit_bytes,
+        output_total_limit_bytes=settings.output_total_limit_bytes,
         run_timeout_s=settings.run_timeout_s,
         max_turns=settings.max_turns,
     )

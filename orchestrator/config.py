@@ -113,6 +113,8 @@ class Settings(BaseSettings):
     """Longest time one tool call may take."""
     output_limit_bytes: Annotated[int, Field(ge=1024)] = 1 << 20
     """Output kept of one call, head and tail; the rest is dropped and counted."""
+    output_total_limit_bytes: Annotated[int, Field(ge=1024)] = 1 << 30
+    """What one call may write at all; then it is stopped."""
     request_limit_bytes: Annotated[int, Field(ge=1024)] = 32 << 20
     """Largest request body."""
     run_timeout_s: Annotated[float, Field(gt=0)] = 3600.0

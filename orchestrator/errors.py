@@ -143,9 +143,9 @@ class ModelError(CorralError):
 
 
 class ToolError(CorralError):
-    """A tool call cannot be carried out. The model reads the message; the run goes on."""
+    """A tool call cannot be carried out. The model reads the message; the run goes on. `code` is the call's verdict."""
 
-    code = "tool_failed"
+    code = "refused"
 
 
 class LeaseLost(CorralError):

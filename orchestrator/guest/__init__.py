@@ -18,5 +18,6 @@ It is started as the container's main process (under an init), as root with four
     hand.py         such a process (the agent's side)
     file_tools.py   file operations, executed by a hand
     interpreter.py  the stateful Python interpreter; charts.py catches matplotlib's pictures
+    verdicts.py     what ended a call: the limits that it met
     cgroup.py       counters of memory and pids limits
 """

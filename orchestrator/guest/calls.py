@@ -17,6 +17,9 @@ _KEPT_CALLS = 256
 second.
 """
 
+OUTPUT_TOTAL_LIMIT_BYTES = 1 << 30
+"""What one call may write at most unless the orchestrator says otherwise; far more than is kept."""
+
 Outcome = Dict[str, Any]
 
 
@@ -53,15 +56,20 @@ class Output:
 class Call:
     """One call. Whoever carries it out writes and finishes; followers are told."""
 
-    def __init__(self, call_id: str, output_limit_bytes: int) -> None:
+    def __init__(
+        self, call_id: str, output_limit_bytes: int, output_total_limit_bytes: int = OUTPUT_TOTAL_LIMIT_BYTES
+    ) -> None:
         self.id = call_id
         self.output = Output(output_limit_bytes)
         self.outcome: Optional[Outcome] = None
         self.attachments: Sequence[bytes] = ()
         self.cancel: Callable[[], None] = lambda: None
+        self.overflow: Callable[[], None] = lambda: None
+        """More was written than a call may write; called with each further piece."""
         self.take_input: Callable[[Optional[bytes]], None] = lambda data: self.input_taken(len(data or b""))
         """Gets pieces of input, then None. Whoever takes them says so by `input_taken`."""
         self.followers: List["Follower"] = []
+        self._output_total_limit_bytes = output_total_limit_bytes
         self._source: Optional["Stream"] = None
         self._input_bytes = 0
         self._has_input_ended = False
@@ -106,6 +114,8 @@ class Call:
         if self.outcome is None:
             self.output.add(data)
             self._tell()
+            if self.output.total_bytes > self._output_total_limit_bytes:
+                self.overflow()
 
     def finish(self, outcome: Outcome, attachments: Sequence[bytes] = ()) -> None:
         """Ends the call; the first end counts."""

@@ -15,7 +15,6 @@ from collections import deque
 from typing import Any, Deque, Dict, List, Optional, Tuple
 
 from .calls import Call
-from .cgroup import LimitCounters
 from .frames import DATA, END, MAX_PAYLOAD_BYTES, MESSAGE, OPEN, Decoder, FrameError, decode_json, encode, encode_json
 from .hands import Answer, HandPool, NoHand, encode_request, exit_of
 from .processes import (
@@ -24,12 +23,12 @@ from .processes import (
     TreeKill,
     descendants,
     end_background,
-    judge,
     kill_orphans,
     send_signal,
     started_at,
 )
 from .reactor import Reactor
+from .verdicts import Judge
 
 _INTERRUPT_GRACE_S = 1.5
 _EXIT_GRACE_S = 0.5
@@ -55,10 +54,10 @@ class Cell:
 class CellQueue:
     """Runs cells one after another; starts an interpreter when there is none."""
 
-    def __init__(self, reactor: Reactor, pool: HandPool, counters: LimitCounters, cwd: str) -> None:
+    def __init__(self, reactor: Reactor, pool: HandPool, judge: Judge, cwd: str) -> None:
         self._reactor = reactor
         self._pool = pool
-        self._counters = counters
+        self._judge = judge
         self._cwd = cwd
         self._waiting: Deque[Cell] = deque()
         self._running: Optional[RunningCell] = None
@@ -92,7 +91,7 @@ class CellQueue:
                 self._reactor.after(0, self._next)
                 return
             assert self._interpreter is not None
-            self._running = RunningCell(self._reactor, self._counters, self._interpreter, cell, self._cell_ended)
+            self._running = RunningCell(self._reactor, self._judge, self._interpreter, cell, self._cell_ended)
 
     def _cell_ended(self) -> None:
         self._running = None
@@ -109,20 +108,18 @@ class CellQueue:
 class RunningCell:
     """The one cell that runs now."""
 
-    def __init__(
-        self, reactor: Reactor, counters: LimitCounters, interpreter: "Interpreter", cell: Cell, on_end: Any
-    ) -> None:
+    def __init__(self, reactor: Reactor, judge: Judge, interpreter: "Interpreter", cell: Cell, on_end: Any) -> None:
         self._reactor = reactor
-        self._counters = counters
         self._interpreter = interpreter
         self._call = cell.call
         self._on_end = on_end
         self._verdict: Optional[str] = None
-        self._before = counters.read()
+        self._case = judge.open()
         self._started = time.monotonic()
         self._started_boot = time.clock_gettime(time.CLOCK_BOOTTIME)
         self._deadline = reactor.after(cell.timeout_s, lambda: self.stop("timeout"))
         cell.call.cancel = lambda: self.stop("cancelled")
+        cell.call.overflow = lambda: self.stop("output_limit")
         interpreter.run(cell, self._done)
 
     def stop(self, verdict: str) -> None:
@@ -135,18 +132,19 @@ class RunningCell:
     def _done(self, is_ok: bool, kinds: List[str], attachments: List[bytes]) -> None:
         if self._verdict is not None:
             self._kill_started_processes()
-        outcome = {"verdict": self._verdict or "exited", "exit_code": 0 if is_ok else 1, "signal": None}
-        self._end(dict(outcome, state="kept", attachment_types=kinds), attachments)
+        ended = {"exit_code": 0 if is_ok else 1, "signal": None}
+        self._end(dict(self._judged(ended, ended), state="kept", attachment_types=kinds), attachments)
 
     def interpreter_ended(self, ended: Dict[str, Optional[int]]) -> None:
-        verdict = self._verdict
-        if verdict is None:
-            failure = dict(ended, exit_code=ended["exit_code"] or 1)
-            verdict = judge(failure, self._before, self._counters.read())
-        self._end(dict(ended, verdict=verdict, state="lost"), [])
+        failure = dict(ended, exit_code=ended["exit_code"] or 1)  # however it ended, the cell did not
+        self._end(dict(self._judged(ended, failure), state="lost"), [])
+
+    def _judged(self, ended: Dict[str, Any], failure: Dict[str, Any]) -> Dict[str, Any]:
+        return dict(ended, **({"verdict": self._verdict} if self._verdict else self._case.verdict(failure)))
 
     def _end(self, outcome: Dict[str, Any], attachments: List[bytes]) -> None:
         self._deadline.cancel()
+        self._call.overflow = lambda: None  # what is left in the pipe has been written by then
         outcome["duration_ms"] = round((time.monotonic() - self._started) * 1000, 3)
         self._interpreter.release()
         self._on_end()

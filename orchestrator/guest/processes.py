@@ -14,9 +14,9 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Set
 
 from .calls import Call
-from .cgroup import LimitCounters
 from .hands import Answer, HandPool, HandProcess, NoHand, encode_request, exit_of
 from .reactor import Reactor, Timer
+from .verdicts import Judge
 
 _PIPE_READ_BYTES = 256 * 1024
 _F_GETPIPE_SZ = 1032
@@ -126,7 +126,7 @@ class HandTask:
         self,
         reactor: Reactor,
         pool: HandPool,
-        counters: LimitCounters,
+        judge: Judge,
         call: Call,
         request: Dict[str, Any],
         *,
@@ -137,9 +137,8 @@ class HandTask:
         message = encode_request(request)
         self._reactor = reactor
         self._pool = pool
-        self._counters = counters
         self._call = call
-        self._before = counters.read()
+        self._case = judge.open()
         self._started = time.monotonic()
         self._pid: Optional[int] = None
         self._verdict: Optional[str] = None
@@ -157,6 +156,7 @@ class HandTask:
         if request["do"] == "spawn":  # a file operation's first answer is its result
             self._start_deadline = reactor.after(_START_TIMEOUT_S, self._hand.kill)
         call.cancel = lambda: self.stop("cancelled")
+        call.overflow = lambda: self.stop("output_limit")
         self._send(message, takes_input)
 
     def stop(self, verdict: str) -> None:
@@ -191,7 +191,7 @@ class HandTask:
                 end_background(self._reactor, self._pool)
                 self._end({"verdict": "pids", "exit_code": None, "signal": None}, reusable=True)
             else:
-                self._end({"verdict": "refused", "error": answer["error"]}, reusable=True)
+                self._end(self._case.refusal(answer["error"]), reusable=True)
 
     def _has_started(self) -> None:
         if self._start_deadline is not None:
@@ -208,14 +208,14 @@ class HandTask:
         if self._verdict is not None and reusable:
             return  # a kill is under way; it ends the call when nothing is left
         self._deadline.cancel()
+        self._call.overflow = lambda: None  # what is left in the pipe has been written by then
         self._output.drain()
         self._output.on_data = lambda _data: None
         if self._input is not None:
             self._input.close()
-        if "verdict" not in outcome or self._verdict is not None:
-            after = self._counters.read()
-            outcome["verdict"] = self._verdict or judge(outcome, self._before, after)
-            if outcome.get("exit_code") != 0 and after["pids"] > self._before["pids"]:
+        if self._verdict is not None or "verdict" not in outcome:
+            outcome.update(self._case.verdict(outcome) if self._verdict is None else {"verdict": self._verdict})
+            if outcome.get("exit_code") != 0 and self._case.is_crowded():
                 # What earlier calls left running fills the sandbox; without this no later call would get through.
                 end_background(self._reactor, self._pool)
         outcome["duration_ms"] = round((time.monotonic() - self._started) * 1000, 3)
@@ -224,16 +224,6 @@ class HandTask:
         elif self._pid is not None and not lost:
             self._pool.retire(self._hand)
         self._call.finish(outcome)
-
-
-def judge(outcome: Dict[str, Any], before: Dict[str, int], after: Dict[str, int]) -> str:
-    """What ended a process that nobody stopped: `exited`, `oom`, `pids` or `killed`."""
-    failed = outcome["exit_code"] != 0
-    if failed and after["oom"] > before["oom"]:
-        return "oom"
-    if failed and after["pids"] > before["pids"]:
-        return "pids"
-    return "killed" if outcome["signal"] is not None else "exited"
 
 
 class TreeKill:

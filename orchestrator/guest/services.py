@@ -9,6 +9,9 @@
     warm   {"env"}                     starts the Python interpreter early
     calls  {}                          MESSAGE out: {"calls": {id: "running" | "finished"}}
 
+`output_limit_bytes` of output are kept, head and tail. A call that writes more than `output_total_limit_bytes` is
+stopped; every request may carry it.
+
 exec, cell and file are calls: the same id again, with `from_bytes`, follows the call that is already there. Within a
 call's stream MESSAGE {"cancel": true} ends it.
 """
@@ -19,7 +22,7 @@ import json
 import os
 from typing import Any, Callable, Dict, Optional
 
-from .calls import Call, CallBook, Follower
+from .calls import OUTPUT_TOTAL_LIMIT_BYTES, Call, CallBook, Follower
 from .cells import CANCELLED, Cell, CellQueue
 from .cgroup import LimitCounters
 from .frames import FrameError
@@ -28,6 +31,7 @@ from .link import Stream
 from .processes import HandTask, end_background
 from .reactor import Reactor
 from .transfers import Archive
+from .verdicts import Judge
 
 _CODE_LIMIT_BYTES = 8 << 20
 _ENV_LIMIT_BYTES = 192 << 10
@@ -43,9 +47,9 @@ class Services:
         self._base_env = base_env
         self._cwd = cwd
         self._guest_id = os.urandom(8).hex()
-        self._counters = LimitCounters()
+        self._judge = Judge(LimitCounters(), [cwd, "/tmp", "/dev/shm"])
         self._calls = CallBook()
-        self._cells = CellQueue(reactor, pool, self._counters, cwd)
+        self._cells = CellQueue(reactor, pool, self._judge, cwd)
         self._openers: Dict[str, Callable[[Stream, Dict[str, Any]], None]] = {
             "exec": self._open_call,
             "cell": self._open_call,
@@ -83,7 +87,8 @@ class Services:
             if request.get("attach_only"):
                 stream.reset("unknown_call", f"no call {call_id!r}")
                 return
-            call = Call(call_id, int(request.get("output_limit_bytes", 1 << 20)))
+            kept_bytes = int(request.get("output_limit_bytes", 1 << 20))
+            call = Call(call_id, kept_bytes, int(request.get("output_total_limit_bytes", OUTPUT_TOTAL_LIMIT_BYTES)))
             self._begin(call, request)
             self._calls.add(call)
         call.attach(stream)
@@ -108,7 +113,7 @@ class Services:
             arguments = dict(request["arguments"], cwd=self._cwd)
             task = {"do": "file", "operation": str(request["operation"]), "arguments": arguments}
             takes_input = bool(request.get("input"))
-        HandTask(self._reactor, self._pool, self._counters, call, task, timeout_s=timeout_s, takes_input=takes_input)
+        HandTask(self._reactor, self._pool, self._judge, call, task, timeout_s=timeout_s, takes_input=takes_input)
 
     def _begin_cell(self, call: Call, env: Dict[str, str], timeout_s: float) -> None:
         code = bytearray()

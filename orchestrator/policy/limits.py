@@ -12,6 +12,8 @@ class Limits:
     call_timeout_s: float = 600.0
     output_limit_bytes: int = 1 << 20
     """Output kept of one call."""
+    output_total_limit_bytes: int = 1 << 30
+    """What one call may write at all; then it is stopped."""
     run_timeout_s: float = 3600.0
     max_turns: int = 200
     code_limit_bytes: int = 4 << 20

@@ -10,6 +10,7 @@ import json
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
+from orchestrator.guest.calls import OUTPUT_TOTAL_LIMIT_BYTES
 from orchestrator.sandboxes.driver import SandboxRef
 from orchestrator.sandboxes.link import Content, Link
 from orchestrator.sandboxes.outcome import CallOutcome
@@ -42,7 +43,14 @@ class Sandbox:
         return not self.link.ended.is_set()
 
     async def bash(
-        self, call_id: str, code: str, *, timeout_s: float, output_limit_bytes: int, on_output: OnOutput | None = None
+        self,
+        call_id: str,
+        code: str,
+        *,
+        timeout_s: float,
+        output_limit_bytes: int,
+        output_total_limit_bytes: int = OUTPUT_TOTAL_LIMIT_BYTES,
+        on_output: OnOutput | None = None,
     ) -> CallOutcome:
         """Runs `code` in a fresh bash in the working directory, with nothing to read on standard input."""
         encoded = code.encode("utf-8", "replace")
@@ -53,7 +61,13 @@ class Sandbox:
         else:
             argv, content = ["bash", "-c", 'eval "$(cat)" </dev/null'], encoded
         return await self.execute(
-            call_id, argv, content, timeout_s=timeout_s, output_limit_bytes=output_limit_bytes, on_output=on_output
+            call_id,
+            argv,
+            content,
+            timeout_s=timeout_s,
+            output_limit_bytes=output_limit_bytes,
+            output_total_limit_bytes=output_total_limit_bytes,
+            on_output=on_output,
         )
 
     async def execute(
@@ -64,6 +78,7 @@ class Sandbox:
         *,
         timeout_s: float,
         output_limit_bytes: int,
+        output_total_limit_bytes: int = OUTPUT_TOTAL_LIMIT_BYTES,
         cwd: str | None = None,
         on_output: OnOutput | None = None,
     ) -> CallOutcome:
@@ -76,12 +91,20 @@ class Sandbox:
             "env": self.variables,
             "timeout_s": timeout_s,
             "output_limit_bytes": output_limit_bytes,
+            "output_total_limit_bytes": output_total_limit_bytes,
             "input": content is not None,
         }
         return await self.link.call(request, content, on_output)
 
     async def python(
-        self, call_id: str, code: str, *, timeout_s: float, output_limit_bytes: int, on_output: OnOutput | None = None
+        self,
+        call_id: str,
+        code: str,
+        *,
+        timeout_s: float,
+        output_limit_bytes: int,
+        output_total_limit_bytes: int = OUTPUT_TOTAL_LIMIT_BYTES,
+        on_output: OnOutput | None = None,
     ) -> CallOutcome:
         """Runs a cell in the environment's one Python interpreter; cells queue."""
         request = {
@@ -90,6 +113,7 @@ class Sandbox:
             "env": self.variables,
             "timeout_s": timeout_s,
             "output_limit_bytes": output_limit_bytes,
+            "output_total_limit_bytes": output_total_limit_bytes,
         }
         return await self.link.call(request, code.encode("utf-8", "replace"), on_output)
 
@@ -101,6 +125,7 @@ class Sandbox:
         content: Content = None,
         *,
         output_limit_bytes: int = 1 << 20,
+        output_total_limit_bytes: int = OUTPUT_TOTAL_LIMIT_BYTES,
     ) -> CallOutcome:
         """One file operation: `read`, `write`, `edit`, `list`, `search`, `delete` (see the guest's `file_tools`)."""
         request = {
@@ -110,6 +135,7 @@ class Sandbox:
             "arguments": dict(arguments),
             "timeout_s": FILE_TIMEOUT_S,
             "output_limit_bytes": output_limit_bytes,
+            "output_total_limit_bytes": output_total_limit_bytes,
             "input": content is not None,
         }
         return await self.link.call(request, content)

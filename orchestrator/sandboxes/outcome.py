@@ -32,6 +32,10 @@ class Verdict(StrEnum):
     """The kernel killed something of the sandbox for memory while it ran, and it failed."""
     PIDS = "pids"
     """A process could not be made because the sandbox is full of them, and it failed."""
+    DISK_FULL = "disk_full"
+    """It failed, and there is no room where it may write. For a file operation `error` says what could not be done."""
+    OUTPUT_LIMIT = "output_limit"
+    """It wrote more than one call may write at all and was stopped."""
     KILLED = "killed"
     """By a signal from inside the sandbox."""
 
@@ -42,6 +46,16 @@ class CallError:
 
     code: str
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class FullDisk:
+    """A file system of the sandbox that has no room."""
+
+    path: str
+    size_bytes: int
+    lacks_files: bool
+    """It holds as many files as it can; bytes there may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +83,8 @@ class CallOutcome:
     attachments: tuple[Attachment, ...] = ()
     result: dict[str, Any] | None = None
     error: CallError | None = None
+    full: FullDisk | None = None
+    """Which disk, if it is known; only with `DISK_FULL`."""
     is_state_lost: bool = False
     """A Python cell took its interpreter with it: variables are gone, files are not."""
 
@@ -106,10 +122,17 @@ def read_outcome(message: dict[str, Any], head: bytes, rest: bytes) -> CallOutco
             attachments=tuple(each for each in attachments if _is_picture(each)),
             result=dict(message["result"].items()) if verdict is Verdict.DONE else None,
             error=CallError(str(error["code"]), str(error["message"])) if error or verdict is Verdict.REFUSED else None,
+            full=_full_disk(message.get("full")) if verdict is Verdict.DISK_FULL else None,
             is_state_lost=message.get("state") == "lost",
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise SandboxGone(f"the guest's answer cannot be read: {error}") from error
+
+
+def _full_disk(value: Any) -> FullDisk | None:
+    if value is None:
+        return None
+    return FullDisk(str(value["path"]), _count(value["size_bytes"]), lacks_files=value["lacks"] == "files")
 
 
 def _count(value: Any) -> int:

@@ -37,11 +37,12 @@ class CodeExecution(Tool):
             arguments.code,
             timeout_s=limits.call_timeout_s,
             output_limit_bytes=limits.output_limit_bytes,
+            output_total_limit_bytes=limits.output_total_limit_bytes,
             on_output=context.on_output,
         )
         # A Python traceback says enough; "exit code 1" below it would only be noise.
         is_traceback = arguments.language == "python" and outcome.verdict == "exited" and not outcome.is_state_lost
-        ending = "" if is_traceback else ending_of(outcome, limits.call_timeout_s)
+        ending = "" if is_traceback else ending_of(outcome, limits)
         text = with_ending(output_of(outcome), ending)
         return ToolResult(
             content=with_images(text, outcome),

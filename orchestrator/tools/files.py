@@ -45,7 +45,7 @@ class ReadFile(Tool):
     async def carry_out(self, arguments: ReadArguments, context: ToolContext) -> ToolResult:
         wanted = arguments.model_dump(exclude_none=True)
         outcome = await _perform(context, "read", wanted, output_limit_bytes=2 * _IMAGE_LIMIT_BYTES)
-        result = _result(outcome, path=str, size_bytes=int)
+        result = _result(context, outcome, path=str, size_bytes=int)
         for signature, media_type in _IMAGE_SIGNATURES.items():
             if outcome.head.startswith(signature):
                 return _image(media_type, outcome)
@@ -71,7 +71,7 @@ class WriteFile(Tool):
         if len(content) > context.limits.file_limit_bytes:
             raise ToolError(f"the content is longer than {context.limits.file_limit_bytes} bytes")
         outcome = await _perform(context, "write", {"path": arguments.path}, content)
-        result = _result(outcome, path=str, size_bytes=int)
+        result = _result(context, outcome, path=str, size_bytes=int)
         verb = "created" if result.get("created") else "replaced"
         return ToolResult(f"{verb} {result['path']} ({result['size_bytes']} bytes)")
 
@@ -94,7 +94,7 @@ class EditFile(Tool):
         change = {"old": arguments.old_text, "new": arguments.new_text, "replace_all": arguments.replace_all}
         content = json.dumps(change).encode()
         outcome = await _perform(context, "edit", {"path": arguments.path}, content)
-        result = _result(outcome, path=str, replacements=int, line=int)
+        result = _result(context, outcome, path=str, replacements=int, line=int)
         count = result["replacements"]
         return ToolResult(
             f"edited {result['path']}: {count} replacement{'s'[: count != 1]}, first in line {result['line']}"
@@ -115,7 +115,7 @@ class ListFiles(Tool):
 
     async def carry_out(self, arguments: ListArguments, context: ToolContext) -> ToolResult:
         outcome = await _perform(context, "list", arguments.model_dump())
-        result = _result(outcome, is_complete=bool)
+        result = _result(context, outcome, is_complete=bool)
         lines = [_entry_line(line) for line in (outcome.head + outcome.tail).splitlines()]
         if not result["is_complete"] or outcome.dropped_bytes:
             lines.append("[… more; list a folder below, or search]")
@@ -138,7 +138,7 @@ class SearchFiles(Tool):
 
     async def carry_out(self, arguments: SearchArguments, context: ToolContext) -> ToolResult:
         outcome = await _perform(context, "search", arguments.model_dump(exclude_none=True))
-        result = _result(outcome, files=int, is_complete=bool)
+        result = _result(context, outcome, files=int, is_complete=bool)
         text = output_of(outcome) or f"no match in {result['files']} files"
         return ToolResult(text if result["is_complete"] else f"{text}[… more matches; narrow the search]")
 
@@ -150,7 +150,7 @@ class DeleteFile(Tool):
 
     async def carry_out(self, arguments: PathArguments, context: ToolContext) -> ToolResult:
         outcome = await _perform(context, "delete", {"path": arguments.path})
-        result = _result(outcome, path=str, type=str)
+        result = _result(context, outcome, path=str, type=str)
         return ToolResult(f"deleted {result['type']} {result['path']}")
 
 
@@ -169,17 +169,25 @@ async def _perform(
         raise ToolError("a path cannot contain NUL")
     sandbox = context.sandbox
     limit = output_limit_bytes or context.limits.output_limit_bytes
-    return await sandbox.file(context.call_id, operation, arguments, content, output_limit_bytes=limit)
+    return await sandbox.file(
+        context.call_id,
+        operation,
+        arguments,
+        content,
+        output_limit_bytes=limit,
+        output_total_limit_bytes=context.limits.output_total_limit_bytes,
+    )
 
 
-def _result(outcome: CallOutcome, **shape: type) -> dict[str, Any]:
+def _result(context: ToolContext, outcome: CallOutcome, **shape: type) -> dict[str, Any]:
     """What the operation did, as far as `shape` names it. A refusal, a time-out and the like are the model's to read.
 
     Raises:
         ToolError: it was not done. SandboxGone: a guest does not answer like this.
     """
     if outcome.result is None:
-        raise ToolError(ending_of(outcome, FILE_TIMEOUT_S)[1:-1] or outcome.verdict.value)
+        limits = replace(context.limits, call_timeout_s=FILE_TIMEOUT_S)
+        raise ToolError(ending_of(outcome, limits)[1:-1] or outcome.verdict.value, code=outcome.verdict.value)
     for name, kind in shape.items():
         if not isinstance(outcome.result.get(name), kind):
             raise SandboxGone(f"the guest's answer cannot be read: {name} is missing")

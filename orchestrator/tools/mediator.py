@@ -94,7 +94,8 @@ class Mediator:
                 await self._journal.flush()
             result = await self._execute(tool, arguments, call.id, sandbox, started_in or sandbox.guest_id)
         except (ToolError, InvalidRequest) as error:
-            result = ToolResult(redact(error.message), is_error=True, verdict="refused")
+            verdict = error.code if isinstance(error, ToolError) else ToolError.code
+            result = ToolResult(redact(error.message), is_error=True, verdict=verdict)
         duration_ms = round((self._clock.monotonic() - started) * 1000, 1)
         self._journal.note(
             "tool.ended", call_id=call.id, verdict=result.verdict, exit_code=result.exit_code, duration_ms=duration_ms

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 
+from orchestrator.policy.limits import Limits
 from orchestrator.policy.redaction import redact
 from orchestrator.sandboxes.outcome import CallOutcome, Verdict
 from orchestrator.wire.content import Content, ImageContent, TextContent
@@ -27,14 +28,19 @@ def output_of(outcome: CallOutcome) -> str:
     return redact(f"{head}\n[… {outcome.dropped_bytes} bytes of output dropped …]\n{tail}")
 
 
-def ending_of(outcome: CallOutcome, timeout_s: float) -> str:
-    """One line on how a command ended, empty if it ended well."""
+def ending_of(outcome: CallOutcome, limits: Limits) -> str:
+    """One line on how a call under `limits` ended, empty if it ended well."""
     lines = {
         Verdict.EXITED: f"exit code {outcome.exit_code}",
-        Verdict.TIMEOUT: f"timed out after {timeout_s:g} s; everything it had started was killed",
+        Verdict.TIMEOUT: f"timed out after {limits.call_timeout_s:g} s; everything it had started was killed",
         Verdict.CANCELLED: "cancelled; everything it had started was killed",
-        Verdict.OOM: "out of memory: the sandbox's memory limit was reached and the command was killed",
+        Verdict.OOM: "out of memory: the sandbox's memory limit was reached and what took most of it was killed",
         Verdict.PIDS: "too many processes: the sandbox's limit was reached",
+        Verdict.DISK_FULL: _disk_full(outcome),
+        Verdict.OUTPUT_LIMIT: (
+            f"too much output: more than {size_of(limits.output_total_limit_bytes)}, so it was stopped; "
+            "write to a file instead"
+        ),
         Verdict.KILLED: f"killed by signal {outcome.signal}",
         Verdict.REFUSED: outcome.error.message if outcome.error else "refused",
         Verdict.DONE: "",
@@ -43,6 +49,24 @@ def ending_of(outcome: CallOutcome, timeout_s: float) -> str:
     if outcome.is_state_lost:
         said.append("the Python interpreter was restarted: variables are gone, files are not")
     return f"[{'; '.join(said)}]" if said else ""
+
+
+def _disk_full(outcome: CallOutcome) -> str:
+    full = outcome.full
+    if full is not None and full.lacks_files:
+        return f"disk full: {full.path} has no room for another file; delete files and try again"
+    if full is not None:
+        size = size_of(full.size_bytes)
+        return f"disk full: {full.path} has no room (limit {size}); delete files and try again"
+    return f"disk full: {outcome.error.message if outcome.error else 'no room'}; delete files and try again"
+
+
+def size_of(count_bytes: int) -> str:
+    """A number of bytes as people read it: `10 GiB`, `1.5 MiB`, `100 bytes`."""
+    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if count_bytes >= unit:
+            return f"{round(count_bytes / unit, 1):g} {name}"
+    return f"{count_bytes} bytes"
 
 
 def with_ending(text: str, ending: str) -> str:

@@ -6,13 +6,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from orchestrator.guest import cgroup
 from orchestrator.guest.cgroup import LimitCounters
-from orchestrator.guest.processes import descendants, judge
+from orchestrator.guest.processes import descendants
+from orchestrator.guest.verdicts import Case, Judge, full_disk, judge
 
 
 @pytest.fixture
@@ -58,6 +60,95 @@ def test_a_limit_counts_only_if_the_command_failed(
     before = {"oom": 3, "pids": 5}
     after = {name: value + counted.get(name, 0) for name, value in before.items()}
     assert judge(ended, before, after) == verdict
+
+
+# disks
+
+
+class Disks:
+    """Takes the place of `os.statvfs`: what each folder's file system says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.systems: dict[str, dict[str, int]] = {}
+        self.asked: list[str] = []
+        monkeypatch.setattr(os, "statvfs", self.statvfs)
+
+    def statvfs(self, path: str) -> SimpleNamespace:
+        self.asked.append(path)
+        if path not in self.systems:
+            raise FileNotFoundError(path)
+        roomy = {"f_frsize": 4096, "f_blocks": 1000, "f_bavail": 500, "f_files": 100, "f_favail": 50}
+        return SimpleNamespace(**{**roomy, **self.systems[path]})
+
+
+@pytest.fixture
+def disks(monkeypatch: pytest.MonkeyPatch) -> Disks:
+    return Disks(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("system", "lacks"),
+    [
+        ({}, None),
+        ({"f_bavail": 0}, "bytes"),
+        ({"f_bavail": 15}, "bytes"),
+        ({"f_bavail": 16}, None),
+        ({"f_favail": 0}, "files"),
+        ({"f_favail": 0, "f_bavail": 0}, "bytes"),
+        ({"f_favail": 0, "f_files": 0}, None),
+        ({"f_bavail": 0, "f_blocks": 0}, None),
+    ],
+)
+def test_a_disk_is_full_if_it_lacks_bytes_or_files(disks: Disks, system: dict[str, int], lacks: str | None) -> None:
+    disks.systems = {"/tmp": system}
+    full = None if lacks is None else {"path": "/tmp", "size_bytes": 4_096_000, "lacks": lacks}
+    assert full_disk(["/gone", "/tmp"]) == full
+
+
+def test_the_first_full_disk_is_named(disks: Disks) -> None:
+    disks.systems = {"/a": {}, "/b": {"f_bavail": 0}, "/c": {"f_bavail": 0}}
+    full = full_disk(["/a", "/b", "/c"])
+    assert full is not None
+    assert full["path"] == "/b"
+
+
+def opened(group: Path) -> Case:
+    (group / "memory.events").write_text("oom_kill 0\n")
+    (group / "pids.events").write_text("max 0\n")
+    return Judge(LimitCounters(), ["/disk"]).open()
+
+
+def test_a_full_disk_counts_only_if_the_command_failed(group: Path, disks: Disks) -> None:
+    disks.systems = {"/disk": {"f_bavail": 0}}
+    case = opened(group)
+    assert case.verdict({"exit_code": 0, "signal": None}) == {"verdict": "exited"}
+    assert disks.asked == [], "a call that went well asked for more than its counters"
+    full = {"path": "/disk", "size_bytes": 4_096_000, "lacks": "bytes"}
+    assert case.verdict({"exit_code": 1, "signal": None}) == {"verdict": "disk_full", "full": full}
+    assert case.verdict({"exit_code": None, "signal": 7}) == {"verdict": "disk_full", "full": full}
+    (group / "memory.events").write_text("oom_kill 1\n")
+    assert case.verdict({"exit_code": 1, "signal": None}) == {"verdict": "oom"}
+
+
+def test_a_file_operation_says_itself_that_there_is_no_room(group: Path, disks: Disks) -> None:
+    disks.systems = {"/disk": {}}
+    case = opened(group)
+    missing, full = {"code": "enoent", "message": "x"}, {"code": "enospc", "message": "x"}
+    assert case.refusal(missing) == {"verdict": "refused", "error": missing}
+    assert case.refusal(full) == {"verdict": "disk_full", "error": full}
+    disks.systems = {"/disk": {"f_bavail": 0}}
+    assert case.refusal(missing) == {"verdict": "refused", "error": missing}
+    assert case.refusal(full)["full"]["path"] == "/disk"
+
+
+def test_a_call_learns_whether_a_process_could_not_be_made(group: Path) -> None:
+    case = opened(group)
+    assert not case.is_crowded()
+    (group / "pids.events").write_text("max 1\n")
+    assert case.is_crowded()
+
+
+# processes
 
 
 def test_descendants_are_all_that_live_below() -> None:

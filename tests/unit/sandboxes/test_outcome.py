@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.sandboxes.outcome import CallOutcome, read_outcome
+from orchestrator.errors import SandboxGone
+from orchestrator.sandboxes.outcome import CallError, CallOutcome, FullDisk, read_outcome
 
 HONEST: dict[str, Any] = {
     "exit_code": None,
@@ -34,10 +35,26 @@ def outcome(**fields: Any) -> CallOutcome:
         ({"verdict": "oom", "signal": 9}, False),
         ({"verdict": "pids"}, False),
         ({"verdict": "killed", "signal": 9}, False),
+        ({"verdict": "output_limit"}, False),
+        ({"verdict": "disk_full", "exit_code": 1}, False),
     ],
 )
 def test_what_is_well(fields: dict[str, Any], is_ok: bool) -> None:
     assert outcome(**fields).is_ok is is_ok
+
+
+def test_a_full_disk_is_told_with_what_it_lacks() -> None:
+    said = {"verdict": "disk_full", "exit_code": 1, "full": {"path": "/tmp", "size_bytes": 9, "lacks": "files"}}
+    assert outcome(**said).full == FullDisk("/tmp", 9, lacks_files=True)
+    error = {"code": "enospc", "message": "no room"}
+    without_name = outcome(verdict="disk_full", error=error)
+    assert (without_name.full, without_name.error) == (None, CallError("enospc", "no room"))
+
+
+@pytest.mark.parametrize("full", [5, {}, {"path": "/", "size_bytes": -1, "lacks": "bytes"}, {"path": "/"}])
+def test_a_full_disk_that_cannot_be_read_is_no_guests(full: object) -> None:
+    with pytest.raises(SandboxGone):
+        outcome(verdict="disk_full", exit_code=1, full=full)
 
 
 def test_lost_state_is_told() -> None:

@@ -4,14 +4,14 @@ import pytest
 
 from orchestrator.errors import ToolError
 from orchestrator.policy.limits import Limits
-from orchestrator.sandboxes.outcome import Attachment, CallOutcome, Verdict
+from orchestrator.sandboxes.outcome import Attachment, CallOutcome, FullDisk, Verdict
 from orchestrator.tools.code import CodeArguments, CodeExecution
 from orchestrator.tools.port import ToolContext, ToolResult
 from tests.fakes.sandboxes import FakeSandbox, outcome
 
 pytestmark = pytest.mark.anyio
 
-LIMITS = Limits(call_timeout_s=7, output_limit_bytes=1000, code_limit_bytes=100)
+LIMITS = Limits(call_timeout_s=7, output_limit_bytes=1000, output_total_limit_bytes=5000, code_limit_bytes=100)
 
 
 async def run(arguments: CodeArguments, sandbox: FakeSandbox) -> ToolResult:
@@ -25,7 +25,7 @@ async def test_the_call_carries_id_and_limits(language: str) -> None:
     result = await run(CodeArguments(language=language, code="x"), sandbox)
     (asked,) = sandbox.asked
     assert (asked.verb, asked.call_id, asked.what) == (language, "c1", "x")
-    assert asked.fields == {"timeout_s": 7, "output_limit_bytes": 1000}
+    assert asked.fields == {"timeout_s": 7, "output_limit_bytes": 1000, "output_total_limit_bytes": 5000}
     assert result == ToolResult(f"{language}: x\n", is_error=False, verdict="exited", exit_code=0)
 
 
@@ -39,7 +39,10 @@ async def test_the_call_carries_id_and_limits(language: str) -> None:
         ("python", outcome("", exit_code=3, is_state_lost=True), "[exit code 3; the Python interpreter was restarted: "
          "variables are gone, files are not]", True),
         ("bash", outcome("", exit_code=None, verdict=Verdict.OOM), "[out of memory: the sandbox's memory limit was "
-         "reached and the command was killed]", True),
+         "reached and what took most of it was killed]", True),
+        ("python", outcome("Traceback …\nE\n", verdict=Verdict.DISK_FULL, exit_code=1,
+         full=FullDisk("/workspace", 10 << 30, lacks_files=False)), "Traceback …\nE\n[disk full: /workspace has no "
+         "room (limit 10 GiB); delete files and try again]", True),
         ("bash", outcome(""), "", False),
     ],
 )  # fmt: skip

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from orchestrator.errors import SandboxGone, ToolError
 from orchestrator.policy.limits import Limits
-from orchestrator.sandboxes.outcome import CallError, CallOutcome, Verdict
+from orchestrator.sandboxes.outcome import CallError, CallOutcome, FullDisk, Verdict
 from orchestrator.tools.files import FILE_TOOLS
 from orchestrator.tools.port import ToolContext, ToolResult
 from tests.fakes.sandboxes import FakeSandbox, done, outcome
@@ -156,8 +156,19 @@ async def test_refusals_are_told_to_the_model_as_they_are(name: str) -> None:
 
 
 async def test_a_time_out_names_the_time() -> None:
-    with pytest.raises(ToolError, match="after 60 s"):
+    with pytest.raises(ToolError, match="after 60 s") as caught:
         await said("read_file", outcome(exit_code=None, verdict=Verdict.TIMEOUT), path="x")
+    assert caught.value.code == "timeout"
+
+
+async def test_a_full_disk_says_what_to_do() -> None:
+    full = FullDisk("/workspace", 10 << 30, lacks_files=False)
+    error = CallError("enospc", "x: No space left on device")
+    ended = outcome(exit_code=None, verdict=Verdict.DISK_FULL, error=error, full=full)
+    with pytest.raises(ToolError) as caught:
+        await said("write_file", ended, path="x", content="")
+    assert caught.value.code == "disk_full"
+    assert caught.value.message == "disk full: /workspace has no room (limit 10 GiB); delete files and try again"
 
 
 @pytest.mark.parametrize(

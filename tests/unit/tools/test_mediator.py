@@ -163,6 +163,17 @@ async def test_what_a_tool_refuses_is_told_without_secrets(error: Exception) -> 
     assert door.story.entries("tool.ended")[0]["verdict"] == "refused"
 
 
+async def test_the_journal_has_the_verdict_of_a_call_that_failed() -> None:
+    door = Door()
+
+    def fail(_context: ToolContext) -> ToolResult:
+        raise ToolError("disk full: x", code="disk_full")
+
+    door.probe.does = fail
+    assert await door.call() == ToolResult("disk full: x", is_error=True, verdict="disk_full")
+    assert door.story.entries("tool.ended")[0]["verdict"] == "disk_full"
+
+
 async def test_a_platform_that_fails_is_raised() -> None:
     door = Door(EngineUnavailable("away"))
     with pytest.raises(EngineUnavailable):

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.sandboxes.outcome import Attachment, CallError, CallOutcome, Verdict
+from orchestrator.policy.limits import Limits
+from orchestrator.sandboxes.outcome import Attachment, CallError, CallOutcome, FullDisk, Verdict
 from orchestrator.tools import rendering
-from orchestrator.tools.rendering import ending_of, output_of, with_ending, with_images
+from orchestrator.tools.rendering import ending_of, output_of, size_of, with_ending, with_images
 from orchestrator.wire.content import ImageContent, TextContent
 from tests.fakes.sandboxes import outcome
 
@@ -65,6 +66,22 @@ def test_keys_of_this_server_are_taken_out() -> None:
         (outcome(exit_code=None, verdict=Verdict.CANCELLED), "[cancelled; everything it had started was killed]"),
         (outcome(exit_code=None, verdict=Verdict.KILLED, signal=9), "[killed by signal 9]"),
         (
+            outcome(exit_code=None, verdict=Verdict.OUTPUT_LIMIT),
+            "[too much output: more than 3 MiB, so it was stopped; write to a file instead]",
+        ),
+        (
+            outcome(exit_code=1, verdict=Verdict.DISK_FULL, full=FullDisk("/workspace", 10 << 30, lacks_files=False)),
+            "[disk full: /workspace has no room (limit 10 GiB); delete files and try again]",
+        ),
+        (
+            outcome(exit_code=1, verdict=Verdict.DISK_FULL, full=FullDisk("/tmp", 1 << 20, lacks_files=True)),
+            "[disk full: /tmp has no room for another file; delete files and try again]",
+        ),
+        (
+            outcome(exit_code=None, verdict=Verdict.DISK_FULL, error=CallError("enospc", "x: No space left")),
+            "[disk full: x: No space left; delete files and try again]",
+        ),
+        (
             outcome(exit_code=None, verdict=Verdict.REFUSED, error=CallError("enoent", "x: No such file")),
             "[x: No such file]",
         ),
@@ -76,17 +93,27 @@ def test_keys_of_this_server_are_taken_out() -> None:
     ],
 )
 def test_endings(ended: CallOutcome, line: str) -> None:
-    assert ending_of(ended, 1.5) == line
+    assert ending_of(ended, Limits(call_timeout_s=1.5, output_total_limit_bytes=3 << 20)) == line
 
 
 @pytest.mark.parametrize("verdict", list(Verdict))
 def test_every_verdict_but_a_good_one_has_an_ending(verdict: Verdict) -> None:
     ended = outcome(exit_code=1, verdict=verdict, result={}, signal=9)
-    assert bool(ending_of(ended, 600)) is not ended.is_ok
+    assert bool(ending_of(ended, Limits())) is not ended.is_ok
+
+
+@pytest.mark.parametrize(
+    ("count_bytes", "text"),
+    [(0, "0 bytes"), (1023, "1023 bytes"), (1024, "1 KiB"), (3 << 19, "1.5 MiB"), (10 << 30, "10 GiB")],
+)
+def test_sizes_as_people_read_them(count_bytes: int, text: str) -> None:
+    assert size_of(count_bytes) == text
 
 
 def test_an_interpreter_that_left_well_says_only_what_is_lost() -> None:
-    assert ending_of(outcome(exit_code=0, is_state_lost=True), 1).startswith("[the Python interpreter was restarted")
+    assert ending_of(outcome(exit_code=0, is_state_lost=True), Limits()).startswith(
+        "[the Python interpreter was restarted"
+    )
 
 
 @pytest.mark.parametrize(
