@@ -22,6 +22,8 @@ _LIST_LIMIT = 2000
 _SEARCH_LIMIT = 200
 _SEARCH_FILE_LIMIT_BYTES = 4 << 20
 _LINE_LIMIT_BYTES = 400
+_BINARY_LIMIT_BYTES = 16 << 20
+"""A larger file that is not text is not read at all: it may be a terabyte of holes."""
 _MESSAGE_LIMIT_CHARS = 1000
 """An error goes back in one frame, and hostile archives have long names."""
 _SKIPPED_FOLDERS = {".git", "node_modules", "__pycache__", ".venv"}
@@ -77,6 +79,8 @@ def _read(arguments: Dict[str, Any], _source: BinaryIO, sink: BinaryIO) -> Dict[
         size = os.fstat(file.fileno()).st_size
         start = file.read(8192)
         result: Dict[str, Any] = {"path": path, "size_bytes": size, "is_binary": b"\0" in start}
+        if result["is_binary"] and size > _BINARY_LIMIT_BYTES:
+            return result
         file.seek(0)
         if first == 1 and count is None:
             shutil.copyfileobj(file, sink, _PIECE_BYTES)

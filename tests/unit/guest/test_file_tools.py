@@ -130,6 +130,14 @@ def test_read_says_what_is_binary(hand: Hand) -> None:
     assert hand.result("read", path="x")["is_binary"]
 
 
+def test_read_does_not_go_through_a_terabyte_of_holes(hand: Hand) -> None:
+    with (hand.cwd / "x").open("wb") as file:
+        file.truncate(1 << 40)
+    answer, data = hand("read", path="x")
+    assert answer["result"] == {"path": f"{hand.cwd}/x", "size_bytes": 1 << 40, "is_binary": True}
+    assert data == b""
+
+
 @pytest.mark.parametrize(
     ("path", "code"),
     [
