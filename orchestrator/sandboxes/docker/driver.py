@@ -23,6 +23,7 @@ import requests.exceptions
 from orchestrator.errors import CorralError, EngineUnavailable, ImageMissing, SandboxGone, SandboxStartFailed
 from orchestrator.sandboxes import guest_bundle
 from orchestrator.sandboxes.disks import Disks
+from orchestrator.sandboxes.docker import engine
 from orchestrator.sandboxes.docker.attached import AttachedProtocol, own_socket
 from orchestrator.sandboxes.docker.container import (
     BRIDGE_COMMAND,
@@ -71,12 +72,7 @@ class DockerDriver(SandboxDriver):
     async def open(self) -> DriverInfo:
         def connect() -> DriverInfo:
             if self._client is None:
-                self._client = docker.DockerClient(
-                    base_url=self._engine_url,
-                    version="auto",
-                    timeout=_ENGINE_TIMEOUT_S,
-                    max_pool_size=_ENGINE_THREADS * 2,
-                )
+                self._client = engine.connect(self._engine_url, _ENGINE_TIMEOUT_S, _ENGINE_THREADS * 2)
             version, info = self._client.version(), self._client.info()
             components = version.get("Components") or []
             details = {each["Name"]: each["Version"] for each in components}
