@@ -115,7 +115,7 @@ class RunningCell:
         self._on_end = on_end
         self._verdict: Optional[str] = None
         self._case = judge.open()
-        self._started = time.monotonic()
+        self._started = reactor.now()
         self._started_boot = time.clock_gettime(time.CLOCK_BOOTTIME)
         self._deadline = reactor.after(cell.timeout_s, lambda: self.stop("timeout"))
         cell.call.cancel = lambda: self.stop("cancelled")
@@ -145,7 +145,7 @@ class RunningCell:
     def _end(self, outcome: Dict[str, Any], attachments: List[bytes]) -> None:
         self._deadline.cancel()
         self._call.overflow = lambda: None  # what is left in the pipe has been written by then
-        outcome["duration_ms"] = round((time.monotonic() - self._started) * 1000, 3)
+        outcome["duration_ms"] = round((self._reactor.now() - self._started) * 1000, 3)
         self._interpreter.release()
         self._on_end()
         self._call.finish(outcome, attachments)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import time
 from typing import Any, Callable, Dict, List, Optional, Set
 
 from .calls import Call
@@ -139,7 +138,7 @@ class HandTask:
         self._pool = pool
         self._call = call
         self._case = judge.open()
-        self._started = time.monotonic()
+        self._started = reactor.now()
         self._pid: Optional[int] = None
         self._verdict: Optional[str] = None
         self._input: Optional[InputPipe] = None
@@ -218,7 +217,7 @@ class HandTask:
             if outcome.get("exit_code") != 0 and self._case.is_crowded():
                 # What earlier calls left running fills the sandbox; without this no later call would get through.
                 end_background(self._reactor, self._pool)
-        outcome["duration_ms"] = round((time.monotonic() - self._started) * 1000, 3)
+        outcome["duration_ms"] = round((self._reactor.now() - self._started) * 1000, 3)
         if reusable:
             self._pool.give(self._hand)
         elif self._pid is not None and not lost:

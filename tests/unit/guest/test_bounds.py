@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 
-from tests.unit.guest.conftest import Client
+from tests.unit.guest.conftest import Client, Guest
 
 # output
 
@@ -49,7 +51,7 @@ def test_what_a_cell_has_written_at_its_end_does_not_interrupt_the_next(client: 
 
 
 def test_a_file_that_is_larger_than_a_call_may_write_is_not_read_to_its_end(client: Client) -> None:
-    client.bash("a", "truncate -s 100G big")
+    client.bash("a", "yes | head -c 5000000 > big")
     stream = client.open(
         "file", call="b", operation="read", arguments={"path": "big"}, timeout_s=10, output_total_limit_bytes=1 << 20
     )
@@ -62,3 +64,27 @@ def test_a_file_that_is_larger_than_a_call_may_write_is_not_read_to_its_end(clie
 def test_an_error_of_another_device_is_no_full_disk(client: Client) -> None:
     outcome = client.bash("c", "echo x > /dev/full").outcome
     assert (outcome["verdict"], outcome["exit_code"]) == ("exited", 1)
+
+
+# a sandbox that is paused
+
+
+def test_a_pause_counts_neither_for_limits_nor_in_durations(client: Client, guest: Guest) -> None:
+    stream = client.open("exec", call="c", argv=["sleep", "3"], timeout_s=1.8)
+    time.sleep(0.3)
+    os.kill(guest.pid, signal.SIGSTOP)
+    time.sleep(2.3)
+    os.kill(guest.pid, signal.SIGCONT)
+    outcome = client.reply(stream).outcome
+    assert outcome["verdict"] == "exited"
+    assert 600 <= outcome["duration_ms"] <= 1500
+
+
+def test_a_limit_holds_again_after_a_pause(client: Client, guest: Guest) -> None:
+    stream = client.open("exec", call="c", argv=["sleep", "60"], timeout_s=1.0)
+    os.kill(guest.pid, signal.SIGSTOP)
+    time.sleep(2.0)
+    os.kill(guest.pid, signal.SIGCONT)
+    resumed = time.monotonic()
+    assert client.reply(stream).outcome["verdict"] == "timeout"
+    assert time.monotonic() - resumed < 2.0

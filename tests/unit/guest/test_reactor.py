@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from orchestrator.guest import reactor as module
 from orchestrator.guest.reactor import Reactor, Timer
 
 
@@ -150,3 +151,34 @@ def test_a_busy_descriptor_does_not_keep_timers_waiting(pipe: tuple[int, int]) -
     reactor.after(0.02, reactor.stop)
     reactor.run()
     assert time.monotonic() - started < 1.0
+
+
+def busy(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+@pytest.mark.parametrize(("pass_time", "counts"), [(time.sleep, False), (busy, True)])
+def test_the_clock_stands_still_with_the_process_and_not_with_a_busy_one(
+    monkeypatch: pytest.MonkeyPatch, pass_time: Callable[[float], None], counts: bool
+) -> None:
+    """A process that sleeps where it never does is one that was frozen; one that is late because it works is not."""
+    monkeypatch.setattr(module, "_STANDSTILL_S", 0.2)
+    reactor, fired = Reactor(), []
+    reactor.after(0.0, lambda: pass_time(0.8))
+    reactor.after(1.0, lambda: fired.append(time.monotonic()))
+    reactor.after(1.01, reactor.stop)
+    began, began_here = time.monotonic(), reactor.now()
+    reactor.run()
+    assert 1.0 <= reactor.now() - began_here < 1.3
+    assert fired[0] - began < 1.3 if counts else 1.6 < fired[0] - began < 2.3
+
+
+def test_nobody_is_woken_when_no_timer_is_left() -> None:
+    reactor = Reactor()
+    timers = [reactor.after(delay_s, lambda: None) for delay_s in (0.1, 600.0, 5.0)]
+    assert reactor._wait_s() is not None
+    for timer in timers:
+        timer.cancel()
+    assert reactor._wait_s() is None
