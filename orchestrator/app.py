@@ -29,7 +29,7 @@ from orchestrator.policy.limits import Limits
 from orchestrator.runs.intake import Intake
 from orchestrator.runs.supervisor import Supervisor
 from orchestrator.sandboxes.disks import Disks, can_use_disks
-from orchestrator.sandboxes.driver import Resources, SandboxDriver
+from orchestrator.sandboxes.driver import Profile, Resources, SandboxDriver
 from orchestrator.sandboxes.environments import Environments, SandboxDefaults, opened
 from orchestrator.sandboxes.pool import PoolSettings
 from orchestrator.store.lock import DataFolderLock
@@ -180,4 +180,4 @@ def _defaults(settings: Settings) -> SandboxDefaults:
         refill_delay_s=settings.pool.refill_delay_s,
         memory_limit_bytes=settings.pool.memory_limit_bytes,
     )
-    return SandboxDefaults(settings.image, resources, settings.max_environments_per_project, pool)
+    return SandboxDefaults(Profile(settings.image, resources), settings.max_environments_per_project, pool)

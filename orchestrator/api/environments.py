@@ -11,7 +11,7 @@ from pydantic import AliasChoices
 from orchestrator.api.services import TheCaller, TheServices
 from orchestrator.clock import rfc3339
 from orchestrator.errors import InvalidRequest
-from orchestrator.sandboxes.environments import read_spec
+from orchestrator.sandboxes.lifecycle import read_spec
 from orchestrator.store.port import EnvironmentRow
 from orchestrator.wire.environments import EnvironmentResource, dump_environment, public_sources
 

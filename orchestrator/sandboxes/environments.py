@@ -8,50 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
 from orchestrator import ids
 from orchestrator.clock import Clock
-from orchestrator.errors import (
-    CorralError,
-    EngineUnavailable,
-    LimitExceeded,
-    NotFound,
-    SandboxError,
-    SandboxGone,
-)
-from orchestrator.sandboxes.driver import Profile, Resources, SandboxDriver, SandboxRef, SandboxSpec, SandboxState
+from orchestrator.errors import Conflict, CorralError, EngineUnavailable, LimitExceeded, NotFound
+from orchestrator.sandboxes.driver import Profile, SandboxDriver, SandboxRef, SandboxState
 from orchestrator.sandboxes.handle import Sandbox
-from orchestrator.sandboxes.link import Link
-from orchestrator.sandboxes.pool import Pools, PoolSettings
-from orchestrator.sandboxes.sources import put_sources
-from orchestrator.sandboxes.work_queue import Urgency, WorkQueue
+from orchestrator.sandboxes.lifecycle import Lifecycle, dump_profile, dump_spec, read_spec, variables_of
+from orchestrator.sandboxes.pool import PoolSettings
+from orchestrator.sandboxes.reconciler import Reconciler
 from orchestrator.store.port import EnvironmentRow, NewEvent, Store
 from orchestrator.wire.base import encode_json
-from orchestrator.wire.environments import EnvironmentSpec, InlineSource, parse_environment
+from orchestrator.wire.environments import EnvironmentSpec, Network
 
 log = structlog.get_logger(__name__)
-
-_RETRY_ENGINE_S = 2.0
-_RECONNECT_WAITS_S = (0.05, 0.2, 0.5, 1.0)
-_PAGE = 500
-_STARTS_AT_ONCE = 6
-"""An engine starts most per second with 4 to 8 at a time (design 6). Whole starts: so the first are ready early."""
-_ENGINE_PATIENCE_S = 5.0
-"""So long an engine may be away before whoever needs a sandbox hears of it: a restart takes one or two seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxDefaults:
     """What new sandboxes are made of."""
 
-    image: str
-    resources: Resources
+    profile: Profile
     max_per_project: int
     pool: PoolSettings
 
@@ -66,17 +48,12 @@ class Environments:
         self._driver = driver
         self._clock = clock
         self._defaults = defaults
-        self._generation = generation
-        self._profile = Profile(defaults.image, defaults.resources)
-        self._queue = WorkQueue(clock, at_once=_STARTS_AT_ONCE, patience_s=_ENGINE_PATIENCE_S)
-        self._pools = Pools(driver, clock, defaults.pool, self._queue, generation)
+        self._lifecycle = Lifecycle(store, driver, clock, defaults.profile, defaults.pool, generation)
+        self._reconciler = Reconciler(store, driver, self._lifecycle, defaults.profile.image, self.delete, self._ended)
         self._live: dict[str, Sandbox] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._creating = asyncio.Lock()
-        self._starting: set[str] = set()
-        """Sandboxes that are being made or bound: not to be reaped."""
-        self._watcher: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Connects to the engine if it answers; from then on a watcher reaps what no row owns and notices ends."""
@@ -84,8 +61,8 @@ class Environments:
             await self._driver.open()
         except EngineUnavailable as error:
             log.warning("engine_unavailable", reason=error.message)
-        self._pools.open(self._profile)
-        self._watcher = asyncio.create_task(self._watch(), name="sandbox-exits")
+        self._lifecycle.open()
+        self._reconciler.open()
 
     def let_go(self) -> None:
         """The server ends: calls that are cancelled from now on go on inside, for the next server to follow."""
@@ -94,43 +71,100 @@ class Environments:
 
     async def aclose(self) -> None:
         """Closes all links; what runs inside goes on."""
-        tasks = [*self._tasks, *([self._watcher] if self._watcher is not None else [])]
+        await self._reconciler.aclose()
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for sandbox in list(self._live.values()):
             await sandbox.link.aclose()
         self._live.clear()
-        await self._pools.aclose()
-        await self._queue.aclose()
+        await self._lifecycle.aclose()
         await self._driver.aclose()
 
-    async def create(self, project_id: str, spec: EnvironmentSpec) -> EnvironmentRow:
+    async def create(
+        self,
+        project_id: str,
+        spec: EnvironmentSpec,
+        *,
+        profile: Profile | None = None,
+        base: EnvironmentSpec | None = None,
+    ) -> EnvironmentRow:
         """A new environment, stored; its sandbox is made at first use.
+
+        `profile` is what its sandbox may take, the server's own if None. With `base` it begins as a fork of a template
+        that holds the sources of `base` and is built once for all of them.
 
         Raises:
             LimitExceeded: the project has as many as it may.
         """
-        limit = self._defaults.max_per_project
+        row = self._new_row(project_id, dump_spec(spec))
+        row = replace(
+            row,
+            profile=dump_profile(profile) if profile is not None else None,
+            base=dump_spec(base) if base is not None and base.sources else None,
+        )
+        await self._insert(row)
+        await self._note(row.id, "environment.created", project=project_id)
+        return row
+
+    async def fork(self, parent: EnvironmentRow, network: Network | None = None) -> EnvironmentRow:
+        """A new environment that begins with the files of `parent` as they are now; from here on neither sees what the
+        other does. A running parent goes on; its processes and variables of Python stay its own.
+
+        `network` replaces the parent's rules. May be repeated: each call makes another fork.
+
+        Raises:
+            LimitExceeded: the project has as many as it may.
+            NotFound: the parent was deleted. Conflict: its files are gone.
+            SandboxError: the platform failed; nothing was made.
+        """
+        await self._check_room(parent.project_id)
+        if parent.status == "pending" and (parent.sandbox_ref or parent.snapshot):
+            await self.sandbox(parent.id)  # its files are not complete before it has started once
+        async with self._lock(parent.id):
+            fresh = await self._store.environment(None, parent.id)
+            if fresh is None or fresh.status == "deleting":
+                raise NotFound(f"Environment {parent.id!r} not found.")
+            if fresh.status == "lost":
+                raise Conflict(f"The files of environment {parent.id!r} are gone; it cannot be forked.")
+            spec = read_spec(fresh)
+            if network is not None:
+                spec = spec.model_copy(update={"network": network})
+            row = replace(self._new_row(fresh.project_id, dump_spec(spec)), profile=fresh.profile, base=fresh.base)
+            if fresh.sandbox_ref is None:  # nobody has used it: its fork is another one that is made like it
+                await self._insert(row)
+            else:
+                row = replace(row, snapshot=f"fork-{row.id}")
+                async with self._lifecycle.copied(fresh, row.snapshot or ""):
+                    await self._insert(row)
+        await self._note(row.id, "environment.forked", project=row.project_id, parent=parent.id)
+        return row
+
+    def _new_row(self, project_id: str, spec: str) -> EnvironmentRow:
         now = self._clock.now()
-        row = EnvironmentRow(
+        return EnvironmentRow(
             id=ids.new_environment_id(),
             project_id=project_id,
             status="pending",
             sandbox_id=None,
             sandbox_ref=None,
-            spec=_dump(spec),
+            spec=spec,
             created=now,
             updated=now,
             last_accessed=now,
         )
+
+    async def _insert(self, row: EnvironmentRow) -> None:
         # One at a time: between the count and the insert nobody else may come in.
         async with self._creating:
-            if await self._store.count_environments(project_id) >= limit:
-                raise LimitExceeded(f"The project has {limit} environments already; delete some.")
+            await self._check_room(row.project_id)
             await self._store.create_environment(row)
-        await self._note(row.id, "environment.created", project=project_id)
-        return row
+
+    async def _check_room(self, project_id: str) -> None:
+        limit = self._defaults.max_per_project
+        if await self._store.count_environments(project_id) >= limit:
+            raise LimitExceeded(f"The project has {limit} environments already; delete some.")
 
     async def find(self, project_id: str, environment_id: str, *, include_deleting: bool = False) -> EnvironmentRow:
         """The project's environment; `include_deleting` finds also one whose deletion was not finished.
@@ -149,9 +183,9 @@ class Environments:
             return
         known = read_spec(row)
         merged = known.model_copy(update={"env": {**known.env, **spec.env}})
-        await self._store.update_environment(row.id, spec=_dump(merged))
+        await self._store.update_environment(row.id, spec=dump_spec(merged))
         if row.id in self._live:
-            self._live[row.id].variables.update(_variables(spec))
+            self._live[row.id].variables.update(variables_of(spec))
 
     async def sandbox(self, environment_id: str) -> Sandbox:
         """The environment's running sandbox: the one that is there, started again, found again, or a new one.
@@ -164,7 +198,7 @@ class Environments:
         live = self._live.get(environment_id)
         if live is not None and live.is_connected:
             return live
-        return await self._queue.do(environment_id, lambda: self._embody(environment_id))
+        return await self._lifecycle.queue.do(environment_id, lambda: self._embody(environment_id))
 
     async def _embody(self, environment_id: str) -> Sandbox:
         async with self._lock(environment_id):
@@ -174,7 +208,7 @@ class Environments:
             row = await self._store.environment(None, environment_id)
             if row is None or row.status == "deleting":
                 raise NotFound(f"Environment {environment_id!r} not found.")
-            sandbox = await (self._resume(row) if row.sandbox_ref else self._start(row))
+            sandbox = await (self._lifecycle.resume(row) if row.sandbox_ref else self._lifecycle.start(row))
             self._live[environment_id] = sandbox
             return sandbox
 
@@ -202,6 +236,8 @@ class Environments:
             fresh = await self._store.environment(None, row.id)
             if fresh is not None and fresh.sandbox_id:
                 await self._destroy(fresh.sandbox_id, fresh.sandbox_ref)
+            if fresh is not None and fresh.snapshot:
+                await self._driver.drop_snapshot(fresh.snapshot)
             await self._store.delete_environment(row.id)
         self._locks.pop(row.id, None)
         log.info("environment_deleted", environment_id=row.id)
@@ -222,147 +258,8 @@ class Environments:
     def _lock(self, environment_id: str) -> asyncio.Lock:
         return self._locks.setdefault(environment_id, asyncio.Lock())
 
-    async def _start(self, row: EnvironmentRow) -> Sandbox:
-        """A sandbox that waited in the pool, else a new one; its sources put in place."""
-        spec = read_spec(row)
-        started = self._clock.monotonic()
-        # An id without a ref: an earlier start was cut off, and the engine may have gone further than the store.
-        waiting = await self._pools.claim(self._profile) if not row.sandbox_id else None
-        ref = waiting.ref if waiting is not None else SandboxRef(row.sandbox_id or ids.new_sandbox_id(), "")
-        self._starting.add(ref.sandbox_id)
-        try:
-            if waiting is not None:
-                # From this write on the sandbox is the environment's, whatever happens to us.
-                await self._store.update_environment(row.id, sandbox_id=ref.sandbox_id, sandbox_ref=ref.token)
-                sandbox = Sandbox(ref, waiting.link, _variables(spec))
-                self._rename_later(ref, row.id)
-            else:
-                await self._note(row.id, "sandbox.starting", sandbox_id=ref.sandbox_id, image=self._defaults.image)
-                wanted = SandboxSpec(ref.sandbox_id, self._defaults.image, self._defaults.resources, row.id)
-                await self._store.update_environment(row.id, sandbox_id=ref.sandbox_id)
-                turn = self._queue.turn(Urgency.AWAITED)
-                async with turn, contextlib.aclosing(self._driver.create(wanted)) as stages:
-                    async for ref in stages:
-                        await self._store.update_environment(row.id, sandbox_id=ref.sandbox_id, sandbox_ref=ref.token)
-                    sandbox = await self._connect(ref, spec)
-            await _furnish(sandbox, spec)
-        except BaseException as error:
-            await asyncio.shield(self._undo(row.id, ref, error))
-            raise
-        finally:
-            self._starting.discard(ref.sandbox_id)
-        duration_ms = round((self._clock.monotonic() - started) * 1000, 1)
-        waited = waiting is not None
-        await self._store.update_environment(row.id, status="active", accessed=True)
-        await self._note(
-            row.id, "sandbox.started", sandbox_id=ref.sandbox_id, duration_ms=duration_ms, from_pool=waited
-        )
-        log.info("sandbox_started", environment_id=row.id, duration_ms=duration_ms, from_pool=waited)
-        return sandbox
-
-    def _rename_later(self, ref: SandboxRef, name: str) -> None:
-        """People who list containers find the environment by name; no call needs to wait for that."""
-
-        async def rename() -> None:
-            with contextlib.suppress(SandboxError):
-                await self._driver.rename(ref, name)
-
-        self._own(asyncio.create_task(rename(), name=f"rename-{name}"))
-
-    async def _resume(self, row: EnvironmentRow) -> Sandbox:
-        ref = SandboxRef(row.sandbox_id or "", row.sandbox_ref or "")
-        status = await self._driver.inspect(ref)
-        if status.state is SandboxState.UNKNOWN:
-            raise EngineUnavailable(status.reason)
-        if status.state is SandboxState.ABSENT:
-            await self._store.update_environment(row.id, status="lost")
-            await self._note(row.id, "sandbox.gone", sandbox_id=ref.sandbox_id, reason="not on the engine any more")
-            raise SandboxGone(
-                f"The sandbox of environment {row.id} is gone from the engine, and its files with it. "
-                "Delete the environment and start a new one."
-            )
-        spec = read_spec(row)
-        sandbox = await self._reconnect(ref, spec, status.state)
-        if row.status == "pending":  # its start was cut off
-            await _furnish(sandbox, spec)
-        await self._store.update_environment(row.id, status="active", accessed=True)
-        await self._note(row.id, "sandbox.started", sandbox_id=ref.sandbox_id, was=status.state.value)
-        return sandbox
-
-    async def _reconnect(self, ref: SandboxRef, spec: EnvironmentSpec, state: SandboxState) -> Sandbox:
-        for wait_s in _RECONNECT_WAITS_S:
-            try:
-                if state is not SandboxState.RUNNING:
-                    async with self._queue.turn(Urgency.AWAITED):
-                        await self._driver.start(ref)
-                return await self._connect(ref, spec)
-            except SandboxGone:
-                # Its guest has just died and the engine has not noticed, or it is just ending.
-                await asyncio.sleep(wait_s)
-                state = (await self._driver.inspect(ref)).state
-        return await self._connect(ref, spec)
-
-    async def _connect(self, ref: SandboxRef, spec: EnvironmentSpec) -> Sandbox:
-        link = await Link.open(await self._driver.connect(ref), self._generation)
-        return Sandbox(ref, link, _variables(spec))
-
-    async def _undo(self, environment_id: str, ref: SandboxRef, error: BaseException) -> None:
-        """A failed start leaves nothing on the engine, or in the store what it takes to try again."""
-        reason = error.message if isinstance(error, CorralError) else type(error).__name__
-        if ref.token:
-            with contextlib.suppress(SandboxError):
-                await self._driver.destroy(ref)
-                await self._store.update_environment(environment_id, status="pending", sandbox_id="", sandbox_ref="")
-        await self._note(environment_id, "sandbox.gone", reason=reason)
-        log.warning("sandbox_start_failed", environment_id=environment_id, reason=reason)
-
-    async def _watch(self) -> None:
-        """Keeps an eye on the engine for as long as the server lives."""
-        while True:
-            try:
-                await self._driver.open()
-                if not await self._driver.has_image(self._defaults.image):
-                    log.warning("image_missing", image=self._defaults.image)
-                await self._finish_deletions()
-                await self._reap()
-                async for sandbox_id in self._driver.exits():
-                    await self._ended(sandbox_id)
-            except SandboxError as error:
-                log.warning("engine_unavailable", reason=error.message)
-            except Exception:
-                # The reconcile boundary: whatever went wrong in one round must not end the watch.
-                log.exception("watch_broken")
-            await asyncio.sleep(_RETRY_ENGINE_S)
-
-    async def _reap(self) -> None:
-        """Destroys sandboxes of ours that no row knows: a crash came between the engine's work and the store's."""
-        found = [ref async for ref in self._driver.owned()]
-        if not found:
-            return
-        # Rows last: of what was found, what is not in hand now is either in its row already or nobody's.
-        in_hand = self._starting | self._pools.sandbox_ids
-        known = in_hand | {row.sandbox_id async for row in self._rows()}
-        for ref in found:
-            if ref.sandbox_id not in known:
-                log.warning("sandbox_reaped", sandbox_id=ref.sandbox_id)
-                await self._driver.destroy(ref)
-
-    async def _finish_deletions(self) -> None:
-        """Takes up deletions that the engine's or the server's end came in between."""
-        async for row in self._rows():
-            if row.status == "deleting":
-                await self.delete(row)
-
-    async def _rows(self) -> AsyncIterator[EnvironmentRow]:
-        """Every environment of every project."""
-        after: str | None = None
-        while rows := await self._store.environments(None, after=after, limit=_PAGE):
-            for row in rows:
-                yield row
-            after = rows[-1].id
-
     async def _ended(self, sandbox_id: str) -> None:
-        if await self._pools.forget(sandbox_id):
+        if await self._lifecycle.pools.forget(sandbox_id):
             return
         for environment_id, sandbox in list(self._live.items()):
             if sandbox.ref.sandbox_id == sandbox_id:
@@ -387,22 +284,3 @@ async def opened(environments: Environments) -> AsyncGenerator[Environments, Non
         yield environments
     finally:
         await environments.aclose()
-
-
-def read_spec(row: EnvironmentRow) -> EnvironmentSpec:
-    """What the environment was asked to be."""
-    spec = parse_environment(json.loads(row.spec))
-    return spec if spec is not None else EnvironmentSpec()
-
-
-async def _furnish(sandbox: Sandbox, spec: EnvironmentSpec) -> None:
-    inline = [source for source in spec.sources if isinstance(source, InlineSource)]
-    await put_sources(sandbox, f"sources-{sandbox.ref.sandbox_id[:8]}", inline)
-
-
-def _dump(spec: EnvironmentSpec) -> str:
-    return json.dumps(spec.model_dump(exclude_none=True, exclude={"environment_id"}))
-
-
-def _variables(spec: EnvironmentSpec) -> dict[str, str]:
-    return {name: variable.value for name, variable in spec.env.items() if variable.value is not None}

@@ -1,7 +1,8 @@
 """`LocalDriver`: sandboxes without an engine, and drivers with one named fault each.
 
 A sandbox is a folder with a workspace, and the real guest as a plain process of whoever runs the tests. It isolates
-nothing: tests run only their own commands in it. Blocking work happens in threads, as in any driver.
+nothing: tests run only their own commands in it. Blocking work happens in threads, as in any driver. Pausing stops all
+of a sandbox's processes; a snapshot is a copy of its folders.
 
 Like any driver it remembers nothing: another object on the same folder finds the same sandboxes. `kill_all` ends every
 process that was ever started in them.
@@ -39,6 +40,8 @@ _PROGRAM = Path(__file__).with_name("local_guest.py")
 _MARK = "CORRAL_LOCAL_SANDBOX"
 _WATCH_INTERVAL_S = 0.02
 _UNIX_PATH_LIMIT = 107
+_PARTS = ("workspace", "home")
+"""What of a sandbox's folder a snapshot holds."""
 
 _children: dict[int, subprocess.Popen[bytes]] = {}
 """Guests that are children of this process and must be reaped by it; others are reaped by init."""
@@ -67,7 +70,8 @@ class LocalDriver(SandboxDriver):
         if not await self.has_image(spec.image):
             raise ImageMissing(f"no image {spec.image!r}")
         ref = SandboxRef(spec.sandbox_id, str(self._root / spec.sandbox_id))
-        await asyncio.to_thread(_make_folder, Path(ref.token), self._instance)
+        snapshot = self._snapshot(spec.snapshot) if spec.snapshot else None
+        await asyncio.to_thread(_make_folder, Path(ref.token), self._instance, snapshot)
         yield ref
         await asyncio.to_thread(_start_guest, Path(ref.token), self.start_timeout_s)
         yield ref
@@ -83,6 +87,30 @@ class LocalDriver(SandboxDriver):
     async def inspect(self, ref: SandboxRef) -> SandboxStatus:
         state = await asyncio.to_thread(_state, Path(ref.token))
         return SandboxStatus(state, "the guest ended" if state is SandboxState.EXITED else "")
+
+    async def pause(self, ref: SandboxRef) -> None:
+        await self._signal(ref, signal.SIGSTOP)
+
+    async def resume(self, ref: SandboxRef) -> None:
+        await self._signal(ref, signal.SIGCONT)
+
+    async def snapshot(self, ref: SandboxRef, name: str) -> None:
+        state = (await self.inspect(ref)).state
+        if state is SandboxState.ABSENT:
+            raise SandboxGone(f"{ref.token} is not there")
+        if state is SandboxState.RUNNING:
+            await self.pause(ref)
+        try:
+            await asyncio.to_thread(_copy, Path(ref.token), self._snapshot(name))
+        finally:
+            if state is SandboxState.RUNNING:
+                await self.resume(ref)
+
+    async def drop_snapshot(self, name: str) -> None:
+        await asyncio.to_thread(shutil.rmtree, self._snapshot(name), ignore_errors=True)
+
+    async def snapshots(self) -> set[str]:
+        return {each.name for each in await asyncio.to_thread(lambda: list(self._snapshot("").glob("[!.]*")))}
 
     async def destroy(self, ref: SandboxRef) -> None:
         await asyncio.to_thread(_destroy, Path(ref.token))
@@ -117,6 +145,14 @@ class LocalDriver(SandboxDriver):
             _kill(folder)
         for log in self._root.glob("*/guest.log"):
             assert "Traceback" not in log.read_text(), log.read_text()
+
+    async def _signal(self, ref: SandboxRef, number: signal.Signals) -> None:
+        if (await self.inspect(ref)).state is SandboxState.ABSENT:
+            raise SandboxGone(f"{ref.token} is not there")
+        await asyncio.to_thread(_signal_all, Path(ref.token), number)
+
+    def _snapshot(self, name: str) -> Path:
+        return self._root / ".snapshots" / self._instance / name
 
     def _folders(self) -> list[Path]:
         found = self._root.glob("*/instance")
@@ -217,6 +253,26 @@ class EngineAway(LocalDriver):
             return SandboxStatus(SandboxState.UNKNOWN, "the platform is away")
         return await super().inspect(ref)
 
+    async def pause(self, ref: SandboxRef) -> None:
+        self._ask()
+        await super().pause(ref)
+
+    async def resume(self, ref: SandboxRef) -> None:
+        self._ask()
+        await super().resume(ref)
+
+    async def snapshot(self, ref: SandboxRef, name: str) -> None:
+        self._ask()
+        await super().snapshot(ref, name)
+
+    async def drop_snapshot(self, name: str) -> None:
+        self._ask()
+        await super().drop_snapshot(name)
+
+    async def snapshots(self) -> set[str]:
+        self._ask()
+        return await super().snapshots()
+
     async def destroy(self, ref: SandboxRef) -> None:
         self._ask()
         await super().destroy(ref)
@@ -273,15 +329,31 @@ class NeverAnswersHello(LocalDriver):
 # processes and folders; everything below blocks
 
 
-def _make_folder(folder: Path, instance: str) -> None:
+def _make_folder(folder: Path, instance: str, snapshot: Path | None) -> None:
     assert len(str(folder / "s")) <= _UNIX_PATH_LIMIT, f"{folder} is too long for a Unix socket's path"
-    for part in ("workspace", "home"):
+    if (folder / "instance").exists():
+        return
+    if snapshot is not None:
+        if not snapshot.exists():
+            raise SandboxStartFailed(f"there is no snapshot {snapshot.name!r}", stage="disk")
+        _copy(snapshot, folder)
+    for part in _PARTS:
         (folder / part).mkdir(parents=True, exist_ok=True)
     (folder / "instance").write_text(instance)
 
 
+def _copy(source: Path, target: Path) -> None:
+    """Copies what lasts of a sandbox, all of it or nothing; a target that is there is kept."""
+    if target.exists():
+        return
+    unfinished = target.with_name(f".{target.name}")
+    unfinished.mkdir(parents=True)
+    subprocess.run(["cp", "-a", *(source / part for part in _PARTS), unfinished], check=True)
+    unfinished.rename(target)
+
+
 def _start_guest(folder: Path, start_timeout_s: float) -> None:
-    if _state(folder) is SandboxState.RUNNING:
+    if _state(folder) in (SandboxState.RUNNING, SandboxState.PAUSED):
         return
     arguments = {
         "--socket": folder / "s",
@@ -321,7 +393,9 @@ def _state(folder: Path) -> SandboxState:
     pid = _pid(folder)
     if pid is None:
         return SandboxState.CREATED
-    return SandboxState.RUNNING if _is_alive(pid) else SandboxState.EXITED
+    if not _is_alive(pid):
+        return SandboxState.EXITED
+    return SandboxState.PAUSED if _state_of(pid) == b"T" else SandboxState.RUNNING
 
 
 def _pid(folder: Path) -> int | None:
@@ -335,11 +409,28 @@ def _is_alive(pid: int) -> bool:
     for child in list(_children.values()):
         if child.poll() is not None:
             _children.pop(child.pid, None)
+    return _state_of(pid) not in (b"", b"Z", b"X")
+
+
+def _state_of(pid: int) -> bytes:
+    """The kernel's letter for what a process does; empty if it is gone."""
     try:
         content = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
-        return False
-    return content[content.rfind(b")") + 2 :].split()[0] not in (b"Z", b"X")
+        return b""
+    return content[content.rfind(b")") + 2 :].split()[0]
+
+
+def _signal_all(folder: Path, number: signal.Signals) -> None:
+    """Stops or continues every process of a sandbox, until none is otherwise."""
+    is_stopping = number is signal.SIGSTOP
+    deadline = time.monotonic() + 10
+    while others := [pid for pid in _of_sandbox(folder) if (_state_of(pid) == b"T") is not is_stopping]:
+        for pid in others:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        assert time.monotonic() < deadline, f"processes {others} do not obey {number.name}"
+        time.sleep(0.002)
 
 
 def _destroy(folder: Path) -> None:
@@ -353,12 +444,16 @@ def _kill(folder: Path) -> None:
     deadline = time.monotonic() + 10
     guest = _pid(folder)
     # A process that is ending has no environment any more, and is there nevertheless.
-    while (found := list(_marked(f"{_MARK}={folder}".encode()))) or (guest is not None and _is_alive(guest)):
+    while (found := _of_sandbox(folder)) or (guest is not None and _is_alive(guest)):
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         assert time.monotonic() < deadline, f"processes {found} do not end"
         time.sleep(0.002)
+
+
+def _of_sandbox(folder: Path) -> list[int]:
+    return list(_marked(f"{_MARK}={folder}".encode()))
 
 
 def _marked(mark: bytes) -> Iterator[int]:

@@ -20,7 +20,7 @@ from orchestrator.api.services import Services
 from orchestrator.clock import SystemClock
 from orchestrator.models.registry import ModelRegistry
 from orchestrator.runs.intake import Intake
-from orchestrator.sandboxes.driver import Resources
+from orchestrator.sandboxes.driver import Profile
 from orchestrator.sandboxes.environments import Environments, SandboxDefaults
 from orchestrator.sandboxes.pool import PoolSettings
 from orchestrator.store.sqlite import SqliteStore
@@ -42,7 +42,7 @@ class Api:
         self.world = RunWorld(store)
         pool = PoolSettings(size=0, max_size=0, refill_delay_s=0, memory_limit_bytes=0)
         self.environments = Environments(
-            store, LocalDriver(root), clock, SandboxDefaults(IMAGE, Resources(), 5, pool), 1
+            store, LocalDriver(root), clock, SandboxDefaults(Profile(IMAGE), 5, pool), 1
         )
         models = ModelRegistry("scripted")
         intake = Intake(store, self.environments, self.world.supervisor, AGENTS, models, clock, generation=1)

@@ -13,6 +13,7 @@ import pytest
 
 from orchestrator.clock import SystemClock
 from orchestrator.errors import (
+    Conflict,
     EngineUnavailable,
     ImageMissing,
     LimitExceeded,
@@ -20,8 +21,8 @@ from orchestrator.errors import (
     SandboxGone,
     SandboxStartFailed,
 )
-from orchestrator.sandboxes import environments as module
-from orchestrator.sandboxes.driver import Resources, SandboxDriver, SandboxRef, SandboxSpec, SandboxState
+from orchestrator.sandboxes import lifecycle, reconciler
+from orchestrator.sandboxes.driver import Profile, Resources, SandboxDriver, SandboxRef, SandboxSpec, SandboxState
 from orchestrator.sandboxes.environments import Environments, SandboxDefaults, opened
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.pool import PoolSettings
@@ -65,7 +66,7 @@ class World:
         self, driver: SandboxDriver | None = None, *, limit: int = 50, pool_size: int = 0, is_open: bool = True
     ) -> Environments:
         pool = PoolSettings(size=pool_size, max_size=pool_size, refill_delay_s=0.0, memory_limit_bytes=1 << 30)
-        defaults = SandboxDefaults(IMAGE, Resources(), limit, pool)
+        defaults = SandboxDefaults(Profile(IMAGE), limit, pool)
         generation = await self.store.next_generation()
         environments = Environments(self.store, driver or LocalDriver(self.root), SystemClock(), defaults, generation)
         if is_open:
@@ -88,8 +89,8 @@ class World:
 
 @pytest.fixture
 async def world(tmp_path: Path, short_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[World, None]:
-    monkeypatch.setattr(module, "_RETRY_ENGINE_S", 0.05)
-    monkeypatch.setattr(module, "_ENGINE_PATIENCE_S", 0.0)
+    monkeypatch.setattr(reconciler, "_RETRY_ENGINE_S", 0.05)
+    monkeypatch.setattr(lifecycle, "_ENGINE_PATIENCE_S", 0.0)
     store = SqliteStore(tmp_path / "corral.db", SystemClock())
     await store.open()
     async with AsyncExitStack() as stack:
@@ -291,7 +292,7 @@ async def test_a_start_that_a_crash_cut_off_before_the_ref_was_stored_is_taken_u
     async def no_undo(*_arguments: object) -> None:
         """A process that is killed does not tidy up."""
 
-    environments._undo = no_undo  # type: ignore[method-assign, assignment]
+    environments._lifecycle._undo = no_undo  # type: ignore[method-assign, assignment]
     with pytest.raises(Crash):
         await environments.sandbox(row.id)
     (left,) = await world.owned()
@@ -336,7 +337,7 @@ async def test_a_sandbox_that_is_being_made_is_not_reaped(world: World) -> None:
     rows = [await environments.create(world.project, spec_of()) for _ in range(3)]
     starting = [asyncio.ensure_future(environments.sandbox(row.id)) for row in rows]
     for _ in range(20):
-        await environments._reap()
+        await environments._reconciler.reap()
         await asyncio.sleep(0.03)
     for sandbox in await asyncio.gather(*starting):
         assert await says(sandbox, "echo fine") == "fine\n"
@@ -458,7 +459,7 @@ async def test_a_waiting_sandbox_is_claimed_and_gets_sources_and_variables(world
     environments = await world.server(pool_size=1)
 
     async def one_waits() -> bool:
-        return sum(environments._pools.counts.values()) == 1
+        return sum(environments._lifecycle.pools.counts.values()) == 1
 
     await eventually(one_waits)
     (waiting,) = await world.owned()
@@ -475,7 +476,7 @@ async def test_the_pool_is_gone_with_the_server_and_environments_stay(world: Wor
     kept = (await environments.sandbox(row.id)).ref.sandbox_id
 
     async def two_wait() -> bool:
-        return sum(environments._pools.counts.values()) == 2
+        return sum(environments._lifecycle.pools.counts.values()) == 2
 
     await eventually(two_wait)
     await environments.aclose()
@@ -486,14 +487,14 @@ async def test_a_waiting_sandbox_that_ended_is_replaced(world: World) -> None:
     environments = await world.server(pool_size=1)
 
     async def one_waits() -> bool:
-        return sum(environments._pools.counts.values()) == 1
+        return sum(environments._lifecycle.pools.counts.values()) == 1
 
     await eventually(one_waits)
-    (waiting,) = environments._pools.sandbox_ids
+    (waiting,) = environments._lifecycle.pools.sandbox_ids
     await LocalDriver(world.root).stop(SandboxRef(waiting, str(world.root / waiting)))
 
     async def another_waits() -> bool:
-        return environments._pools.sandbox_ids.isdisjoint({waiting}) and await one_waits()
+        return environments._lifecycle.pools.sandbox_ids.isdisjoint({waiting}) and await one_waits()
 
     await eventually(another_waits)
     assert waiting not in await world.owned()
@@ -506,3 +507,125 @@ async def test_a_claimed_sandbox_survives_the_ends_that_are_reported_late(world:
     await environments._ended(sandbox.ref.sandbox_id)
     assert (await LocalDriver(world.root).inspect(sandbox.ref)).state is SandboxState.RUNNING
     assert await says(sandbox, "echo fine") == "fine\n"
+
+
+# forks and templates
+
+FORK_OF = {"type": "remote", "sources": [{"type": "inline", "target": "workspace/base.txt", "content": "base"}]}
+
+
+async def test_a_fork_and_its_parent_do_not_see_each_other(world: World) -> None:
+    environments = await world.server()
+    parent = await environments.create(world.project, spec_of({**WITH_SOURCE, "env": {"A": "1"}}))
+    sandbox = await environments.sandbox(parent.id)
+    await says(sandbox, "echo before > both; (sleep 30 &) ; true")
+    fork = await environments.fork(await world.row(parent.id))
+    await says(sandbox, "echo parent > after; rm data.txt", "c2")
+    child = await environments.sandbox(fork.id)
+    assert child.ref.sandbox_id != sandbox.ref.sandbox_id
+    assert await says(child, "cat both data.txt; echo $A; ls") == "before\ngiven1\nboth\ndata.txt\n"
+    await says(child, "echo child > both", "c2")
+    assert await says(sandbox, "cat both after", "c3") == "before\nparent\n"
+    assert "environment.forked" in await world.kinds(fork.id)
+
+
+async def test_a_snapshot_lasts_until_its_fork_has_started(world: World) -> None:
+    environments = await world.server()
+    parent = await environments.create(world.project, spec_of())
+    await environments.sandbox(parent.id)
+    fork, other = [await environments.fork(await world.row(parent.id)) for _ in range(2)]
+    driver = LocalDriver(world.root)
+    assert await driver.snapshots() == {fork.snapshot, other.snapshot}
+    await environments._reconciler.reap()
+    assert await driver.snapshots() == {fork.snapshot, other.snapshot}
+    await environments.sandbox(fork.id)
+    assert await driver.snapshots() == {other.snapshot}
+    assert (await world.row(fork.id)).snapshot is None
+    await environments.delete(await world.row(other.id))
+    assert await driver.snapshots() == set()
+
+
+async def test_the_fork_of_one_that_nobody_has_used_is_made_like_it(world: World) -> None:
+    environments = await world.server()
+    parent = await environments.create(world.project, spec_of(WITH_SOURCE))
+    fork = await environments.fork(await world.row(parent.id))
+    assert fork.snapshot is None
+    assert await says(await environments.sandbox(fork.id), "cat data.txt") == "given"
+
+
+async def test_the_fork_of_a_fork_that_has_not_started(world: World) -> None:
+    environments = await world.server()
+    parent = await environments.create(world.project, spec_of())
+    await says(await environments.sandbox(parent.id), "echo first > file")
+    child = await environments.fork(await world.row(parent.id))
+    grandchild = await environments.fork(await world.row(child.id))
+    assert await says(await environments.sandbox(grandchild.id), "cat file") == "first\n"
+
+
+async def test_a_fork_counts_and_leaves_nothing_when_there_is_no_room(world: World) -> None:
+    environments = await world.server(limit=1)
+    parent = await environments.create(world.project, spec_of())
+    await environments.sandbox(parent.id)
+    with pytest.raises(LimitExceeded):
+        await environments.fork(await world.row(parent.id))
+    assert await LocalDriver(world.root).snapshots() == set()
+
+
+async def test_what_is_lost_cannot_be_forked(world: World) -> None:
+    environments = await world.server()
+    row = await environments.create(world.project, spec_of())
+    sandbox = await environments.sandbox(row.id)
+    await LocalDriver(world.root).destroy(sandbox.ref)
+    await sandbox.link.ended.wait()
+    with pytest.raises(SandboxGone):
+        await environments.sandbox(row.id)
+    with pytest.raises(Conflict):
+        await environments.fork(await world.row(row.id))
+
+
+async def test_a_template_is_built_once_for_all_runs_of_it(world: World) -> None:
+    environments = await world.server()
+    base = spec_of(FORK_OF)
+    rows = [await environments.create(world.project, spec_of(WITH_SOURCE), base=base) for _ in range(3)]
+    sandboxes = await asyncio.gather(*(environments.sandbox(row.id) for row in rows))
+    for sandbox in sandboxes:
+        assert await says(sandbox, "cat base.txt data.txt; echo mine > base.txt") == "basegiven"
+    (name,) = await LocalDriver(world.root).snapshots()
+    assert name.startswith("template-")
+    assert await world.owned() == {sandbox.ref.sandbox_id for sandbox in sandboxes}, "what built it is gone"
+    await environments._reconciler.reap()
+    assert await LocalDriver(world.root).snapshots() == {name}
+    fresh = await environments.create(world.project, spec_of(), base=base)
+    assert await says(await environments.sandbox(fresh.id), "cat base.txt") == "base"
+
+
+async def test_templates_and_snapshots_that_no_row_needs_go_with_the_next_server(world: World) -> None:
+    first = await world.server()
+    row = await first.create(world.project, spec_of(), base=spec_of(FORK_OF))
+    sandbox = await first.sandbox(row.id)
+    await first.delete(await world.row(row.id))
+    other = await first.create(world.project, spec_of())
+    sandbox = await first.sandbox(other.id)
+    await LocalDriver(world.root).snapshot(sandbox.ref, "of-a-crash")
+    await first.aclose()
+    await world.server()
+
+    async def all_gone() -> bool:
+        return await LocalDriver(world.root).snapshots() == set()
+
+    await eventually(all_gone)
+
+
+async def test_a_profile_of_its_own_reaches_the_driver(world: World) -> None:
+    class Remembers(LocalDriver):
+        async def create(self, spec: SandboxSpec) -> AsyncGenerator[SandboxRef, None]:
+            seen.append(spec)
+            async for ref in super().create(spec):
+                yield ref
+
+    seen: list[SandboxSpec] = []
+    environments = await world.server(Remembers(world.root))
+    profile = Profile(IMAGE, Resources(memory_bytes=1 << 28, pids=77), "runsc")
+    row = await environments.create(world.project, spec_of(), profile=profile)
+    await environments.sandbox(row.id)
+    assert (seen[0].image, seen[0].resources, seen[0].runtime) == (IMAGE, profile.resources, "runsc")

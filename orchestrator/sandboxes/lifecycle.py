@@ -1,0 +1,305 @@
+"""How an environment comes to a running sandbox: one that waited, a new one, a fork, or its own found again.
+
+Acts for one environment at a time; who calls holds its lock. Every step is stored before the next is taken, so that
+after a crash the next server goes on from there. Templates, of which new sandboxes are forks, are built here too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import AsyncGenerator, Mapping
+
+import structlog
+
+from orchestrator import ids
+from orchestrator.clock import Clock
+from orchestrator.errors import CorralError, EngineUnavailable, SandboxError, SandboxGone
+from orchestrator.sandboxes.driver import Profile, Resources, SandboxDriver, SandboxRef, SandboxSpec, SandboxState
+from orchestrator.sandboxes.handle import Sandbox
+from orchestrator.sandboxes.link import Link
+from orchestrator.sandboxes.pool import Pools, PoolSettings, Waiting
+from orchestrator.sandboxes.sources import put_sources
+from orchestrator.sandboxes.work_queue import Urgency, WorkQueue
+from orchestrator.store.port import EnvironmentRow, NewEvent, Store
+from orchestrator.wire.base import encode_json
+from orchestrator.wire.environments import EnvironmentSpec, InlineSource, parse_environment
+
+log = structlog.get_logger(__name__)
+
+_RECONNECT_WAITS_S = (0.05, 0.2, 0.5, 1.0)
+_STARTS_AT_ONCE = 6
+"""An engine starts most per second with 4 to 8 at a time (design 6). Whole starts: so the first are ready early."""
+_ENGINE_PATIENCE_S = 5.0
+"""So long an engine may be away before whoever needs a sandbox hears of it: a restart takes one or two seconds."""
+
+
+class Lifecycle:
+    """Starts, resumes and copies sandboxes. `open` fills the pools, `aclose` empties them; other sandboxes stay."""
+
+    def __init__(
+        self,
+        store: Store,
+        driver: SandboxDriver,
+        clock: Clock,
+        profile: Profile,
+        pool: PoolSettings,
+        generation: int,
+    ) -> None:
+        self.queue = WorkQueue(clock, at_once=_STARTS_AT_ONCE, patience_s=_ENGINE_PATIENCE_S)
+        self.pools = Pools(driver, clock, pool, self.queue, generation)
+        self._store = store
+        self._driver = driver
+        self._clock = clock
+        self._profile = profile
+        self._generation = generation
+        self._starting: set[str] = set()
+        self._copying: set[str] = set()
+        self._templates: set[str] = set()
+        """Names of those that are known to exist."""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def open(self) -> None:
+        """Begins to fill the pool of the server's own profile."""
+        self.pools.open(self._profile)
+
+    async def aclose(self) -> None:
+        """Ends what is under way and destroys what waits."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.pools.aclose()
+        await self.queue.aclose()
+
+    @property
+    def sandbox_ids(self) -> set[str]:
+        """Sandboxes that are being made or bound, or wait: not to be reaped."""
+        return self._starting | self.pools.sandbox_ids
+
+    @property
+    def snapshots(self) -> set[str]:
+        """Snapshots that are being made or are templates in use: not to be reaped."""
+        return self._copying | self._templates
+
+    # a sandbox for an environment
+
+    async def start(self, row: EnvironmentRow) -> Sandbox:
+        """The environment's first sandbox: one that waited if a plain one is wanted, else a new one.
+
+        Raises:
+            EngineUnavailable, ImageMissing, SandboxStartFailed: nothing is left of it, and it may be tried again.
+        """
+        spec, profile = read_spec(row), self.profile_of(row)
+        started = self._clock.monotonic()
+        # An id without a ref: an earlier start was cut off, and the engine may have gone further than the store.
+        is_plain = not (row.sandbox_id or row.snapshot or row.base)
+        waiting = await self.pools.claim(profile) if is_plain else None
+        ref = waiting.ref if waiting is not None else SandboxRef(row.sandbox_id or ids.new_sandbox_id(), "")
+        self._starting.add(ref.sandbox_id)
+        try:
+            if waiting is not None:
+                sandbox = await self._bind(row, waiting, spec)
+            else:
+                wanted = _sandbox_spec(ref.sandbox_id, profile, row.id, row.snapshot or await self._template(row))
+                await self._note(row.id, "sandbox.starting", sandbox_id=ref.sandbox_id, image=profile.image)
+                await self._store.update_environment(row.id, sandbox_id=ref.sandbox_id)
+                async with self.queue.turn(Urgency.AWAITED), contextlib.aclosing(self._driver.create(wanted)) as stages:
+                    async for ref in stages:
+                        await self._store.update_environment(row.id, sandbox_id=ref.sandbox_id, sandbox_ref=ref.token)
+                    sandbox = await self._connect(ref, spec)
+            await self._complete(row, sandbox, spec)
+        except BaseException as error:
+            await asyncio.shield(self._undo(row.id, ref, error))
+            raise
+        finally:
+            self._starting.discard(ref.sandbox_id)
+        duration_ms = round((self._clock.monotonic() - started) * 1000, 1)
+        told = {"duration_ms": duration_ms, "from_pool": waiting is not None}
+        await self._note(row.id, "sandbox.started", sandbox_id=ref.sandbox_id, **told)
+        log.info("sandbox_started", environment_id=row.id, **told)
+        return sandbox
+
+    async def resume(self, row: EnvironmentRow) -> Sandbox:
+        """The sandbox that the row names, started again if it has ended.
+
+        Raises:
+            EngineUnavailable: nobody knows. SandboxGone: it vanished, and the files with it.
+        """
+        ref = SandboxRef(row.sandbox_id or "", row.sandbox_ref or "")
+        status = await self._driver.inspect(ref)
+        if status.state is SandboxState.UNKNOWN:
+            raise EngineUnavailable(status.reason)
+        if status.state is SandboxState.ABSENT:
+            await self._store.update_environment(row.id, status="lost")
+            await self._note(row.id, "sandbox.gone", sandbox_id=ref.sandbox_id, reason="not on the engine any more")
+            raise SandboxGone(
+                f"The sandbox of environment {row.id} is gone from the engine, and its files with it. "
+                "Delete the environment and start a new one."
+            )
+        spec = read_spec(row)
+        sandbox = await self._reconnect(ref, spec, status.state)
+        await self._complete(row, sandbox, spec)
+        await self._note(row.id, "sandbox.started", sandbox_id=ref.sandbox_id, was=status.state.value)
+        return sandbox
+
+    def profile_of(self, row: EnvironmentRow) -> Profile:
+        """What the environment's sandbox may take and where it runs."""
+        if row.profile is None:
+            return self._profile
+        fields = json.loads(row.profile)
+        return Profile(**{**fields, "resources": Resources(**fields["resources"])})
+
+    async def _bind(self, row: EnvironmentRow, waiting: Waiting, spec: EnvironmentSpec) -> Sandbox:
+        # From this write on the sandbox is the environment's, whatever happens to us.
+        ref = waiting.ref
+        await self._store.update_environment(row.id, sandbox_id=ref.sandbox_id, sandbox_ref=ref.token)
+        self._own_rename(ref, row.id)
+        return Sandbox(ref, waiting.link, variables_of(spec))
+
+    async def _complete(self, row: EnvironmentRow, sandbox: Sandbox, spec: EnvironmentSpec) -> None:
+        """Puts sources in place, unless the files that it began with hold them, and lets go of the snapshot."""
+        if row.status == "pending" and not row.snapshot:
+            await _furnish(sandbox, spec)
+        await self._store.update_environment(row.id, status="active", snapshot="", accessed=True)
+        if row.snapshot:
+            await self._driver.drop_snapshot(row.snapshot)
+
+    def _own_rename(self, ref: SandboxRef, name: str) -> None:
+        """People who list containers find the environment by name; no call needs to wait for that."""
+
+        async def rename() -> None:
+            with contextlib.suppress(SandboxError):
+                await self._driver.rename(ref, name)
+
+        task = asyncio.create_task(rename(), name=f"rename-{name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _reconnect(self, ref: SandboxRef, spec: EnvironmentSpec, state: SandboxState) -> Sandbox:
+        for wait_s in _RECONNECT_WAITS_S:
+            try:
+                if state is not SandboxState.RUNNING:
+                    async with self.queue.turn(Urgency.AWAITED):
+                        await self._driver.start(ref)
+                return await self._connect(ref, spec)
+            except SandboxGone:
+                # Its guest has just died and the engine has not noticed, or it is just ending.
+                await asyncio.sleep(wait_s)
+                state = (await self._driver.inspect(ref)).state
+        return await self._connect(ref, spec)
+
+    async def _connect(self, ref: SandboxRef, spec: EnvironmentSpec) -> Sandbox:
+        link = await Link.open(await self._driver.connect(ref), self._generation)
+        return Sandbox(ref, link, variables_of(spec))
+
+    async def _undo(self, environment_id: str, ref: SandboxRef, error: BaseException) -> None:
+        """A failed start leaves nothing on the engine, or in the store what it takes to try again."""
+        reason = error.message if isinstance(error, CorralError) else type(error).__name__
+        if ref.token:
+            with contextlib.suppress(SandboxError):
+                await self._driver.destroy(ref)
+                await self._store.update_environment(environment_id, status="pending", sandbox_id="", sandbox_ref="")
+        await self._note(environment_id, "sandbox.gone", reason=reason)
+        log.warning("sandbox_start_failed", environment_id=environment_id, reason=reason)
+
+    # snapshots
+
+    @contextlib.asynccontextmanager
+    async def copied(self, row: EnvironmentRow, name: str) -> AsyncGenerator[None, None]:
+        """A snapshot of the environment's sandbox under `name`, safe from the reaper within the block.
+
+        If the block fails the snapshot is dropped. Raises what `SandboxDriver.snapshot` raises.
+        """
+        self._copying.add(name)
+        try:
+            await self._driver.snapshot(SandboxRef(row.sandbox_id or "", row.sandbox_ref or ""), name)
+            yield
+        except BaseException:
+            with contextlib.suppress(SandboxError):
+                await asyncio.shield(self._driver.drop_snapshot(name))
+            raise
+        finally:
+            self._copying.discard(name)
+
+    async def _template(self, row: EnvironmentRow) -> str:
+        """The snapshot that holds the sources of the environment's base, built at first use; empty without a base."""
+        if row.base is None:
+            return ""
+        profile, base = self.profile_of(row), row.base
+        name = template_name(profile, base)
+        if name not in self._templates:
+            await self.queue.do(("template", name), lambda: self._build_template(name, profile, base))
+        return name
+
+    async def _build_template(self, name: str, profile: Profile, base: str) -> None:
+        self._copying.add(name)
+        ref = SandboxRef(ids.new_sandbox_id(), "")
+        self._starting.add(ref.sandbox_id)
+        try:
+            if name not in await self._driver.snapshots():
+                wanted = _sandbox_spec(ref.sandbox_id, profile, f"template-{ref.sandbox_id[:12]}", "")
+                async with self.queue.turn(Urgency.AWAITED), contextlib.aclosing(self._driver.create(wanted)) as stages:
+                    async for stage in stages:
+                        ref = stage
+                    sandbox = await self._connect(ref, EnvironmentSpec())
+                try:
+                    await _furnish(sandbox, parse_spec(base))
+                    await self._driver.snapshot(ref, name)
+                finally:
+                    await sandbox.link.aclose()
+            self._templates.add(name)
+            log.info("template_built", name=name)
+        finally:
+            if ref.token:
+                with contextlib.suppress(SandboxError):
+                    await asyncio.shield(self._driver.destroy(ref))
+            self._starting.discard(ref.sandbox_id)
+            self._copying.discard(name)
+
+    async def _note(self, environment_id: str, kind: str, **fields: object) -> None:
+        await self._store.note(environment_id, [NewEvent(kind, encode_json(fields))])
+
+
+def dump_profile(profile: Profile) -> str:
+    """As a row holds it."""
+    return json.dumps(dataclasses.asdict(profile), sort_keys=True)
+
+
+def template_name(profile: Profile, base: str) -> str:
+    """The same for the same files: whatever changes them changes the name."""
+    digest = hashlib.sha256(f"{dump_profile(profile)}\n{base}".encode())
+    return f"template-{digest.hexdigest()[:32]}"
+
+
+def parse_spec(text: str) -> EnvironmentSpec:
+    """Of a row."""
+    spec = parse_environment(json.loads(text))
+    return spec if spec is not None else EnvironmentSpec()
+
+
+def read_spec(row: EnvironmentRow) -> EnvironmentSpec:
+    """What the environment was asked to be."""
+    return parse_spec(row.spec)
+
+
+def dump_spec(spec: EnvironmentSpec) -> str:
+    """As a row holds it; the same for the same environment."""
+    return json.dumps(spec.model_dump(exclude_none=True, exclude={"environment_id"}), sort_keys=True)
+
+
+def variables_of(spec: EnvironmentSpec) -> Mapping[str, str]:
+    """Those that have a value in the clear."""
+    return {name: variable.value for name, variable in spec.env.items() if variable.value is not None}
+
+
+def _sandbox_spec(sandbox_id: str, profile: Profile, name: str, snapshot: str) -> SandboxSpec:
+    return SandboxSpec(sandbox_id, profile.image, profile.resources, name, runtime=profile.runtime, snapshot=snapshot)
+
+
+async def _furnish(sandbox: Sandbox, spec: EnvironmentSpec) -> None:
+    inline = [source for source in spec.sources if isinstance(source, InlineSource)]
+    await put_sources(sandbox, f"sources-{sandbox.ref.sandbox_id[:8]}", inline)
