@@ -1,23 +1,52 @@
-"""Routes of environments: list, read, delete. Creating one comes with an interaction."""
+"""Routes of environments: create, fork, list, read, delete. Most are created with an interaction."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import AliasChoices
 
+from orchestrator.api.body import read_json
+from orchestrator.api.offer import check_new_environment
 from orchestrator.api.services import TheCaller, TheServices
 from orchestrator.clock import rfc3339
-from orchestrator.errors import InvalidRequest
+from orchestrator.errors import InvalidRequest, NotFound
+from orchestrator.policy.sources import check_inline
 from orchestrator.sandboxes.lifecycle import read_spec
 from orchestrator.store.port import EnvironmentRow
-from orchestrator.wire.environments import EnvironmentResource, dump_environment, public_sources
+from orchestrator.wire.base import parse
+from orchestrator.wire.environments import (
+    EnvironmentCreate,
+    EnvironmentResource,
+    EnvironmentSpec,
+    InlineSource,
+    dump_environment,
+    public_sources,
+)
 
 router = APIRouter(tags=["environments"])
 
 _PAGE_LIMIT = 1000
+
+
+@router.post("/environments", response_model=None)
+async def create(request: Request, caller: TheCaller, services: TheServices) -> JSONResponse:
+    """A new environment, or with `from_environment` a fork of one with its files as they are now."""
+    wanted = parse(EnvironmentCreate, await read_json(request, services.request_limit_bytes))
+    check_new_environment(wanted)
+    check_inline([source for source in wanted.sources if isinstance(source, InlineSource)], "sources")
+    if wanted.from_environment is None:
+        spec = EnvironmentSpec(sources=wanted.sources, network=wanted.network)
+        row = await services.environments.create(caller.project_id, spec)
+    else:
+        try:
+            parent = await services.environments.find(caller.project_id, wanted.from_environment)
+        except NotFound as error:
+            raise NotFound(f"Invalid value at 'from_environment': {error.message}") from error
+        row = await services.environments.fork(parent, wanted.network)
+    return JSONResponse(_public(row))
 
 
 @router.get("/environments", response_model=None)

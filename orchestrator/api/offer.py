@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from orchestrator.errors import NotSupported
-from orchestrator.wire.environments import EnvironmentSpec, InlineSource, NetworkRules
+from orchestrator.wire.environments import (
+    EnvironmentCreate,
+    EnvironmentSpec,
+    InlineSource,
+    Network,
+    NetworkRules,
+    Source,
+)
 from orchestrator.wire.generation import AntigravityConfig
 from orchestrator.wire.interactions import InteractionRequest
 from orchestrator.wire.steps import UserInput
@@ -46,20 +55,33 @@ def check_offered(request: InteractionRequest) -> None:
         _check_environment(request.environment)
 
 
+def check_new_environment(create: EnvironmentCreate) -> None:
+    """Raises `NotSupported`, naming the field, if the environment needs something that is not there."""
+    _check_network(create.network, "network")
+    _check_sources(create.sources, "sources")
+
+
 def _check_environment(spec: EnvironmentSpec) -> None:
-    if isinstance(spec.network, NetworkRules):
-        raise NotSupported(
-            "Not supported: 'environment.network.allowlist'. Sandboxes have no way out yet; "
-            "leave the field out or say 'disabled'."
-        )
-    for index, source in enumerate(spec.sources):
-        if not isinstance(source, InlineSource):
-            raise _refusal(f"environment.sources[{index}].type", repr(source.type))
+    _check_network(spec.network, "environment.network")
+    _check_sources(spec.sources, "environment.sources")
     if spec.sources and spec.environment_id is not None:
         raise _refusal("environment.sources", "together with 'environment_id'")
     for name, variable in spec.env.items():
         if variable.credential is not None:
             raise _refusal(f"environment.env.{name}.credential")
+
+
+def _check_network(network: Network | None, at: str) -> None:
+    if isinstance(network, NetworkRules):
+        raise NotSupported(
+            f"Not supported: '{at}.allowlist'. Sandboxes have no way out yet; leave the field out or say 'disabled'."
+        )
+
+
+def _check_sources(sources: Sequence[Source], at: str) -> None:
+    for index, source in enumerate(sources):
+        if not isinstance(source, InlineSource):
+            raise _refusal(f"{at}[{index}].type", repr(source.type))
 
 
 def _refusal(field: str, what: str = "") -> NotSupported:
