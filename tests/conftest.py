@@ -1,15 +1,17 @@
-"""What all tests share: asyncio as the one backend, no way out of this machine, no blocking call on the event loop, and
-the engine of the e2e tests.
+"""What all tests share: asyncio as the one backend, no way out of this machine, no blocking call on the event loop,
+nothing left open, and the engine of the e2e tests.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+import warnings
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,10 @@ def _watch(event: str, args: tuple[Any, ...]) -> None:
             raise OutwardConnectionError(f"tests outside tests/e2e stay on loopback; this one opens {address!r}")
     elif event == "socket.getaddrinfo" and not _is_local(args[0]):
         raise OutwardConnectionError(f"tests outside tests/e2e stay on loopback; this one looks up {args[0]!r}")
+
+
+class LeftOpenError(AssertionError):
+    """A test left a socket, a file or a process to the collector."""
 
 
 def _is_local(host: Any) -> bool:
@@ -89,6 +95,26 @@ def does_not_block(request: pytest.FixtureRequest) -> Iterator[None]:
     guard.activate()
     yield
     guard.deactivate()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def has_clean_start() -> None:
+    """What earlier modules made and keep is not looked at again: it makes the look after each test cheap."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """What a test leaves open fails this test. Left to the collector's own time it fails any later one."""
+    result = yield
+    if not _is_e2e(item):
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always", ResourceWarning)
+            gc.collect()
+        if left := [str(each.message) for each in seen if issubclass(each.category, ResourceWarning)]:
+            raise LeftOpenError(f"the test, or one that failed just before it, left open: {'; '.join(left)}")
+    return result
 
 
 @pytest.fixture
