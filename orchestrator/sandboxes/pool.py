@@ -104,7 +104,10 @@ class Pools:
             return None
         self._last_claim = self.clock.monotonic()
         pool = self._pools.get(profile) or self._add(profile, 0)
-        return await pool.claim()
+        try:
+            return await pool.claim()
+        finally:
+            self.look_again()
 
     async def forget(self, sandbox_id: str) -> bool:
         """Called when a sandbox ended: removes it if it waited here, and says whether it did."""
@@ -206,7 +209,6 @@ class Pool:
     async def claim(self) -> Waiting | None:
         """See `Pools.claim`. The first in line that proves to be alive: one may have died a moment ago."""
         self._claims.append(self._pools.clock.monotonic())
-        self.wanted.set()
         while self._waiting:
             waiting = self._waiting.popleft()
             self._in_hand.add(waiting.ref.sandbox_id)
