@@ -1,0 +1,248 @@
+"""Disks on this machine: loop devices, ext4 and XFS. Needs root, as disks themselves do; no engine."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.config import Settings
+from orchestrator.errors import SandboxGone, SandboxStartFailed
+from orchestrator.sandboxes import disks as module
+from orchestrator.sandboxes.disks import Disks, can_use_disks
+
+reason = can_use_disks(Settings.load().engine_url)
+pytestmark = pytest.mark.skipif(bool(reason), reason=f"no disks here: {reason}")
+
+SIZE_BYTES = 64 << 20
+
+
+def fill(root: Path) -> None:
+    (root / "workspace").mkdir()
+    (root / "workspace" / "readme").write_text("from the image")
+
+
+def mounts_below(folder: Path) -> list[str]:
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    return [line.split()[1] for line in lines if line.split()[1].startswith(f"{folder}/")]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Nothing below it is mounted afterwards, and no test leaves anything mounted by itself."""
+    yield tmp_path / "disks"
+    left = mounts_below(tmp_path)
+    for at in reversed(left):
+        subprocess.run(["umount", "--lazy", at], check=True)
+    assert left == []
+
+
+@pytest.fixture
+def disks(folder: Path) -> Iterator[Disks]:
+    disks = Disks(folder, pool_bytes=2 << 30)
+    disks.open()
+    yield disks
+    for sandbox_id in disks.sandbox_ids():
+        disks.remove(sandbox_id)
+    disks.close()
+
+
+def made(disks: Disks, sandbox_id: str = "a") -> Path:
+    """The workspace of a new disk."""
+    disks.make(sandbox_id, disks.template("image", SIZE_BYTES, fill))
+    return disks.mount(sandbox_id) / "workspace"
+
+
+def test_a_disk_begins_as_its_template(disks: Disks) -> None:
+    assert disks.is_sharing
+    assert (made(disks) / "readme").read_text() == "from the image"
+    assert disks.sandbox_ids() == {"a"}
+
+
+def test_a_template_is_made_once(disks: Disks) -> None:
+    calls: list[Path] = []
+
+    def counted(root: Path) -> None:
+        calls.append(root)
+        fill(root)
+
+    threads = [threading.Thread(target=disks.template, args=("image", SIZE_BYTES, counted)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(calls) == 1
+    disks.template("image", 2 * SIZE_BYTES, counted)
+    assert len(calls) == 2, "another size is another template"
+
+
+def test_a_template_that_cannot_be_filled_leaves_nothing(disks: Disks, folder: Path) -> None:
+    def broken(root: Path) -> None:
+        raise SandboxStartFailed("the image cannot be read", stage="disk")
+
+    with pytest.raises(SandboxStartFailed):
+        disks.template("image", SIZE_BYTES, broken)
+    assert [each for each in mounts_below(folder) if "/mounts/" in each] == []
+    assert made(disks).exists()
+
+
+def test_a_full_disk_is_full_for_itself_alone(disks: Disks) -> None:
+    full, other = made(disks, "a"), made(disks, "b")
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        (full / "big").write_bytes(bytes(2 * SIZE_BYTES))
+    (other / "fine").write_bytes(bytes(SIZE_BYTES // 4))
+
+
+def test_so_is_one_that_is_full_of_empty_files(disks: Disks) -> None:
+    full, other = made(disks, "a"), made(disks, "b")
+    room = os.statvfs(full).f_favail
+    for number in range(room):
+        (full / str(number)).touch()
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        (full / "one more").touch()
+    (other / "fine").touch()
+
+
+def test_what_is_deleted_inside_is_given_back(disks: Disks, folder: Path) -> None:
+    def taken_bytes() -> int:
+        os.sync()
+        return sum(each.stat().st_blocks * 512 for each in (folder / "files" / "sandboxes").iterdir())
+
+    workspace = made(disks)
+    before = taken_bytes()
+    (workspace / "big").write_bytes(os.urandom(SIZE_BYTES // 2))
+    assert taken_bytes() > before + SIZE_BYTES // 4
+    (workspace / "big").unlink()
+    assert taken_bytes() < before + SIZE_BYTES // 8
+
+
+def test_a_snapshot_of_a_disk_in_use_is_whole_and_independent(disks: Disks) -> None:
+    workspace = made(disks)
+    stop, begun = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with (workspace / "log").open("a") as log:
+            number = 0
+            while not stop.is_set():
+                log.write(f"{number}\n")
+                log.flush()
+                begun.set()
+                number += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert begun.wait(10)
+    try:
+        disks.snapshot("a", "kept")
+    finally:
+        stop.set()
+        writer.join()
+    disks.make("b", disks.snapshot_file("kept"))
+    lines = (disks.mount("b") / "workspace" / "log").read_text().splitlines()
+    assert lines == [str(number) for number in range(len(lines))]
+    assert len(lines) < len((workspace / "log").read_text().splitlines())
+    (disks.mount("b") / "workspace" / "readme").write_text("changed")
+    assert (workspace / "readme").read_text() == "from the image"
+
+
+def test_a_snapshot_may_be_repeated_and_dropped(disks: Disks) -> None:
+    workspace = made(disks)
+    (workspace / "file").write_text("first")
+    disks.snapshot("a", "kept")
+    (workspace / "file").write_text("second")
+    disks.snapshot("a", "kept")
+    assert disks.snapshots() == {"kept"}
+    disks.make("b", disks.snapshot_file("kept"))
+    disks.drop_snapshot("kept")
+    disks.drop_snapshot("kept")
+    assert disks.snapshots() == set()
+    assert (disks.mount("b") / "workspace" / "file").read_text() == "first"
+
+
+def test_a_snapshot_of_a_stopped_disk(disks: Disks) -> None:
+    (made(disks) / "file").write_text("kept")
+    disks.unmount("a")
+    disks.snapshot("a", "kept")
+    disks.make("b", disks.snapshot_file("kept"))
+    assert (disks.mount("b") / "workspace" / "file").read_text() == "kept"
+
+
+def test_what_is_not_there(disks: Disks) -> None:
+    for act in (lambda: disks.mount("none"), lambda: disks.snapshot("none", "kept")):
+        with pytest.raises(SandboxGone):
+            act()
+    with pytest.raises(SandboxStartFailed):
+        disks.make("a", disks.snapshot_file("none"))
+    assert disks.sandbox_ids() == set()
+    disks.remove("none")
+    disks.unmount("none")
+
+
+def test_making_and_mounting_may_be_repeated(disks: Disks) -> None:
+    (made(disks) / "file").write_text("kept")
+    assert (made(disks) / "file").read_text() == "kept"
+    disks.unmount("a")
+    assert (disks.mount("a") / "workspace" / "file").read_text() == "kept"
+
+
+def test_no_devices_and_no_setuid(disks: Disks, folder: Path) -> None:
+    made(disks)
+    (line,) = [each for each in Path("/proc/self/mounts").read_text().splitlines() if f"{folder}/mounts/a " in each]
+    assert {"nodev", "nosuid"} <= set(line.split()[3].split(","))
+
+
+def test_the_next_server_finds_everything_and_thaws_what_a_crash_froze(folder: Path, disks: Disks) -> None:
+    workspace = made(disks)
+    (workspace / "file").write_text("kept")
+    root = os.open(folder / "mounts" / "a", os.O_RDONLY)
+    fcntl.ioctl(root, module._FIFREEZE, 0)
+    try:
+        (folder / "files" / "snapshots" / ".half.img").touch()
+        following = Disks(folder)
+        following.open()
+        (workspace / "file").write_text("not frozen")
+        assert following.sandbox_ids() == {"a"}
+        assert following.snapshots() == set()
+        assert not (folder / "files" / "snapshots" / ".half.img").exists()
+    finally:
+        os.close(root)
+
+
+def test_the_pool_stays_while_a_disk_is_in_use(folder: Path, disks: Disks) -> None:
+    (made(disks) / "file").write_text("kept")
+    disks.close()
+    assert (folder / "mounts" / "a" / "workspace" / "file").read_text() == "kept"
+    disks.unmount("a")
+    disks.close()
+    assert mounts_below(folder) == []
+    disks.open()
+    assert (disks.mount("a") / "workspace" / "file").read_text() == "kept"
+
+
+def test_without_shared_blocks_copies_are_copies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Disks, "_shares_blocks", lambda self: False)
+    monkeypatch.setattr(Disks, "_make_pool", lambda self: False)
+    plain = Disks(folder)
+    plain.open()
+    try:
+        assert not plain.is_sharing
+        (made(plain) / "file").write_text("kept")
+        plain.snapshot("a", "kept")
+        plain.make("b", plain.snapshot_file("kept"))
+        assert (plain.mount("b") / "workspace" / "file").read_text() == "kept"
+        assert plain.snapshot_file("kept").stat().st_blocks * 512 < SIZE_BYTES // 2, "holes stay holes"
+    finally:
+        for sandbox_id in plain.sandbox_ids():
+            plain.remove(sandbox_id)
+        plain.close()
+
+
+@pytest.mark.parametrize("url", ["ssh://host", "tcp://host:2375"])
+def test_an_engine_elsewhere_has_no_disks_of_ours(url: str) -> None:
+    assert "another machine" in can_use_disks(url)
