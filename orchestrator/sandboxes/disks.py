@@ -18,6 +18,8 @@ import contextlib
 import fcntl
 import os
 import shutil
+import socket
+import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -33,6 +35,7 @@ _POOL_SHARE = 0.8
 """Of what is free: the database and the rest of the host keep their room whatever sandboxes write."""
 _POOL_LEAST_BYTES = 2 << 30
 _COMMAND_TIMEOUT_S = 300
+_PROBE_TIMEOUT_S = 2.0
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _FORMAT = (
     *("mkfs.ext4", "-q", "-F", "-m", "0", "-J", "size=8"),
@@ -230,10 +233,24 @@ def can_use_disks(engine_url: str) -> str:
         return "the engine is on another machine"
     if os.geteuid() != 0:
         return "only root can mount disks"
-    if Path("/.dockerenv").exists() or Path("/run/.containerenv").exists():
-        return "the server runs in a container, the engine does not"
+    if _sees_other_files(engine_url.removeprefix("unix://")):
+        return "the engine does not see what is mounted here: the server, or the engine, runs in a container"
     missing = [name for name in ("mkfs.ext4", "mount", "umount") if shutil.which(name, path=_PATH) is None]
     return f"there is no {missing[0]}" if missing else ""
+
+
+def _sees_other_files(engine_socket: str) -> bool:
+    """Whether whoever listens there is in another mount namespace. Without an answer the usual marks of containers count.
+    """
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(_PROBE_TIMEOUT_S)
+        try:
+            probe.connect(engine_socket)
+            pid, _, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            # 0: a process that this namespace of processes does not hold.
+            return not pid or Path(f"/proc/{pid}/ns/mnt").readlink() != Path("/proc/self/ns/mnt").readlink()
+        except OSError:
+            return Path("/.dockerenv").exists() or Path("/run/.containerenv").exists()
 
 
 def _share(source: Path, target: Path) -> None:
