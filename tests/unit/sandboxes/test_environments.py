@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -411,6 +411,30 @@ async def test_a_silent_engine_destroys_nothing(world: World) -> None:
     assert await says(await environments.sandbox(row.id), "echo back") == "back\n"
 
 
+async def test_an_engine_that_is_away_for_a_moment_is_waited_out(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifecycle, "_ENGINE_PATIENCE_S", 5.0)
+    driver = EngineAway(world.root)
+    environments = await world.server(driver)
+    row = await environments.create(world.project, spec_of(WITH_SOURCE))
+    starting = [asyncio.ensure_future(environments.sandbox(row.id)) for _ in range(2)]
+    await asyncio.sleep(0.2)
+    driver.is_away = False
+    first, second = await asyncio.gather(*starting)
+    assert first is second
+    assert await says(first, "cat data.txt") == "given"
+
+
+async def test_giving_up_leaves_the_start_to_others_who_wait(world: World) -> None:
+    environments = await world.server(SlowToStart(world.root))
+    row = await environments.create(world.project, spec_of())
+    first, second = (asyncio.ensure_future(environments.sandbox(row.id)) for _ in range(2))
+    await asyncio.sleep(0.3)
+    first.cancel()
+    sandbox = await second
+    assert await world.owned() == {sandbox.ref.sandbox_id}
+    assert await world.kinds(row.id) == ["environment.created", "sandbox.starting", "sandbox.started"]
+
+
 async def test_a_server_starts_without_an_engine_and_finds_it_later(world: World) -> None:
     driver = EngineAway(world.root)
     environments = await world.server(driver)
@@ -481,6 +505,26 @@ async def test_the_pool_is_gone_with_the_server_and_environments_stay(world: Wor
     await eventually(two_wait)
     await environments.aclose()
     assert await world.owned() == {kept}
+
+
+async def test_what_is_claimed_while_rows_are_read_is_not_reaped(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    environments = await world.server(pool_size=1)
+
+    async def one_waits() -> bool:
+        return sum(environments._lifecycle.pools.counts.values()) == 1
+
+    await eventually(one_waits)
+    row = await environments.create(world.project, spec_of())
+    read_rows = environments._reconciler._rows
+
+    async def rows_then_claim() -> AsyncIterator[EnvironmentRow]:
+        for each in [each async for each in read_rows()]:
+            yield each
+        await environments.sandbox(row.id)
+
+    monkeypatch.setattr(environments._reconciler, "_rows", rows_then_claim)
+    await environments._reconciler.reap()
+    assert await says(await environments.sandbox(row.id), "echo fine") == "fine\n"
 
 
 async def test_a_waiting_sandbox_that_ended_is_replaced(world: World) -> None:
