@@ -14,6 +14,7 @@ It is started as the container's main process (under an init), as root with four
     processes.py    calls that run a process; killing whole trees
     cells.py        calls that run a cell in the Python interpreter
     transfers.py    tar streams in and out
+    trees.py        trees of processes, found and killed
     hands.py        the pool of processes dropped in advance (the guest's side)
     hand.py         such a process (the agent's side)
     file_tools.py   file operations, executed by a hand

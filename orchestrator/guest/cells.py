@@ -18,16 +18,13 @@ from .calls import Call
 from .frames import DATA, END, MAX_PAYLOAD_BYTES, MESSAGE, OPEN, Decoder, FrameError, decode_json, encode, encode_json
 from .hands import Answer, HandPool, NoHand, encode_request, exit_of
 from .processes import (
-    CLOCK_TICKS_PER_S,
     OutputPipe,
     TreeKill,
-    descendants,
     end_background,
-    kill_orphans,
-    send_signal,
-    started_at,
+    open_ends,
 )
 from .reactor import Reactor
+from .trees import CLOCK_TICKS_PER_S, descendants, send_signal, started_at
 from .verdicts import Judge
 
 _INTERRUPT_GRACE_S = 1.5
@@ -76,7 +73,7 @@ class CellQueue:
         self._next()
 
     def warm(self, env: Dict[str, str]) -> None:
-        """Starts the interpreter before the first cell needs it."""
+        """Starts the interpreter before the first cell needs it. Raises `NoHand`, `OSError`."""
         if self._interpreter is None:
             self._interpreter = Interpreter(self._reactor, self._pool, env, self._cwd, self._interpreter_ended)
 
@@ -88,6 +85,10 @@ class CellQueue:
             except NoHand:
                 end_background(self._reactor, self._pool)
                 cell.call.finish({"verdict": "pids", "exit_code": None, "signal": None})
+                self._reactor.after(0, self._next)
+                return
+            except OSError as error:
+                cell.call.finish({"verdict": "refused", "error": {"code": "failed", "message": str(error)}})
                 self._reactor.after(0, self._next)
                 return
             assert self._interpreter is not None
@@ -151,7 +152,7 @@ class RunningCell:
         self._call.finish(outcome, attachments)
 
     def _kill_started_processes(self) -> None:
-        for pid in descendants(self._interpreter.pid):
+        for pid in self._interpreter.below():
             if started_at(pid) >= self._started_boot - 1 / CLOCK_TICKS_PER_S:
                 send_signal(pid, signal.SIGKILL)
 
@@ -161,6 +162,7 @@ class Interpreter:
 
     def __init__(self, reactor: Reactor, pool: HandPool, env: Dict[str, str], cwd: str, on_end: Any) -> None:
         self._reactor = reactor
+        self._pool = pool
         self._on_end = on_end
         self._on_done: Any = None
         self._decoder = Decoder()
@@ -168,16 +170,26 @@ class Interpreter:
         self._attached = bytearray()
         self.pid = -1
         self._hand = pool.take()
+        try:
+            output_end, write_end, null = open_ends(takes_input=False)
+        except OSError:
+            pool.give(self._hand)
+            raise
+        try:
+            self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError:
+            for fd in (output_end, write_end, null):
+                os.close(fd)
+            pool.give(self._hand)
+            raise
+        self._control.settimeout(_SEND_TIMEOUT_S)
+        self._output = OutputPipe(self._reactor, output_end, lambda _data: None)
         self._hand.on_answer = self._answer
         self._hand.on_end = lambda: self._ended(None)
-        self._start(env, cwd)
+        self._start(env, cwd, [null, write_end, theirs.detach()])
+        reactor.watch(self._control.fileno(), self._receive)
 
-    def _start(self, env: Dict[str, str], cwd: str) -> None:
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._control.settimeout(_SEND_TIMEOUT_S)
-        output_end, write_end = os.pipe()
-        self._output = OutputPipe(self._reactor, output_end, lambda _data: None)
-        null = os.open("/dev/null", os.O_RDONLY)
+    def _start(self, env: Dict[str, str], cwd: str, theirs: List[int]) -> None:
         folder = os.path.dirname(os.path.abspath(__file__))
         package = __package__ or "guest"
         for _ in package.split("."):
@@ -186,11 +198,9 @@ class Interpreter:
         # Not isolated (-I): the agent's own packages and variables are its business.
         argv = ["python3", "-c", program]
         request = encode_request({"do": "spawn", "argv": argv, "cwd": cwd, "env": env})
-        self._hand.send(request, [null, write_end, theirs.fileno()])
-        os.close(null)
-        os.close(write_end)
-        theirs.close()
-        self._reactor.watch(self._control.fileno(), self._receive)
+        self._hand.send(request, theirs)
+        for fd in theirs:
+            os.close(fd)
 
     def run(self, cell: Cell, on_done: Any) -> None:
         """Sends a cell; `on_done(is_ok, attachment types, attachments)` comes when it ends by itself."""
@@ -209,8 +219,13 @@ class Interpreter:
             send_signal(self.pid, signal.SIGINT)
 
     def kill(self) -> None:
-        """Ends the interpreter and all below it; `on_end` follows."""
-        TreeKill(self._reactor, self._hand)
+        """Ends the interpreter and all below it; `on_end` follows when nothing of it is left."""
+        if not self._hand.is_doomed:
+            TreeKill(self._reactor, self._hand)
+
+    def below(self) -> List[int]:
+        """Processes that its cells started and that still run, also those whose parents have left them behind."""
+        return [pid for pid in descendants(self._hand.pid) if pid != self.pid]
 
     def release(self) -> None:
         """Takes what the cell wrote before its end; later output belongs to no cell and is dropped."""
@@ -222,21 +237,25 @@ class Interpreter:
         if "pid" in answer:
             self.pid = answer["pid"]
         elif "exit" in answer:
+            if self._hand.is_doomed:
+                return  # its hand's end says that nothing is left
             self._ended(answer)
+            if answer.get("idle"):
+                self._pool.give(self._hand)
+            else:
+                self._pool.retire(self._hand)
         elif "error" in answer:
             self._output.on_data(answer["error"]["message"].encode() + b"\n")
             self._ended(None)
+            self._pool.give(self._hand)
 
     def _ended(self, answer: Optional[Answer]) -> None:
         if self._on_end is None:
             return
         on_end, self._on_end = self._on_end, None
-        if answer is None:
-            kill_orphans()
         self._reactor.forget(self._control.fileno())
         self._control.close()
         on_end(answer)
-        self._hand.close()
 
     def _receive(self) -> None:
         try:

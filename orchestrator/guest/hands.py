@@ -1,5 +1,8 @@
 """The pool of hands, the guest's side: forks them, drops them to `agent`, gives them requests, notices their end.
 
+Every child of the guest that is not a hand was left behind by a hand that died, and is killed: hands do not die by
+themselves as long as anything is below them, but the agent may kill its own. Nor may it stop them: they are continued.
+
 A call takes a hand that was made before the call came; making the next one waits until the call has begun. A hand
 that is left with background processes keeps them until they end, and is not used again.
 """
@@ -12,11 +15,12 @@ import os
 import resource
 import signal
 import socket
-from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence
+from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence, Set
 
 from .frames import OPEN, Decoder, FrameError, decode_json, encode_json
 from .hand import Hand
 from .reactor import Reactor
+from .trees import Sweep, below, children, send_signal
 
 Answer = Dict[str, Any]
 
@@ -30,7 +34,7 @@ _SPARE_HANDS = 2
 _REFILL_DELAY_S = 0.02
 """A fork while a call starts would delay that call."""
 _SEND_TIMEOUT_S = 2.0
-"""The agent may stop its own hands (same user); a stopped hand must not stop the guest."""
+"""A hand that the agent keeps from running must not stop the guest."""
 
 
 def prctl(option: int, value: int) -> int:
@@ -76,6 +80,9 @@ class HandProcess:
 
     def __init__(self, pid: int, channel: socket.socket, reactor: Reactor) -> None:
         self.pid = pid
+        self.is_alive = True
+        self.is_doomed = False
+        """It will be killed with all that is below it; it must not get another request."""
         self.on_answer: Callable[[Answer], None] = lambda _answer: None
         self.on_end: Callable[[], None] = lambda: None
         self._channel = channel
@@ -94,30 +101,35 @@ class HandProcess:
             self.kill()  # its end arrives as end of file
 
     def close(self) -> None:
-        """Lets the hand go: without work it exits."""
+        """Lets the hand go: without its channel it exits."""
         if self._channel.fileno() >= 0:
             self._reactor.forget(self._channel.fileno())
             self._channel.close()
 
     def kill(self) -> None:
         """Ends the hand itself at once; see `processes.TreeKill` for what is below it."""
-        try:
-            os.kill(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        self.is_doomed = True
+        if self.is_alive:
+            send_signal(self.pid, signal.SIGKILL)
 
-    def _receive(self) -> None:
+    def reaped(self) -> None:
+        """Called by the pool when the process is gone. What it said before counts."""
+        self.is_alive = False
+        while self._channel.fileno() >= 0:
+            self._receive(socket.MSG_DONTWAIT)
+        self.on_end()
+
+    def _receive(self, flags: int = 0) -> None:
         try:
-            data = self._channel.recv(256 * 1024)
+            data = self._channel.recv(256 * 1024, flags)
             answers: List[Answer] = [decode_json(payload) for _, _, payload in self._decoder.feed(data)]
         except (OSError, FrameError):
             data, answers = b"", []
-        if data:
-            for answer in answers:
-                self.on_answer(answer)
-        else:
+        if not data:
             self.close()
-            self.on_end()
+            self.kill()  # of no more use; its end follows
+        for answer in answers:
+            self.on_answer(answer)
 
 
 class NoHand(Exception):
@@ -132,6 +144,7 @@ class HandPool:
         self._user = user
         self._spare: List[HandProcess] = []
         self._keepers: List[HandProcess] = []
+        self._alive: Dict[int, HandProcess] = {}
         self._refilling = False
 
     def fill(self) -> None:
@@ -139,11 +152,15 @@ class HandPool:
         try:
             while len(self._spare) < _SPARE_HANDS:
                 self._keep(self._fork())
-        except NoHand:
+        except (NoHand, OSError):
             pass  # `take` tries again, and says so if it cannot
 
     def take(self) -> HandProcess:
-        """A hand for one request. Afterwards `give` it back if it ended idle, else `retire` it. Raises `NoHand`."""
+        """A hand for one request. Afterwards `give` it back if it ended idle, else `retire` it.
+
+        Raises:
+            NoHand: no process can be made. OSError: no descriptor can.
+        """
         hand = self._spare.pop() if self._spare else self._fork()
         hand.on_end = lambda: None
         if not self._spare and not self._refilling:
@@ -153,6 +170,9 @@ class HandPool:
 
     def give(self, hand: HandProcess) -> None:
         """Takes back a hand that has nothing below it."""
+        hand.on_end = lambda: None
+        if hand.is_doomed:
+            return
         if len(self._spare) < _SPARE_HANDS:
             self._keep(hand)
         else:
@@ -167,6 +187,24 @@ class HandPool:
         hand.on_answer = lambda _answer: None
         hand.on_end = gone
         self._keepers.append(hand)
+
+    def reaped(self, pid: int) -> None:
+        """Tells that a child of the guest is gone."""
+        hand = self._alive.pop(pid, None)
+        if hand is not None:
+            # What it left has become ours by now.
+            Sweep(self._reactor, self._orphans, lambda: None)
+            hand.reaped()
+
+    def stopped(self, pid: int) -> None:
+        """Tells that a child of the guest was stopped. Hands go on."""
+        if pid in self._alive:
+            send_signal(pid, signal.SIGCONT)
+
+    def _orphans(self) -> Set[int]:
+        family = children()
+        left = {pid for pid in family.get(os.getpid(), []) if pid not in self._alive}
+        return left | below(left, family)
 
     @property
     def keepers(self) -> Sequence[HandProcess]:
@@ -197,7 +235,8 @@ class HandPool:
         if pid == 0:
             _live_as_hand(theirs, self._user)
         theirs.close()
-        return HandProcess(pid, ours, self._reactor)
+        self._alive[pid] = HandProcess(pid, ours, self._reactor)
+        return self._alive[pid]
 
 
 def _live_as_hand(channel: socket.socket, user: User) -> NoReturn:

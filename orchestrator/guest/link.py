@@ -200,6 +200,12 @@ class Link:
         stream = self._streams.get(number)
         if stream is None:
             return  # frames that crossed our END or RESET
+        try:
+            self._tell(stream, kind, payload)
+        except OSError as error:
+            stream.reset("failed", f"the guest cannot do it now: {error.strerror}")
+
+    def _tell(self, stream: Stream, kind: int, payload: bytes) -> None:
         if kind == DATA:
             stream.expected_bytes -= len(payload)
             if stream.expected_bytes < 0:

@@ -51,7 +51,7 @@ def main() -> None:
     listener = Listener(reactor, options["socket"], services.open, services.greeting)
     if first_link is not None:
         Link(listener, reactor, *first_link)
-    _watch_signals(reactor)
+    _watch_signals(reactor, pool)
     reactor.run()
 
 
@@ -72,7 +72,7 @@ def _take_standard_streams() -> Tuple[int, int]:
     return taken
 
 
-def _watch_signals(reactor: Reactor) -> None:
+def _watch_signals(reactor: Reactor, pool: HandPool) -> None:
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)
@@ -84,16 +84,20 @@ def _watch_signals(reactor: Reactor) -> None:
         received: Set[int] = set(os.read(reader, 4096))
         if signal.SIGTERM in received or signal.SIGINT in received:
             reactor.stop()
-        _reap()
+        _reap(pool)
 
     reactor.watch(reader, on_signal)
 
 
-def _reap() -> None:
+def _reap(pool: HandPool) -> None:
     while True:
         try:
-            pid, _ = os.waitpid(-1, os.WNOHANG)
+            pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
         except ChildProcessError:
             return
         if pid == 0:
             return
+        if os.WIFSTOPPED(status):
+            pool.stopped(pid)
+        else:
+            pool.reaped(pid)

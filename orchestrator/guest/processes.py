@@ -10,21 +10,18 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-from typing import Any, Callable, Dict, List, Optional, Set
+from typing import Any, Callable, Dict, List, Optional
 
 from .calls import Call
 from .hands import Answer, HandPool, HandProcess, NoHand, encode_request, exit_of
 from .reactor import Reactor, Timer
+from .trees import Sweep, descendants
 from .verdicts import Judge
 
 _PIPE_READ_BYTES = 256 * 1024
 _F_GETPIPE_SZ = 1032
 _START_TIMEOUT_S = 10.0
 """A hand that the agent stopped never answers."""
-_SWEEP_INTERVAL_S = 0.01
-_SWEEP_LIMIT = 200
-CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-"""How exactly `started_at` tells."""
 
 
 class InputPipe:
@@ -132,7 +129,11 @@ class HandTask:
         timeout_s: float,
         takes_input: bool = False,
     ) -> None:
-        """Begins at once. Raises `FrameError` if the request is too large; then nothing was begun."""
+        """Begins at once.
+
+        Raises:
+            FrameError: the request is too large. OSError: the guest has no descriptors left. Nothing was begun.
+        """
         message = encode_request(request)
         self._reactor = reactor
         self._pool = pool
@@ -148,6 +149,11 @@ class HandTask:
             end_background(reactor, pool)
             call.finish({"verdict": "pids", "exit_code": None, "signal": None})
             return
+        try:
+            ends = open_ends(takes_input)
+        except OSError:
+            pool.give(self._hand)
+            raise
         self._hand.on_answer = self._answer
         self._hand.on_end = self._hand_ended
         self._deadline = reactor.after(timeout_s, lambda: self.stop("timeout"))
@@ -156,7 +162,7 @@ class HandTask:
             self._start_deadline = reactor.after(_START_TIMEOUT_S, self._hand.kill)
         call.cancel = lambda: self.stop("cancelled")
         call.overflow = lambda: self.stop("output_limit")
-        self._send(message, takes_input)
+        self._send(message, *ends)
 
     def stop(self, verdict: str) -> None:
         """Kills the call's whole tree and ends the call with `verdict`."""
@@ -164,15 +170,11 @@ class HandTask:
             self._verdict = verdict
             TreeKill(self._reactor, self._hand)
 
-    def _send(self, message: bytes, takes_input: bool) -> None:
-        output_end, write_end = os.pipe()
+    def _send(self, message: bytes, output_end: int, write_end: int, read_end: int, input_end: int = -1) -> None:
         self._output = OutputPipe(self._reactor, output_end, self._call.write)
-        if takes_input:
-            read_end, input_end = os.pipe()
+        if input_end >= 0:
             self._input = InputPipe(self._reactor, input_end, self._call.input_taken)
             self._call.take_input = self._input.feed
-        else:
-            read_end = os.open("/dev/null", os.O_RDONLY)
         self._hand.send(message, [read_end, write_end])
         os.close(read_end)
         os.close(write_end)
@@ -197,14 +199,13 @@ class HandTask:
             self._start_deadline.cancel()
 
     def _hand_ended(self) -> None:
-        kill_orphans()
         self._end({"exit_code": None, "signal": int(signal.SIGKILL)}, reusable=False, lost=True)
 
     def _end(self, outcome: Dict[str, Any], *, reusable: bool, lost: bool = False) -> None:
         self._has_started()
         if self._call.outcome is not None:
             return
-        if self._verdict is not None and reusable:
+        if self._verdict is not None and not lost:
             return  # a kill is under way; it ends the call when nothing is left
         self._deadline.cancel()
         self._call.overflow = lambda: None  # what is left in the pipe has been written by then
@@ -225,103 +226,28 @@ class HandTask:
         self._call.finish(outcome)
 
 
+def open_ends(takes_input: bool) -> List[int]:
+    """Output's reading and writing end, input's reading end, and if there is input its writing end."""
+    opened: List[int] = []
+    try:
+        opened += os.pipe()
+        opened += os.pipe() if takes_input else [os.open(os.devnull, os.O_RDONLY)]
+    except OSError:
+        for fd in opened:
+            os.close(fd)
+        raise
+    return opened
+
+
 class TreeKill:
-    """Kills everything below a hand, then the hand. Sweeps until a sweep finds nothing: a fork bomb is faster than
-    one.
-    """
+    """Kills everything below a hand, then the hand."""
 
     def __init__(self, reactor: Reactor, hand: HandProcess) -> None:
-        self._reactor = reactor
-        self._hand = hand
-        self._sweeps = 0
-        self._sweep()
-
-    def _sweep(self) -> None:
-        self._sweeps += 1
-        frozen: Set[int] = set()
-        while True:
-            found = set(descendants(self._hand.pid)) - frozen
-            if not found or len(frozen) > 100_000:
-                break
-            for pid in found:
-                send_signal(pid, signal.SIGSTOP)
-            frozen |= found
-        for pid in frozen:
-            send_signal(pid, signal.SIGKILL)
-        if frozen and self._sweeps < _SWEEP_LIMIT:
-            self._reactor.after(_SWEEP_INTERVAL_S, self._sweep)
-        else:
-            self._hand.kill()
+        hand.is_doomed = True
+        Sweep(reactor, lambda: descendants(hand.pid) if hand.is_alive else set(), hand.kill)
 
 
 def end_background(reactor: Reactor, pool: HandPool) -> None:
     """Kills what ended calls left in the background: the way out when nothing can be started any more."""
     for hand in pool.keepers:
         TreeKill(reactor, hand)
-
-
-def descendants(root: int) -> List[int]:
-    """Ids of all living processes below `root`; zombies do not count."""
-    children: Dict[int, List[int]] = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            parent = _parent_of(int(name))
-            if parent is not None:
-                children.setdefault(parent, []).append(int(name))
-    found: List[int] = []
-    waiting = [root]
-    while waiting:
-        below = children.get(waiting.pop(), [])
-        found += below
-        waiting += below
-    return found
-
-
-def kill_orphans() -> None:
-    """Kills what a hand that was killed from inside the sandbox left behind: children of ours that run as somebody
-    else's.
-    """
-    ours = os.getpid()
-    for name in os.listdir("/proc"):
-        if name.isdigit() and _parent_of(int(name)) == ours and not _is_hand(int(name)):
-            for pid in [*descendants(int(name)), int(name)]:
-                send_signal(pid, signal.SIGKILL)
-
-
-def send_signal(pid: int, number: int) -> None:
-    """Signals a process; one that is gone is fine."""
-    try:
-        os.kill(pid, number)
-    except (ProcessLookupError, PermissionError):
-        pass
-
-
-def _is_hand(pid: int) -> bool:
-    # A hand never calls exec, so it runs what we run; an orphan has its own command line.
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as theirs, open("/proc/self/cmdline", "rb") as ours:
-            return theirs.read() == ours.read()
-    except OSError:
-        return True
-
-
-def started_at(pid: int) -> float:
-    """Seconds since boot at which a process began; 0 if it is gone."""
-    fields = _stat(pid)
-    return int(fields[19]) / CLOCK_TICKS_PER_S if fields else 0.0
-
-
-def _parent_of(pid: int) -> Optional[int]:
-    fields = _stat(pid)
-    return None if not fields or fields[0] == b"Z" else int(fields[1])
-
-
-def _stat(pid: int) -> List[bytes]:
-    """The fields of a process's status from the third, its state, on; none if it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            content = file.read()
-    except OSError:
-        return []
-    # The command's name may hold spaces and parentheses; the fields after the last one are plain.
-    return content[content.rfind(b")") + 2 :].split()

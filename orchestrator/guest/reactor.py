@@ -10,8 +10,9 @@ import heapq
 import itertools
 import os
 import selectors
+import sys
 import time
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 Callback = Callable[[], object]
 
@@ -20,6 +21,10 @@ _LONGEST_WAIT_WITH_TIMERS_S = 0.5
 """How much of a pause may be missed: it may begin when a wait does."""
 _STANDSTILL_S = 1.0
 """Who is later than this, and was neither running nor waiting for a processor, stood still."""
+
+
+_REST_S = 1.0
+"""A descriptor whose callback failed is left alone for so long: it would be ready again at once."""
 
 
 class Timer:
@@ -39,7 +44,11 @@ class Timer:
 
 
 class Reactor:
-    """Calls back when a descriptor is ready or a time has come."""
+    """Calls back when a descriptor is ready or a time has come.
+
+    Callbacks handle what they expect. An `OSError` that nobody expected, such as one for want of descriptors, is logged
+    and ends nothing else: the call that it belongs to runs into its time limit at worst.
+    """
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -49,6 +58,7 @@ class Reactor:
         self._running = True
         self._stood_still_s = 0.0
         self._effort = _Effort()
+        self._resting: Dict[int, Any] = {}
 
     def now(self) -> float:
         """Seconds of a clock that stands still while everything here does."""
@@ -56,6 +66,7 @@ class Reactor:
 
     def watch(self, fd: int, on_readable: Optional[Callback] = None, on_writable: Optional[Callback] = None) -> None:
         """Sets what happens when `fd` is ready, instead of what was set before; with neither, it is forgotten."""
+        self._resting.pop(fd, None)
         events = (selectors.EVENT_READ if on_readable else 0) | (selectors.EVENT_WRITE if on_writable else 0)
         known = fd in self._selector.get_map()
         if not events:
@@ -101,14 +112,31 @@ class Reactor:
             for key, ready in ready_keys:
                 on_readable, on_writable = key.data
                 if ready & selectors.EVENT_READ and on_readable and self._is_watched(key):
-                    on_readable()
+                    self._call(on_readable, key)
                 if ready & selectors.EVENT_WRITE and on_writable and self._is_watched(key):
-                    on_writable()
+                    self._call(on_writable, key)
             now = self.now()
             while self._timers and self._timers[0][0] <= now:
                 callback = self._pop().callback
                 if callback is not None:
-                    callback()
+                    self._call(callback)
+
+    def _call(self, callback: Callback, key: Optional[selectors.SelectorKey] = None) -> None:
+        try:
+            callback()
+        except OSError:
+            import traceback  # costs time and memory at every start otherwise
+
+            traceback.print_exc(file=sys.stderr)
+            if key is not None and self._is_watched(key):
+                self.forget(key.fd)
+                self._resting[key.fd] = key.data
+                self.after(_REST_S, lambda: self._wake(key))
+
+    def _wake(self, key: selectors.SelectorKey) -> None:
+        if key.fd in self._resting and self._resting[key.fd] is key.data:
+            on_readable, on_writable = key.data
+            self.watch(key.fd, on_readable, on_writable)
 
     def _wait_s(self) -> Optional[float]:
         while self._timers and self._timers[0][2].callback is None:

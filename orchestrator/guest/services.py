@@ -76,6 +76,8 @@ class Services:
         except NoHand as error:
             end_background(self._reactor, self._pool)
             stream.reset("no_process", f"no process can be started: {error}")
+        except OSError as error:
+            stream.reset("failed", f"the guest cannot do it now: {error.strerror}")
         except (KeyError, TypeError, ValueError, OverflowError, FrameError) as error:
             stream.reset("bad_request", f"{type(error).__name__}: {error}")
 

@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.guest import cgroup
 from orchestrator.guest.cgroup import LimitCounters
-from orchestrator.guest.processes import descendants
+from orchestrator.guest.trees import descendants
 from orchestrator.guest.verdicts import Case, Judge, full_disk, judge
 
 
@@ -160,4 +160,4 @@ def test_descendants_are_all_that_live_below() -> None:
         assert {child.pid, grandchild} <= set(descendants(os.getpid()))
         os.kill(grandchild, 9)
         child.wait()
-        assert descendants(child.pid) == []
+        assert descendants(child.pid) == set()

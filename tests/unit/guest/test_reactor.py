@@ -182,3 +182,52 @@ def test_nobody_is_woken_when_no_timer_is_left() -> None:
     for timer in timers:
         timer.cancel()
     assert reactor._wait_s() is None
+
+
+def test_an_error_that_nobody_expected_ends_neither_the_loop_nor_what_else_happens(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "_REST_S", 0.3)
+    reactor, seen = Reactor(), []
+
+    def fail(name: str) -> None:
+        seen.append(name)
+        raise OSError(24, f"no more for {name}")
+
+    os.write(pipe[1], b"x")
+    reactor.watch(pipe[0], lambda: fail("reader"))
+    reactor.after(0.0, lambda: fail("timer"))
+    reactor.after(0.1, lambda: seen.append("on"))
+    reactor.after(0.5, reactor.stop)
+    reactor.run()
+    assert sorted(seen[:2]) == ["reader", "timer"]
+    assert seen[2:4] == ["on", "reader"], "a descriptor that failed rests and is watched again"
+    assert "no more for reader" in capsys.readouterr().err
+
+
+def test_a_resting_descriptor_that_is_closed_is_not_watched_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its number may belong to another one by then."""
+    monkeypatch.setattr(module, "_REST_S", 0.05)
+    reactor, seen = Reactor(), []
+    first, second = os.pipe(), os.pipe()
+
+    def fail() -> None:
+        seen.append("first")
+        raise OSError(5, "x")
+
+    def replace() -> None:
+        reactor.forget(first[0])
+        os.dup2(second[0], first[0])
+
+    for _, writer in (first, second):
+        os.write(writer, b"x")
+    reactor.watch(first[0], fail)
+    reactor.after(0.02, replace)
+    reactor.after(0.2, reactor.stop)
+    reactor.run()
+    assert seen == ["first"]
+    for end in (*first, *second):
+        os.close(end)
+    assert capsys.readouterr().err

@@ -342,7 +342,7 @@ def test_code_that_was_cut_is_taken_on(guest: Guest) -> None:
 
 
 class ImpatientDriver(LocalDriver):
-    start_timeout_s = 0.3
+    start_timeout_s = 0.0
 
 
 def test_a_file_operation_may_take_longer_than_a_start(short_path: Path) -> None:
@@ -356,16 +356,11 @@ def test_a_file_operation_may_take_longer_than_a_start(short_path: Path) -> None
         assert (guest.workspace / "x").read_bytes() == b"slow"
 
 
-def test_a_process_that_does_not_start_is_given_up(short_path: Path) -> None:
-    """As when the agent stops its own hands."""
+def test_a_process_that_does_not_start_in_time_is_given_up(short_path: Path) -> None:
     with running_guest(ImpatientDriver(short_path)) as guest:
         client = guest.greeted()
-        children = Path(f"/proc/{guest.pid}/task/{guest.pid}/children").read_text().split()
-        for child in children:
-            os.kill(int(child), signal.SIGSTOP)
-        assert client.bash("c", "echo never").outcome["verdict"] == "killed"
-        assert client.bash("d", "echo never").outcome["verdict"] == "killed"
-        eventually(lambda: client.bash(f"e{time.monotonic()}", "echo fine").data == b"fine\n")
+        assert client.bash("c", "sleep 60").outcome["verdict"] == "killed"
+        assert client.bash("d", "sleep 60").outcome["verdict"] == "killed"
 
 
 def test_a_file_operation_has_a_time_limit(client: Client) -> None:
