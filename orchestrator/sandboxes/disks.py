@@ -192,7 +192,8 @@ class Disks:
                 _run("umount", at)
             except OSError:
                 # Somebody's shell stands in it, or a dying process: it goes when they do.
-                _run("umount", "--lazy", at)
+                if at.is_mount():  # else another caller was faster
+                    _run("umount", "--lazy", at)
         with contextlib.suppress(FileNotFoundError):
             at.rmdir()
 
@@ -240,8 +241,7 @@ def can_use_disks(engine_url: str) -> str:
 
 
 def _sees_other_files(engine_socket: str) -> bool:
-    """Whether whoever listens there is in another mount namespace. Without an answer the usual marks of containers count.
-    """
+    """Whether whoever listens there is in another mount namespace. Without an answer, the usual marks of containers."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(_PROBE_TIMEOUT_S)
         try:

@@ -140,6 +140,7 @@ class DockerDriver(SandboxDriver):
         await self._run(lambda: self._engine.api.start(ref.token), stage="start")
 
     async def stop(self, ref: SandboxRef) -> None:
+        self._drop_first_stream(ref.token)
         try:
             await self._run(lambda: self._engine.api.stop(ref.token, timeout=_STOP_TIMEOUT_S))
         except SandboxGone:
