@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -186,12 +187,39 @@ def test_engine_was_told_every_protection(inspected: dict[str, Any]) -> None:
     assert host["Privileged"] is False
     assert host["IpcMode"] == "private"
     assert host["PidMode"] == ""
-    assert not host["Binds"]
-    assert not [mount for mount in inspected["Mounts"] if mount["Type"] == "bind"]
     assert not host["Devices"]
     assert host["MaskedPaths"]
     assert host["ReadonlyPaths"]
     assert not [variable for variable in config["Env"] if "CORRAL" in variable or "KEY" in variable]
+
+
+def test_nothing_of_the_host_is_bound_but_its_own_disk(inspected: dict[str, Any], server: ServerProcess) -> None:
+    """And the guest, read-only, where the image has an older one."""
+    disks = server.data_dir / "disks"
+    for mount in inspected["Mounts"]:
+        source = Path(mount["Source"])
+        if mount["Destination"] == "/opt/corral/guest":
+            assert (mount["RW"], source.parent) == (False, disks / "guests")
+        else:
+            assert mount["Destination"] in ("/workspace", "/home/agent", "/.agents", "/var/tmp")
+            assert source.parent == disks / "mounts" / inspected["Config"]["Labels"]["corral.sandbox"]
+
+
+def test_with_a_disk_nothing_else_outlives_a_command(
+    inspected: dict[str, Any], caller: Caller, environment: str
+) -> None:
+    """What the agent can write: its disk, and memory that the sandbox's limit counts."""
+    if not inspected["Mounts"]:
+        pytest.skip("no disks on this machine: sandboxes write into the engine's layers")
+    assert inspected["HostConfig"]["ReadonlyRootfs"] is True
+    find = "find / -xdev -writable -not -type l 2>/dev/null; awk '$4 ~ /^rw/ {print $2, $3}' /proc/mounts"
+    shown = only_result(caller.create(bash(find), environment)).splitlines()
+    places = [line for line in shown if " " not in line]
+    assert set(places) == {"/tmp", "/var/tmp", "/workspace", "/home/agent", "/.agents"}, "mount points, nothing else"
+    kinds = {"ext4", "tmpfs", "proc", "devpts", "mqueue"}
+    on_disk = {line.split()[0] for line in shown if line.endswith(" ext4")}
+    assert on_disk >= {"/workspace", "/home/agent", "/.agents", "/var/tmp"}
+    assert {line.split()[1] for line in shown} <= kinds | {"sysfs"}, shown
 
 
 def test_sandboxes_do_not_see_each_other(caller: Caller, environment: str) -> None:
