@@ -22,6 +22,8 @@ _PIPE_READ_BYTES = 256 * 1024
 _F_GETPIPE_SZ = 1032
 _START_TIMEOUT_S = 10.0
 """A hand that the agent stopped never answers."""
+_CROWD_CHECK_S = 1.0
+"""Shells try for minutes to make a process before they give up."""
 
 
 class InputPipe:
@@ -160,6 +162,8 @@ class HandTask:
         self._start_deadline: Optional[Timer] = None
         if request["do"] == "spawn":  # a file operation's first answer is its result
             self._start_deadline = reactor.after(_START_TIMEOUT_S, self._hand.kill)
+            if pool.keepers:
+                reactor.after(_CROWD_CHECK_S, self._make_room)
         call.cancel = lambda: self.stop("cancelled")
         call.overflow = lambda: self.stop("output_limit")
         self._send(message, *ends)
@@ -169,6 +173,10 @@ class HandTask:
         if self._call.outcome is None and self._verdict is None:
             self._verdict = verdict
             TreeKill(self._reactor, self._hand)
+
+    def _make_room(self) -> None:
+        if self._call.outcome is None and self._case.is_crowded():
+            end_background(self._reactor, self._pool)
 
     def _send(self, message: bytes, output_end: int, write_end: int, read_end: int, input_end: int = -1) -> None:
         self._output = OutputPipe(self._reactor, output_end, self._call.write)
