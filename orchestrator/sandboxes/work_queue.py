@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
 from enum import IntEnum
@@ -32,7 +33,7 @@ class Urgency(IntEnum):
     AWAITED = 0
     """Somebody waits for it."""
     AHEAD = 1
-    """It is done ahead of need."""
+    """It is done ahead of need, and begins only while nothing that is awaited has a turn."""
 
 
 class _Item:
@@ -52,7 +53,9 @@ class WorkQueue:
         self._clock = clock
         self._patience_s = patience_s
         self._items: dict[Hashable, _Item] = {}
-        self._free = at_once
+        self._at_once = at_once
+        self._inside: Counter[Urgency] = Counter()
+        """Who has a turn."""
         self._line: list[tuple[Urgency, int, asyncio.Future[None]]] = []
         self._numbers = count()
 
@@ -93,28 +96,33 @@ class WorkQueue:
         try:
             yield
         finally:
-            self._give()
+            self._give(urgency)
 
     async def _take(self, urgency: Urgency) -> None:
-        if self._free > 0:  # then nobody is in line
-            self._free -= 1
-            return
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._line, (urgency, next(self._numbers), mine))
+        self._hand_out()
         try:
             await mine
         except asyncio.CancelledError:
             if not mine.cancelled():  # it was given to us in this very moment
-                self._give()
+                self._give(urgency)
             raise
 
-    def _give(self) -> None:
-        while self._line:
-            _, _, next_one = heapq.heappop(self._line)
-            if not next_one.done():
-                next_one.set_result(None)
-                return
-        self._free += 1
+    def _give(self, urgency: Urgency) -> None:
+        self._inside[urgency] -= 1
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        while self._line and self._may_enter(self._line[0][0]):
+            urgency, _, first = heapq.heappop(self._line)
+            if not first.done():  # else who stood there has gone
+                self._inside[urgency] += 1
+                first.set_result(None)
+
+    def _may_enter(self, urgency: Urgency) -> bool:
+        has_room = self._inside.total() < self._at_once
+        return has_room and (urgency is Urgency.AWAITED or not self._inside[Urgency.AWAITED])
 
     async def _persist(self, work: Callable[[], Awaitable[T]]) -> T:
         give_up_at = self._clock.monotonic() + self._patience_s
