@@ -7,6 +7,7 @@
     server.py       a Corral server of our own, and bare HTTP exchanges with it
     sandbox.py      sandboxes of our own, without a server
     launch.py       rows: a POST until the client sees the first tool result
+    burst.py        rows: a hundred launches at once
     tool_calls.py   rows: a command, a Python cell
     event_log.py    rows: durable appends
     streams.py      rows: server-sent events; bare_stream.py is their baseline

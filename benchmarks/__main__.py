@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import event_log, footprint, launch, streams, table, tool_calls
+from benchmarks import burst, event_log, footprint, launch, streams, table, tool_calls
 from benchmarks.figures import Row
 from benchmarks.plain_engine import PlainEngine
 from benchmarks.plan import Plan
@@ -26,6 +26,7 @@ _ROUNDS = 20
 _QUICK_ROUNDS = 3
 _FAMILIES: Mapping[str, Callable[[Plan], list[Row]]] = {
     "launch": launch.run,
+    "burst": burst.run,
     "tool-calls": tool_calls.run,
     "event-log": event_log.run,
     "streams": streams.run,
@@ -38,7 +39,7 @@ def main() -> int:
     arguments = _arguments()
     OUTPUT.mkdir(exist_ok=True)
     rounds = arguments.rounds or (_QUICK_ROUNDS if arguments.quick else _ROUNDS)
-    plan = Plan(Settings.load(), rounds, OUTPUT)
+    plan = Plan(Settings.load(), rounds, arguments.quick, OUTPUT)
     machine = _machine(plan)
     print(*(f"{name}: {value}" for name, value in machine.items()), sep="   ", end="\n\n")
     print(table.header(), flush=True)

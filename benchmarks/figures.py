@@ -12,10 +12,13 @@ class Unit(StrEnum):
     MS = "ms"
     PER_S = "/s"
     MIB = "MiB"
+    S = "s"
+    MIB_PER_S = "MiB/s"
+    PERCENT = "%"
 
     @property
     def is_more_better(self) -> bool:
-        return self is Unit.PER_S
+        return self in (Unit.PER_S, Unit.MIB_PER_S, Unit.PERCENT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,18 +35,18 @@ def run(plan: Plan) -> list[Row]:
     engine = PlainEngine(plan.settings)
     try:
         with running_server(plan) as server, engine.idle_containers(1) as (idle,):
-            running, _ = _launch(server, "remote")
+            running, _ = launch(server, "remote")
             for _ in range(plan.rounds):
                 runs_ms.append(engine.run("true"))
                 both_ms.append(runs_ms[-1] + engine.execute(idle, "true"))
-                fresh, took_ms = _launch(server, "remote")
+                fresh, took_ms = launch(server, "remote")
                 cold_ms.append(took_ms)
                 server.delete_environment(fresh)
-                running_ms += [_launch(server, running)[1] for _ in range(_RUNNING_PER_ROUND)]
+                running_ms += [launch(server, running)[1] for _ in range(_RUNNING_PER_ROUND)]
         with running_server(plan, pool_size=_POOL_SIZE) as server:
-            _launch_from_pool(server, engine)
+            _launches_from_pool(server, engine)
             for _ in range(0, plan.rounds, _POOL_SIZE // 2):
-                pooled_ms += _launch_from_pool(server, engine)
+                pooled_ms += _launches_from_pool(server, engine)
     finally:
         engine.close()
     cold, plain = summarize(cold_ms, Unit.MS), summarize(runs_ms, Unit.MS)
@@ -60,22 +60,27 @@ def run(plan: Plan) -> list[Row]:
     ]
 
 
-def _launch_from_pool(server: BenchServer, engine: PlainEngine) -> list[float]:
+def _launches_from_pool(server: BenchServer, engine: PlainEngine) -> list[float]:
     """Empties a full pool, one launch after another."""
-    deadline = time.monotonic() + _POOL_FILL_TIMEOUT_S
-    filters = {"label": f"{INSTANCE_LABEL}={server.instance}", "name": "corral-pool-"}
-    while len(engine.api.containers(filters=filters)) < _POOL_SIZE:
-        if time.monotonic() > deadline:
-            raise RuntimeError("the pool does not fill")
-        time.sleep(0.1)
-    time.sleep(_LINK_S)
-    launched = [_launch(server, "remote") for _ in range(_POOL_SIZE)]
+    await_pool(server, engine, _POOL_SIZE)
+    launched = [launch(server, "remote") for _ in range(_POOL_SIZE)]
     for environment_id, _ in launched:
         server.delete_environment(environment_id)
     return [took_ms for _, took_ms in launched]
 
 
-def _launch(server: BenchServer, environment: str) -> tuple[str, float]:
+def await_pool(server: BenchServer, engine: PlainEngine, size: int) -> None:
+    """Returns when so many sandboxes wait."""
+    deadline = time.monotonic() + _POOL_FILL_TIMEOUT_S
+    filters = {"label": f"{INSTANCE_LABEL}={server.instance}", "name": "corral-pool-"}
+    while len(engine.api.containers(filters=filters)) < size:
+        if time.monotonic() > deadline:
+            raise RuntimeError("the pool does not fill")
+        time.sleep(0.1)
+    time.sleep(_LINK_S)
+
+
+def launch(server: BenchServer, environment: str) -> tuple[str, float]:
     """The environment's id, and the milliseconds from before the connection to the result. Returns when all is over."""
     started = time.perf_counter()
     exchange = server.launch(_PROMPT, environment)

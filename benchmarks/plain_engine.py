@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -55,6 +56,21 @@ class PlainEngine:
             self._client.containers.run(self.image, list(argv), remove=True, network_mode=_NETWORK, labels=[_LABEL])
         return (time.perf_counter() - started) * 1e3
 
+    def start_many(self, count: int, *, at_once: int) -> float:
+        """Starts so many containers that do nothing, in seconds; they are removed before it returns."""
+
+        def start(_number: int) -> str:
+            if self._command:
+                return self._call("run", "--detach", "--network", _NETWORK, "--label", _LABEL, self.image, *_IDLE)
+            return str(self._start_idle().id)
+
+        with ThreadPoolExecutor(at_once) as threads:
+            started = time.perf_counter()
+            containers = list(threads.map(start, range(count)))
+            took_s = time.perf_counter() - started
+            list(threads.map(lambda each: self.api.remove_container(each, force=True), containers))
+        return took_s
+
     def execute(self, container_id: str, *argv: str) -> float:
         """`docker exec CONTAINER argv`, in milliseconds."""
         started = time.perf_counter()
@@ -72,16 +88,18 @@ class PlainEngine:
         containers: list[Any] = []
         try:
             for _ in range(count):
-                containers.append(
-                    self._client.containers.run(
-                        self.image, list(_IDLE), detach=True, network_mode=_NETWORK, labels=[_LABEL]
-                    )
-                )
+                containers.append(self._start_idle())
             yield [each.id for each in containers]
         finally:
             for each in containers:
                 each.remove(force=True)
 
-    def _call(self, *arguments: str) -> None:
+    def _start_idle(self) -> Any:
+        return self._client.containers.run(self.image, list(_IDLE), detach=True, network_mode=_NETWORK, labels=[_LABEL])
+
+    def _call(self, *arguments: str) -> str:
+        """What it says."""
         assert self._command is not None
-        subprocess.run([*self._command, *arguments], check=True, capture_output=True, timeout=_COMMAND_TIMEOUT_S)
+        argv = [*self._command, *arguments]
+        done = subprocess.run(argv, check=True, capture_output=True, timeout=_COMMAND_TIMEOUT_S, text=True)
+        return done.stdout.strip()

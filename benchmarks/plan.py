@@ -14,5 +14,7 @@ class Plan:
     """Engine and image are taken from here; the data folder is not touched."""
     rounds: int
     """How often each family goes through its measurements, baseline and ours by turns."""
+    is_quick: bool
+    """Whether it is about the benchmarks themselves: then what takes long may take less."""
     output: Path
     """A folder on a real disk: where files for temporary use are memory, fsync costs nothing."""

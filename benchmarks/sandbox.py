@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import secrets
+import subprocess
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from pathlib import Path
 
 import docker
 
@@ -14,6 +17,8 @@ from orchestrator.sandboxes.docker import INSTANCE_LABEL, DockerDriver
 from orchestrator.sandboxes.driver import SandboxRef, SandboxSpec
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.link import Link
+
+_REMOVED_AT_ONCE = 6
 
 
 @asynccontextmanager
@@ -47,7 +52,15 @@ def remove_all(settings: Settings, instance: str) -> None:
     """Removes every container that a server with this identity left."""
     client = docker.DockerClient(base_url=settings.engine_url)
     try:
-        for container in client.containers.list(all=True, filters={"label": f"{INSTANCE_LABEL}={instance}"}):
-            container.remove(force=True, v=True)
+        found = client.api.containers(all=True, filters={"label": f"{INSTANCE_LABEL}={instance}"})
+        with ThreadPoolExecutor(_REMOVED_AT_ONCE) as threads:
+            list(threads.map(lambda each: client.api.remove_container(each["Id"], force=True, v=True), found))
     finally:
         client.close()
+
+
+def unmount_below(folder: Path) -> None:
+    """Unmounts what a server mounted below its data folder: the disks of sandboxes, and their pool."""
+    mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for path in reversed([each for each in mounted if Path(each).is_relative_to(folder)]):
+        subprocess.run(["umount", path], check=True)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.plan import Plan
-from benchmarks.sandbox import remove_all
+from benchmarks.sandbox import remove_all, unmount_below
 
 HOST = "127.0.0.1"
 _START_TIMEOUT_S = 30.0
@@ -122,6 +122,7 @@ def running_server(plan: Plan, *, pool_size: int = 0) -> Iterator[BenchServer]:
                 yield BenchServer(port, instance)
         finally:
             remove_all(plan.settings, instance)
+            unmount_below(Path(folder))
 
 
 @contextmanager
