@@ -61,6 +61,7 @@ def _examine() -> Iterator[Check]:
     yield Check("settings", "ok", f"server at {settings.server_url}")
     yield from asyncio.run(_engine(settings))
     yield _data_folder(settings.data_dir)
+    yield _storage(settings)
     yield _models(settings)
     yield _agents(settings)
     yield _port(settings)
@@ -127,6 +128,23 @@ def _data_folder(folder: Path) -> Check:
     if free < _SPACE_NEEDED_BYTES:
         return Check("data folder", "broken", found, "make room: at least 1 GB, better 5")
     return Check("data folder", "ok" if free >= _SPACE_WANTED_BYTES else "warning", found)
+
+
+def _storage(settings: Settings) -> Check:
+    from orchestrator.sandboxes.disks import can_share_blocks, can_use_disks
+
+    layers = "sandboxes write into the engine's layers, without a hard limit"
+    if settings.storage == "layers":
+        return Check("storage", "warning", f"{layers}, as set", "set CORRAL_STORAGE=auto")
+    if reason := can_use_disks(settings.engine_url):
+        advice = "run the server as root on the engine's machine"
+        if settings.storage == "disks":
+            return Check("storage", "broken", f"CORRAL_STORAGE=disks is not possible: {reason}", advice)
+        return Check("storage", "warning", f"{layers}: {reason}", advice)
+    limit = f"a disk of {size(settings.resources.disk_bytes)} for each sandbox"
+    if not can_share_blocks(settings.data_dir / "disks"):
+        return Check("storage", "warning", f"{limit}; forks copy all of it", "install xfsprogs")
+    return Check("storage", "ok", f"{limit}; forks share its blocks")
 
 
 def _models(settings: Settings) -> Check:

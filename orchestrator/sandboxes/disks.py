@@ -70,7 +70,7 @@ class Disks:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._pool.exists() and not self._files.is_mount():
             _run("mount", "-t", "xfs", "-o", _POOL_MOUNT_OPTIONS, self._pool, self._files)
-        self.is_sharing = self._shares_blocks() or self._make_pool()
+        self.is_sharing = _shares_blocks(self._files) or self._make_pool()
         for kind in ("sandboxes", "snapshots", "templates"):
             (self._files / kind).mkdir(mode=0o700, exist_ok=True)
             for unfinished in (self._files / kind).glob(".*"):
@@ -197,18 +197,6 @@ class Disks:
         with contextlib.suppress(FileNotFoundError):
             at.rmdir()
 
-    def _shares_blocks(self) -> bool:
-        one, other = self._files / ".probe", self._files / ".probe-copy"
-        try:
-            one.write_bytes(b"\0" * 4096)
-            _share(one, other)
-        except OSError:
-            return False
-        finally:
-            one.unlink(missing_ok=True)
-            other.unlink(missing_ok=True)
-        return True
-
     def _make_pool(self) -> bool:
         if shutil.which("mkfs.xfs", path=_PATH) is None:
             return False
@@ -225,7 +213,7 @@ class Disks:
             _run("mount", "-t", "xfs", "-o", _POOL_MOUNT_OPTIONS, self._pool, self._files)
         finally:
             unfinished.unlink(missing_ok=True)
-        return self._shares_blocks()
+        return _shares_blocks(self._files)
 
 
 def can_use_disks(engine_url: str) -> str:
@@ -240,6 +228,14 @@ def can_use_disks(engine_url: str) -> str:
     return f"there is no {missing[0]}" if missing else ""
 
 
+def can_share_blocks(folder: Path) -> bool:
+    """Whether disks below `folder`, which need not exist, are or will be copied without copying."""
+    if (folder / "pool.xfs").exists() or shutil.which("mkfs.xfs", path=_PATH) is not None:
+        return True
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    return _shares_blocks(existing)
+
+
 def _sees_other_files(engine_socket: str) -> bool:
     """Whether whoever listens there is in another mount namespace. Without an answer, the usual marks of containers."""
     with socket.socket(socket.AF_UNIX) as probe:
@@ -251,6 +247,19 @@ def _sees_other_files(engine_socket: str) -> bool:
             return not pid or Path(f"/proc/{pid}/ns/mnt").readlink() != Path("/proc/self/ns/mnt").readlink()
         except OSError:
             return Path("/.dockerenv").exists() or Path("/run/.containerenv").exists()
+
+
+def _shares_blocks(folder: Path) -> bool:
+    one, other = folder / ".corral-probe", folder / ".corral-probe-copy"
+    try:
+        one.write_bytes(b"\0" * 4096)
+        _share(one, other)
+    except OSError:
+        return False
+    finally:
+        one.unlink(missing_ok=True)
+        other.unlink(missing_ok=True)
+    return True
 
 
 def _share(source: Path, target: Path) -> None:

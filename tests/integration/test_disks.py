@@ -226,7 +226,7 @@ def test_the_pool_stays_while_a_disk_is_in_use(folder: Path, disks: Disks) -> No
 
 
 def test_without_shared_blocks_copies_are_copies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Disks, "_shares_blocks", lambda self: False)
+    monkeypatch.setattr(module, "_shares_blocks", lambda folder: False)
     monkeypatch.setattr(Disks, "_make_pool", lambda self: False)
     plain = Disks(folder)
     plain.open()

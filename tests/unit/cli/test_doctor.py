@@ -9,6 +9,7 @@ import pytest
 from orchestrator.cli import doctor
 from orchestrator.cli.doctor import Check
 from orchestrator.config import Settings
+from orchestrator.sandboxes import disks
 from orchestrator.sandboxes.driver import DriverInfo
 from tests.unit.cli.conftest import Corral
 
@@ -18,6 +19,13 @@ def free_port(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         monkeypatch.setenv("CORRAL_PORT", str(probe.getsockname()[1]))
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disks are possible, whoever runs the tests."""
+    monkeypatch.setattr(disks, "can_use_disks", lambda _: "")
+    monkeypatch.setattr(disks, "can_share_blocks", lambda _: True)
 
 
 @pytest.fixture
@@ -40,6 +48,7 @@ def test_all_is_well(corral: Corral, engine: list[Check]) -> None:
         "settings",
         "engine",
         "data folder",
+        "storage",
         "models",
         "agents",
         "port",
@@ -53,6 +62,35 @@ def test_what_is_broken_says_what_to_do_and_sets_the_exit_code(corral: Corral, e
     assert outcome.code == 1
     assert "✗ image        x is not on the engine" in outcome.out
     assert "→ make images" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("wanted", "reason", "shares", "verdict", "told"),
+    [
+        ("auto", "", True, "ok", "a disk of 11 GB for each sandbox"),
+        ("auto", "", False, "warning", "install xfsprogs"),
+        ("auto", "only root can mount disks", True, "warning", "without a hard limit: only root"),
+        ("disks", "only root can mount disks", True, "broken", "not possible: only root"),
+        ("layers", "", True, "warning", "as set"),
+    ],
+)
+def test_where_files_are_kept(
+    corral: Corral,
+    engine: list[Check],
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: str,
+    reason: str,
+    shares: bool,
+    verdict: str,
+    told: str,
+) -> None:
+    monkeypatch.setenv("CORRAL_STORAGE", wanted)
+    monkeypatch.setattr(disks, "can_use_disks", lambda _: reason)
+    monkeypatch.setattr(disks, "can_share_blocks", lambda _: shares)
+    checks = json.loads(corral("doctor", "--json").out)["checks"]
+    (check,) = (check for check in checks if check["name"] == "storage")
+    assert check["verdict"] == verdict
+    assert told in f"{check['found']} {check['advice']}"
 
 
 def test_a_warning_is_not_broken(corral: Corral, engine: list[Check]) -> None:
