@@ -4,6 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh
 scripts/engine.sh ensure
+scripts/disks.sh ensure
 # Where our engine could not make a network of its own, builds use that of this machine.
 if [[ -f .corral/dockerd.network ]]; then set -- --network "$(<.corral/dockerd.network)" "$@"; fi
 exec .venv/bin/python sandbox-images/build.py "$@"
