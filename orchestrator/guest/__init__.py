@@ -13,7 +13,12 @@ It is started as the container's main process (under an init), as root with four
     calls.py        calls: identity, retained output, outcome
     processes.py    calls that run a process; killing whole trees
     cells.py        calls that run a cell in the Python interpreter
-    transfers.py    tar streams in and out
+    transfers.py    what hands make for a stream: archives, watches; pumps.py brings it there
+    reach.py        what people reach a sandbox by, imported at first use:
+    terminals.py    a process with a pseudo-terminal
+    forwards.py     connections to what listens inside
+    watches.py      changes of files, in a hand
+    usage.py        figures: CPU, memory, disk, processes
     trees.py        trees of processes, found and killed
     hands.py        the pool of processes dropped in advance (the guest's side)
     hand.py         such a process (the agent's side)

@@ -306,6 +306,12 @@ def _archive(arguments: Dict[str, Any], _source: BinaryIO, sink: BinaryIO) -> Di
     return {"members": count}
 
 
+def _watch(arguments: Dict[str, Any], _source: BinaryIO, sink: BinaryIO) -> Dict[str, Any]:
+    from . import watches  # in this hand alone, and only if somebody watches
+
+    return watches.watch(arguments, sink)
+
+
 OPERATIONS: Dict[str, Callable[[Dict[str, Any], BinaryIO, BinaryIO], Dict[str, Any]]] = {
     "read": _read,
     "write": _write,
@@ -315,4 +321,5 @@ OPERATIONS: Dict[str, Callable[[Dict[str, Any], BinaryIO, BinaryIO], Dict[str, A
     "delete": _delete,
     "extract": _extract,
     "archive": _archive,
+    "watch": _watch,
 }

@@ -5,6 +5,7 @@ stays below the hand and can be found. Talks to the guest by frames over a socke
 request.
 
     request   OPEN     {"do": "spawn", "argv", "cwd", "env"}   with [stdin, output] or [stdin, output, third]
+              OPEN     {…, "terminal": path}                   instead of the descriptors, which are not used
               OPEN     {"do": "file", "operation", "arguments"}  with [input, output]
     answers   MESSAGE  {"pid": n}                       the process runs
               MESSAGE  {"exit": status, "idle": bool}   wait status; `idle`: nothing is left below the hand
@@ -87,6 +88,10 @@ class Hand:
         ]
         if len(descriptors) > 2:
             moves.append((os.POSIX_SPAWN_DUP2, descriptors[2], 3))
+        if "terminal" in request:
+            # The first terminal that the leader of a new session opens controls it; setsid comes before these.
+            moves = [(os.POSIX_SPAWN_OPEN, 0, request["terminal"], os.O_RDWR, 0)]
+            moves += [(os.POSIX_SPAWN_DUP2, 0, 1), (os.POSIX_SPAWN_DUP2, 0, 2)]
         try:
             os.chdir(request["cwd"])
             self._child = os.posix_spawnp(

@@ -141,7 +141,7 @@ class HandPool:
 
     def __init__(self, reactor: Reactor, user: User) -> None:
         self._reactor = reactor
-        self._user = user
+        self.user = user
         self._spare: List[HandProcess] = []
         self._keepers: List[HandProcess] = []
         self._alive: Dict[int, HandProcess] = {}
@@ -233,7 +233,7 @@ class HandPool:
             theirs.close()
             raise NoHand(str(error)) from error
         if pid == 0:
-            _live_as_hand(theirs, self._user)
+            _live_as_hand(theirs, self.user)
         theirs.close()
         self._alive[pid] = HandProcess(pid, ours, self._reactor)
         return self._alive[pid]

@@ -76,11 +76,19 @@ class Stream:
             self._link.write(encode_credit(self.number, taken_bytes))
 
     def end(self) -> None:
-        """Sends END; the stream is forgotten, since services answer last."""
-        link = self._link
-        if link is not None:
-            link.write(encode(END, self.number))
-            link.drop(self)
+        """Sends END; the stream is forgotten, since most services answer last."""
+        self.end_sending()
+        self.drop()
+
+    def end_sending(self) -> None:
+        """Sends END; what the other end still sends is taken. `drop` the stream when that has ended, too."""
+        if self._link is not None:
+            self._link.write(encode(END, self.number))
+
+    def drop(self) -> None:
+        """Forgets the stream: both ends have said END."""
+        if self._link is not None:
+            self._link.drop(self)
 
     def reset(self, code: str, message: str) -> None:
         link = self._link

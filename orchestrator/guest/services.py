@@ -12,6 +12,8 @@
 `output_limit_bytes` of output are kept, head and tail. A call that writes more than `output_total_limit_bytes` is
 stopped; every request may carry it.
 
+    terminal, connect, watch, usage    how people reach the sandbox: see `reach.py`
+
 exec, cell and file are calls: the same id again, with `from_bytes`, follows the call that is already there. Within a
 call's stream MESSAGE {"cancel": true} ends it.
 """
@@ -20,7 +22,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, Callable, Dict, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional
 
 from .calls import OUTPUT_TOTAL_LIMIT_BYTES, Call, CallBook, Follower
 from .cells import CANCELLED, Cell, CellQueue
@@ -30,8 +32,11 @@ from .hands import HandPool, NoHand
 from .link import Stream
 from .processes import HandTask, end_background
 from .reactor import Reactor
-from .transfers import Archive
+from .transfers import Transfer
 from .verdicts import Judge
+
+if TYPE_CHECKING:
+    from .reach import Reach
 
 _CODE_LIMIT_BYTES = 8 << 20
 _ENV_LIMIT_BYTES = 192 << 10
@@ -59,7 +64,9 @@ class Services:
             "ack": self._open_ack,
             "warm": self._open_warm,
             "calls": self._open_calls,
+            **dict.fromkeys(("terminal", "connect", "watch", "usage"), self._open_reach),
         }
+        self._reach: Optional[Reach] = None
 
     def greeting(self) -> Dict[str, Any]:
         """What HELLO tells besides the protocol."""
@@ -133,7 +140,8 @@ class Services:
         call.cancel = lambda: call.finish(dict(CANCELLED))
 
     def _open_get(self, stream: Stream, request: Dict[str, Any]) -> None:
-        Archive(self._reactor, self._pool, stream, [str(each) for each in request["paths"]], self._cwd)
+        arguments = {"paths": [str(each) for each in request["paths"]], "cwd": self._cwd}
+        Transfer(self._reactor, self._pool, stream, "archive", arguments)
 
     def _open_ack(self, stream: Stream, request: Dict[str, Any]) -> None:
         self._calls.forget(str(request["call"]))
@@ -146,6 +154,13 @@ class Services:
     def _open_calls(self, stream: Stream, _request: Dict[str, Any]) -> None:
         stream.send_message({"calls": self._calls.states()})
         stream.end()
+
+    def _open_reach(self, stream: Stream, request: Dict[str, Any]) -> None:
+        if self._reach is None:
+            from .reach import Reach
+
+            self._reach = Reach(self._reactor, self._pool, self._cwd)
+        self._reach.open(stream, request, self._env(request))
 
     def _env(self, request: Dict[str, Any]) -> Dict[str, str]:
         given = request.get("env") or {}
