@@ -30,7 +30,8 @@ log = structlog.get_logger(__name__)
 FOOTPRINT_BYTES = 25 << 20
 """Host memory of an idle sandbox, as the design's section 6 bounds it."""
 _DEMAND_WINDOW_S = 60.0
-_RETRY_S = 5.0
+_FIRST_RETRY_S = 5.0
+_LONGEST_RETRY_S = 60.0
 _ANSWER_S = 1.0
 """A guest that waits answers within a millisecond; one that does not within this is not given to anybody."""
 _LONGEST_QUIET_FACTOR = 10
@@ -234,19 +235,22 @@ class Pool:
 
     async def keep(self) -> None:
         """Keeps as many as should wait, until none should any more."""
+        retry_s = _FIRST_RETRY_S
         while self.target > 0 or self._waiting:
             self.wanted.clear()
             try:
                 await self._approach_target()
             except SandboxError as error:
-                log.warning("pool_not_filled", image=self.profile.image, reason=error.message)
-                await asyncio.sleep(_RETRY_S)
+                log.warning("pool_not_filled", image=self.profile.image, reason=error.message, again_in_s=retry_s)
             except Exception:
                 # A reconcile boundary: whatever went wrong with one must not end the pool.
-                log.exception("pool_broken")
-                await asyncio.sleep(_RETRY_S)
+                log.exception("pool_broken", again_in_s=retry_s)
             else:
+                retry_s = _FIRST_RETRY_S
                 await self._wait_for_change()
+                continue
+            await asyncio.sleep(retry_s)
+            retry_s = min(2 * retry_s, _LONGEST_RETRY_S)
         self._pools.remove(self)
 
     async def _approach_target(self) -> None:

@@ -27,13 +27,14 @@ def server(engine: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 def start_server(engine: Settings, tmp_path: Path) -> Iterator[StartServer]:
-    """Starts servers for one test. Settings are given as `CALL_TIMEOUT_S="2"`."""
+    """Starts servers for one test, without a pool: such tests count and wait. Settings are given as `CALL_TIMEOUT_S="2"`.
+    """
     made: list[ServerProcess] = []
 
     def start(**settings: str) -> ServerProcess:
         folder = tmp_path / f"server-{len(made)}"
         folder.mkdir()
-        process = ServerProcess(engine, folder, **settings)
+        process = ServerProcess(engine, folder, **{"POOL__SIZE": "0", **settings})
         process.start()
         made.append(process)
         return process

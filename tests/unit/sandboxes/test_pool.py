@@ -372,7 +372,7 @@ async def test_launches_go_before_refills(world: World) -> None:
 async def test_a_profile_that_cannot_be_made_does_not_hinder_others(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_RETRY_S", 0.1)
+    monkeypatch.setattr(module, "_FIRST_RETRY_S", 0.05)
     world.driver.failures[OTHER] = [ImageMissing("no image"), EngineUnavailable("away")]
     world.driver.failures[DEFAULT] = [RuntimeError("a mistake of ours")]
     with capture_logs() as logged:
