@@ -1,4 +1,4 @@
-"""Disks on this machine: loop devices, ext4 and XFS. Needs root, as disks themselves do; no engine."""
+"""Disks on this machine: loop devices, ext4 and XFS. Needs root where the engine runs, as disks themselves do."""
 
 from __future__ import annotations
 
