@@ -21,6 +21,7 @@ from blockbuster import BlockBuster
 from orchestrator.config import Settings
 
 NO_ENGINE = "CORRAL_TEST_NO_ENGINE"
+NO_RUNSC = "the engine has no runtime runsc (gVisor)"
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1", "", None)
 
 _state: dict[str, bool] = {"guarded": False}
@@ -126,6 +127,15 @@ def short_path() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
+@pytest.fixture(scope="class")
+def short_folder() -> Iterator[Path]:
+    """As `short_path`, one for all tests of a class."""
+    path = Path(tempfile.mkdtemp(prefix="corral-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
 def _engine_fault(settings: Settings) -> str | None:
     """What keeps e2e tests from running, with what to do; None when nothing does."""
     import docker
@@ -158,8 +168,26 @@ def engine() -> Settings:
     pytest.fail(f"{fault}. Or skip these tests: {NO_ENGINE}=1", pytrace=False)
 
 
+@pytest.fixture(scope="session")
+def runsc(engine: Settings) -> Settings:
+    """Settings whose engine has gVisor's runtime. Skips without it, and the summary says so."""
+    import docker
+
+    client = docker.DockerClient(base_url=engine.engine_url, timeout=10)
+    try:
+        if "runsc" not in client.info()["Runtimes"]:
+            pytest.skip(f"{NO_RUNSC}: `corral doctor` says how to get it")
+    finally:
+        client.close()
+    return engine
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    skipped = [report for report in terminalreporter.stats.get("skipped", []) if NO_ENGINE in str(report.longrepr)]
-    if skipped:
-        terminalreporter.section("NO CONTAINER ENGINE", sep="!", red=True, bold=True)
-        terminalreporter.line(f"{len(skipped)} e2e tests did NOT run: nothing above says that sandboxes work.")
+    skipped = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
+    for mark, title, consequence in (
+        (NO_ENGINE, "NO CONTAINER ENGINE", "e2e tests did NOT run: nothing above says that sandboxes work."),
+        (NO_RUNSC, "NO GVISOR", "tests did NOT run: nothing above says that the runtime runsc works."),
+    ):
+        if count := sum(mark in reason for reason in skipped):
+            terminalreporter.section(title, sep="!", red=True, bold=True)
+            terminalreporter.line(f"{count} {consequence}")

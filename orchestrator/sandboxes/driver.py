@@ -1,7 +1,7 @@
 """The driver port: makes, finds and removes sandboxes on one platform, and opens a byte stream to the guest in each.
 
 A driver remembers nothing: what it must know later it puts into the ref it yields and on the platform as labels. Every
-method may be called again after a crash. Implementations must pass `tests/conformance/driver_suite.py`.
+method may be called again after a crash. Implementations must pass the checks of `orchestrator/conformance`.
 """
 
 from __future__ import annotations

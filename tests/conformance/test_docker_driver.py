@@ -1,31 +1,78 @@
-"""The Docker driver on a real engine."""
+"""The Docker driver on a real engine: with disks and with writable layers, and with gVisor's runtime."""
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from orchestrator.config import Settings
+from orchestrator.conformance import Difference, DriverSuite
+from orchestrator.sandboxes.disks import Disks, can_use_disks
 from orchestrator.sandboxes.docker import DockerDriver
 from orchestrator.sandboxes.driver import SandboxDriver
-from tests.conformance.driver_suite import DriverSuite
 
 pytestmark = pytest.mark.e2e
 
 
-class TestDockerDriver(DriverSuite):
+class _OnDocker(DriverSuite):
+    settings: ClassVar[Settings]
+    folder: ClassVar[Path]
+    disks: ClassVar[Path | None]
+    """Where the sandboxes' disks are; None for layers."""
+    uses_disks: ClassVar[bool] = True
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _here(cls, engine: Settings, short_folder: Path) -> Iterator[None]:
+        cls.settings, cls.image, cls.folder, cls.disks = engine, engine.image, short_folder, None
+        if not cls.uses_disks:
+            yield
+            return
+        if reason := can_use_disks(engine.engine_url):
+            pytest.skip(f"sandboxes with disks are NOT checked: {reason}")
+        pool = Disks(short_folder, 8 << 30)
+        pool.open()
+        cls.disks = short_folder / "files"
+        yield
+        pool.close()
+
+    @classmethod
+    def driver(cls, instance: str) -> SandboxDriver:
+        disks = None if cls.disks is None else Disks(cls.disks / instance)
+        return DockerDriver(cls.settings.engine_url, instance, disks)
+
+    @classmethod
+    def driver_of_silent_platform(cls) -> SandboxDriver:
+        return DockerDriver(f"unix://{cls.folder}/no-engine.sock", "test")
+
     @pytest.fixture(autouse=True)
-    def _here(self, engine: Settings, tmp_path: Path) -> None:
-        self.settings = engine
-        self.nowhere = f"unix://{tmp_path}/no-engine.sock"
+    def _collects(self) -> Iterator[None]:
+        """The SDK leaves the socket open on which it could not connect."""
+        yield
+        gc.collect()
 
-    @property
-    def image(self) -> str:
-        return self.settings.image
 
-    def driver(self, instance: str) -> SandboxDriver:
-        return DockerDriver(self.settings.engine_url, instance)
+class TestRunc(_OnDocker):
+    runtime = "runc"
 
-    def driver_of_silent_platform(self) -> SandboxDriver:
-        return DockerDriver(self.nowhere, "test")
+
+class TestRuncWithLayers(_OnDocker):
+    """As where the server is not root on the engine's machine."""
+
+    runtime = "runc"
+    uses_disks = False
+    differs = frozenset({Difference.NO_DISK_LIMIT, Difference.WRITABLE_ROOT})
+
+
+class TestRunsc(_OnDocker):
+    runtime = "runsc"
+    differs = frozenset({Difference.OOM_ENDS_THE_SANDBOX, Difference.PIDS_END_THE_SANDBOX})
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _has_runtime(cls, runsc: Settings) -> None:
+        """Fails, or skips loudly, without gVisor."""

@@ -1,3 +1,5 @@
+"""The fake that the unit tests use: the real guest as plain processes."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -5,22 +7,27 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.conformance import Difference, DriverSuite
 from orchestrator.sandboxes.driver import SandboxDriver
-from tests.conformance.driver_suite import DriverSuite
 from tests.fakes.local_driver import IMAGE, EngineAway, LocalDriver
 
 
 class TestLocalDriver(DriverSuite):
     image = IMAGE
+    differs = frozenset({Difference.NO_ISOLATION, Difference.NO_LIMITS})
+    root: Path
 
-    @pytest.fixture(autouse=True)
-    def _here(self, short_path: Path) -> Iterator[None]:
-        self.root = short_path
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _here(cls, short_folder: Path) -> Iterator[None]:
+        cls.root = short_folder
         yield
-        LocalDriver(short_path).kill_all()
+        LocalDriver(short_folder).kill_all()
 
-    def driver(self, instance: str) -> SandboxDriver:
-        return LocalDriver(self.root, instance)
+    @classmethod
+    def driver(cls, instance: str) -> SandboxDriver:
+        return LocalDriver(cls.root, instance)
 
-    def driver_of_silent_platform(self) -> SandboxDriver:
-        return EngineAway(self.root)
+    @classmethod
+    def driver_of_silent_platform(cls) -> SandboxDriver:
+        return EngineAway(cls.root)
