@@ -22,6 +22,7 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,8 @@ _POOL_SHARE = 0.8
 _POOL_LEAST_BYTES = 2 << 30
 _COMMAND_TIMEOUT_S = 300
 _PROBE_TIMEOUT_S = 2.0
+_RELEASE_TIMEOUT_S = 5.0
+_RELEASE_INTERVAL_S = 0.05
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _FORMAT = (
     *("mkfs.ext4", "-q", "-F", "-m", "0", "-J", "size=8"),
@@ -82,9 +85,16 @@ class Disks:
 
     def close(self) -> None:
         """Unmounts the pool, unless sandboxes still run on it. May be called twice."""
-        if self._pool.exists() and self._files.is_mount():
-            with contextlib.suppress(OSError):
+        give_up_at = time.monotonic() + _RELEASE_TIMEOUT_S
+        while self._pool.exists() and self._files.is_mount():
+            try:
                 _run("umount", self._files)
+            except OSError:
+                # The kernel lets go of a disk's file a little after the disk was unmounted.
+                is_in_use = any(at.is_mount() for at in self._mounts.iterdir())
+                if is_in_use or time.monotonic() > give_up_at:
+                    return
+                time.sleep(_RELEASE_INTERVAL_S)
 
     # sandboxes
 
