@@ -25,13 +25,15 @@ from orchestrator.clock import SystemClock
 from orchestrator.config import Settings
 from orchestrator.errors import ConfigError
 from orchestrator.models.registry import ModelRegistry
+from orchestrator.policy.bounds import Bounds, Maxima
 from orchestrator.policy.limits import Limits
 from orchestrator.runs.intake import Intake
 from orchestrator.runs.supervisor import Supervisor
 from orchestrator.sandboxes.disks import Disks, can_use_disks
-from orchestrator.sandboxes.driver import Profile, Resources, SandboxDriver
+from orchestrator.sandboxes.driver import SandboxDriver
 from orchestrator.sandboxes.environments import Environments, SandboxDefaults, opened
 from orchestrator.sandboxes.pool import PoolSettings
+from orchestrator.sandboxes.profiles import Profiles
 from orchestrator.store.lock import DataFolderLock
 from orchestrator.store.port import Store
 from orchestrator.store.sqlite import SqliteStore
@@ -68,7 +70,8 @@ async def open_store(settings: Settings) -> AsyncGenerator[Store, None]:
 async def open_services(settings: Settings, driver: SandboxDriver | None = None) -> AsyncGenerator[Services, None]:
     """Everything below the HTTP surface, running. `driver` replaces the container engine (tests)."""
     clock = SystemClock()
-    agents = await asyncio.to_thread(AgentRegistry.load, aliases=settings.agent_aliases)
+    agents = await asyncio.to_thread(load_agents, settings)
+    profiles = _profiles(settings)
     models = ModelRegistry(settings.model)
     # A provider's module is imported at first use; better now than in the middle of the first run.
     await asyncio.to_thread(models.resolve)
@@ -87,7 +90,7 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         generation = await store.next_generation()
         if driver is None:
             driver = _docker(settings)
-        environments = Environments(store, driver, clock, _defaults(settings), generation)
+        environments = Environments(store, driver, clock, _defaults(settings, profiles), generation)
         await stack.enter_async_context(opened(environments))
         supervisor = Supervisor(
             store,
@@ -102,7 +105,7 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         )
         stack.push_async_callback(supervisor.aclose)
         await supervisor.open()
-        intake = Intake(store, environments, supervisor, agents, models, clock, generation=generation)
+        intake = Intake(store, environments, supervisor, agents, models, clock, profiles, generation=generation)
         authenticator = Authenticator(store, clock, settings.host)
         yield Services(store, environments, supervisor, intake, authenticator, settings.request_limit_bytes)
 
@@ -165,19 +168,21 @@ def _instance(data_dir: Path) -> str:
     return name
 
 
-def _defaults(settings: Settings) -> SandboxDefaults:
-    wanted = settings.resources
-    resources = Resources(
-        memory_bytes=wanted.memory_bytes,
-        cpus=wanted.cpus,
-        pids=wanted.pids,
-        open_files=wanted.open_files,
-        disk_bytes=wanted.disk_bytes,
-    )
+def load_agents(settings: Settings) -> AgentRegistry:
+    """The agents of a server with these settings. Blocks on the disk. Raises `ConfigError`."""
+    maxima = Maxima(**settings.maxima.model_dump())
+    return AgentRegistry.load(own=settings.agents_dir, aliases=settings.agent_aliases, maxima=maxima)
+
+
+def _profiles(settings: Settings) -> Profiles:
+    return Profiles(settings.image, Bounds(runtime=settings.runtime, **settings.resources.model_dump()))
+
+
+def _defaults(settings: Settings, profiles: Profiles) -> SandboxDefaults:
     pool = PoolSettings(
         size=settings.pool.size,
         max_size=max(settings.pool.size, settings.pool.max_size),
         refill_delay_s=settings.pool.refill_delay_s,
         memory_limit_bytes=settings.pool.memory_limit_bytes,
     )
-    return SandboxDefaults(Profile(settings.image, resources), settings.max_environments_per_project, pool)
+    return SandboxDefaults(profiles.default, settings.max_environments_per_project, pool)

@@ -54,12 +54,37 @@ class ResourceSettings(BaseModel):
     """Memory, swap included: there is none beyond it. At least 64 MiB."""
     cpus: Annotated[float, Field(gt=0)] = 2.0
     """CPU time per second, in CPUs; 0.5 is half of one."""
-    pids: Annotated[int, Field(ge=32)] = 1024
-    """Processes and threads at once."""
+    pids: Annotated[int, Field(ge=32)] | None = None
+    """Processes and threads at once. Unset: 1,024, and 4,096 under gVisor (`runsc`), whose own threads count."""
     open_files: Annotated[int, Field(ge=256)] = 8192
     """Open files per process."""
     disk_bytes: Annotated[int, Field(ge=64 << 20)] = 10 << 30
     """Disk: the workspace, the agent's home and everything else that outlives a command. `/tmp` is memory."""
+
+
+class MaximaSettings(BaseModel):
+    """What the definition of an agent may ask for at most; more stops the start."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    runtimes: tuple[str, ...] = ("runc", "runsc", "kata")
+    """Container runtimes that an agent may choose, by the engine's names."""
+    memory_bytes: Positive = 16 << 30
+    """Memory of a sandbox."""
+    cpus: Annotated[float, Field(gt=0)] = 16.0
+    """CPUs of a sandbox."""
+    pids: Positive = 8192
+    """Processes and threads in a sandbox."""
+    open_files: Positive = 1 << 20
+    """Open files per process."""
+    disk_bytes: Positive = 100 << 30
+    """Disk of a sandbox."""
+    call_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
+    """Time of one tool call."""
+    run_timeout_s: Annotated[float, Field(gt=0)] = 24 * 3600.0
+    """Time of one interaction."""
+    output_limit_bytes: Positive = 16 << 20
+    """Output kept of one call."""
 
 
 class PoolSettings(BaseModel):
@@ -99,8 +124,12 @@ class Settings(BaseSettings):
     instance: str | None = None
     """This server's identity, a label on all that it owns at the engine. Unset: made at first start and kept in the
     data folder. A server removes only what carries its own."""
+    runtime: str = ""
+    """The container runtime of sandboxes, by the engine's name: `runc`, `runsc`, `kata`. Empty: the engine's own."""
     resources: ResourceSettings = Field(default_factory=ResourceSettings)
-    """Limits of each sandbox."""
+    """Limits of each sandbox. An agent's definition may set its own."""
+    maxima: MaximaSettings = Field(default_factory=MaximaSettings)
+    """The server's own settings are not held by them."""
     pool: PoolSettings = Field(default_factory=PoolSettings)
     """Sandboxes that wait."""
     storage: Literal["auto", "disks", "layers"] = "auto"
@@ -130,6 +159,8 @@ class Settings(BaseSettings):
     """Environments that one project may have; then new ones are refused with 429."""
     model: str = "scripted"
     """The model that agents use unless they name one: `provider:model`, or `scripted`."""
+    agents_dir: Path | None = None
+    """A folder of agents of your own, beside those that come with Corral; the same id replaces one."""
     agent_aliases: dict[str, str] = Field(default_factory=lambda: dict(_SHIPPED_ALIASES))
     """Other names of agents, `alias = "agent id"`. Adds to the built-in aliases of public names."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -252,10 +283,17 @@ def _explain(
         path = ".".join(str(part) for part in fault["loc"])
         origin = _origin([str(part) for part in fault["loc"]], origins)
         if fault["type"] == "extra_forbidden":
-            known = list(ResourceSettings.model_fields if fault["loc"][0] == "resources" else cls.model_fields)
+            known = _known(cls, fault["loc"][0])
             yield f"unknown setting {path!r} ({origin}){_closest(str(fault['loc'][-1]), known)}"
         else:
             yield f"setting {path!r} ({origin}): {fault['msg']}"
+
+
+def _known(cls: type[Settings], name: int | str) -> list[str]:
+    """The settings of the table `name`, or all if it is no table."""
+    field = cls.model_fields.get(str(name))
+    table = field.annotation if field is not None else None
+    return list(table.model_fields if isinstance(table, type) and issubclass(table, BaseModel) else cls.model_fields)
 
 
 def _origin(path: list[str], origins: tuple[tuple[Mapping[str, Any], str], ...]) -> str:

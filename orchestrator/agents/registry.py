@@ -1,7 +1,7 @@
 """Agents by name: definitions read from folders, and the aliases under which they also go.
 
-A folder holds one folder per agent: `agent.yaml` (id, description, system_instruction, tools, model) and, if wanted,
-`AGENTS.md` with its instructions. Imports `wire` and `errors` only.
+A folder holds one folder per agent: `agent.yaml` (id, description, system_instruction, tools, model, sandbox) and, if
+wanted, `AGENTS.md` with its instructions. Imports `policy`, `wire` and `errors` only.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Annotated, Self
 
 import yaml
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from orchestrator.errors import ConfigError, InvalidRequest, NotFound
+from orchestrator.policy.bounds import UNBOUND, Bounds, Maxima
 from orchestrator.wire.base import ListOf, WireModel, parse, problem
 from orchestrator.wire.tools import ToolDeclaration
 
@@ -37,6 +38,8 @@ class AgentDefinition:
     """Beside the file tools, which every agent with an environment has."""
     model: str | None = None
     """`provider:model`; None takes the server's default."""
+    bounds: Bounds = UNBOUND
+    """What its sandbox and its calls may take, as far as it says so; within the operator's maxima."""
 
 
 def _agent_id(value: str) -> str:
@@ -45,12 +48,25 @@ def _agent_id(value: str) -> str:
     return value
 
 
+class _SandboxBlock(WireModel):
+    runtime: str | None = None
+    memory_bytes: Annotated[int, Field(ge=64 << 20)] | None = None
+    cpus: Annotated[float, Field(gt=0)] | None = None
+    pids: Annotated[int, Field(ge=32)] | None = None
+    open_files: Annotated[int, Field(ge=256)] | None = None
+    disk_bytes: Annotated[int, Field(ge=64 << 20)] | None = None
+    call_timeout_s: Annotated[float, Field(gt=0)] | None = None
+    run_timeout_s: Annotated[float, Field(gt=0)] | None = None
+    output_limit_bytes: Annotated[int, Field(ge=1024)] | None = None
+
+
 class _AgentFile(WireModel):
     id: Annotated[str, AfterValidator(_agent_id)]
     description: str = ""
     system_instruction: str = ""
     tools: ListOf[ToolDeclaration] = []
     model: str | None = None
+    sandbox: _SandboxBlock = _SandboxBlock()
 
 
 def shipped_folder() -> Path:
@@ -67,19 +83,24 @@ class AgentRegistry:
         self._aliases = dict(aliases)
 
     @classmethod
-    def load(cls, folder: Path | None = None, aliases: Mapping[str, str] | None = None) -> Self:
-        """Reads the agents of a folder, the shipped ones if None. Blocks on the disk; call it before serving.
+    def load(
+        cls,
+        folder: Path | None = None,
+        own: Path | None = None,
+        aliases: Mapping[str, str] | None = None,
+        maxima: Maxima | None = None,
+    ) -> Self:
+        """Reads the agents of a folder, the shipped ones if None, and the operator's `own`, which win where ids are the
+        same. Blocks on the disk; call it before serving.
 
         Raises:
-            ConfigError: a file is missing, unreadable or wrong (the message names file and field), or an alias leads
-                nowhere. The operator's fault.
+            ConfigError: a file is missing, unreadable or wrong (the message names file and field), an agent asks for
+                more than `maxima`, or an alias leads nowhere. The operator's fault.
         """
-        root = folder if folder is not None else shipped_folder()
-        try:
-            places = sorted(place for place in root.iterdir() if (place / "agent.yaml").is_file())
-        except OSError as error:
-            raise ConfigError(f"cannot read the folder of agents {root}: {error.strerror}") from error
-        agents = {agent.id: agent for agent in map(_read, places)}
+        places = _places(folder if folder is not None else shipped_folder()) | (_places(own) if own else {})
+        agents = {name: _read(place) for name, place in places.items()}
+        for name, place in places.items():
+            agents[name].bounds.check(maxima or Maxima(), f"{place / 'agent.yaml'}: agent {name!r}: sandbox")
         for alias, target in (aliases or {}).items():
             if target not in agents:
                 raise ConfigError(
@@ -103,6 +124,14 @@ class AgentRegistry:
             known = {**self._agents, **self._aliases}
             raise NotFound(f"Agent {name!r} not found{_closest(name, known)}.")
         return agent
+
+
+def _places(root: Path) -> dict[str, Path]:
+    """Id to folder of the agents below `root`."""
+    try:
+        return {place.name: place for place in sorted(root.iterdir()) if (place / "agent.yaml").is_file()}
+    except OSError as error:
+        raise ConfigError(f"cannot read the folder of agents {root}: {error.strerror}") from error
 
 
 def _read(place: Path) -> AgentDefinition:
@@ -130,6 +159,7 @@ def _read(place: Path) -> AgentDefinition:
         instructions=instructions.strip(),
         tools=tuple(parsed.tools),
         model=parsed.model,
+        bounds=Bounds(**parsed.sandbox.model_dump()),
     )
 
 

@@ -161,10 +161,10 @@ def _models(settings: Settings) -> Check:
 
 
 def _agents(settings: Settings) -> Check:
-    from orchestrator.agents.registry import AgentRegistry
+    from orchestrator.app import load_agents
 
     try:
-        registry = AgentRegistry.load(aliases=settings.agent_aliases)
+        registry = load_agents(settings)
     except ConfigError as error:
         return Check("agents", "broken", error.message, "correct the file or the alias")
     return Check("agents", "ok", ", ".join(agent.id for agent in registry.agents))

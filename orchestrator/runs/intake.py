@@ -14,7 +14,9 @@ from orchestrator.policy.sources import check_inline
 from orchestrator.policy.variables import check_variables
 from orchestrator.runs.context import find_parent
 from orchestrator.runs.supervisor import Supervisor
+from orchestrator.sandboxes.driver import Profile
 from orchestrator.sandboxes.environments import Environments
+from orchestrator.sandboxes.profiles import Profiles
 from orchestrator.store.port import InteractionRow, NewEvent, Store
 from orchestrator.wire import events
 from orchestrator.wire.base import encode_json
@@ -33,6 +35,7 @@ class Intake:
         agents: AgentRegistry,
         models: ModelRegistry,
         clock: Clock,
+        profiles: Profiles,
         *,
         generation: int,
     ) -> None:
@@ -42,6 +45,7 @@ class Intake:
         self._agents = agents
         self._models = models
         self._clock = clock
+        self._profiles = profiles
         self._generation = generation
 
     async def accept(self, project_id: str, request: InteractionRequest) -> InteractionRow:
@@ -59,7 +63,8 @@ class Intake:
         if request.previous_interaction_id is not None:
             parent = await find_parent(self._store, project_id, request.previous_interaction_id)
         inherited = parent.environment_id if parent is not None else None
-        environment_id = await self._environment(project_id, request.environment, inherited)
+        profile = self._profiles.of(agent.bounds)
+        environment_id = await self._environment(project_id, request.environment, inherited, profile)
         now = self._clock.now()
         interaction_id = ids.new_interaction_id(parent.id if parent is not None else None)
         row = InteractionRow(
@@ -80,8 +85,13 @@ class Intake:
         self._supervisor.start(row)
         return row
 
-    async def _environment(self, project_id: str, spec: EnvironmentSpec | None, inherited: str | None) -> str | None:
-        """The environment to run in; None for none. A chained call that names none goes on in its parent's."""
+    async def _environment(
+        self, project_id: str, spec: EnvironmentSpec | None, inherited: str | None, profile: Profile | None
+    ) -> str | None:
+        """The environment to run in; None for none. A chained call that names none goes on in its parent's.
+
+        `profile` is for a new one; one that exists stays as it was made, whichever agent works in it.
+        """
         if spec is None:
             if inherited is None:
                 return None
@@ -90,7 +100,7 @@ class Intake:
         check_variables(spec.env)
         if spec.environment_id is None:
             check_inline([source for source in spec.sources if isinstance(source, InlineSource)])
-            return (await self._environments.create(project_id, spec)).id
+            return (await self._environments.create(project_id, spec, profile=profile)).id
         with _named("environment"):
             row = await self._environments.find(project_id, spec.environment_id)
         await self._environments.change(row, spec)

@@ -200,7 +200,8 @@ class Supervisor:
         recorder = await self._recorder(row)
         history = await read_history(self._store, row, request)
         sandbox = functools.partial(self._sandbox, row)
-        mediator = Mediator(toolbox, sandbox, self._limits, recorder, self._clock)
+        limits = agent.bounds.limits(self._limits)
+        mediator = Mediator(toolbox, sandbox, limits, recorder, self._clock)
         brain = Brain(agent, model, provider)
         ending = Ending(row, recorder, self._clock)
         return Loop(
@@ -211,7 +212,7 @@ class Supervisor:
             mediator,
             recorder,
             ending,
-            self._limits,
+            limits,
             has_environment=has_environment,
         )
 

@@ -14,6 +14,7 @@ from orchestrator.clock import SystemClock
 from orchestrator.models.port import ModelEvent, ModelProvider, ModelRequest
 from orchestrator.models.registry import ModelRegistry
 from orchestrator.models.scripted import ScriptedModel
+from orchestrator.policy.bounds import Bounds
 from orchestrator.policy.limits import Limits
 from orchestrator.runs.intake import _first_events
 from orchestrator.runs.supervisor import Supervisor
@@ -29,6 +30,11 @@ AGENTS = AgentRegistry(
     {
         "general": AgentDefinition("general", tools=(CodeExecutionTool(),)),
         "lost": AgentDefinition("lost", model="nowhere:model"),
+        "brief": AgentDefinition(
+            "brief",
+            tools=(CodeExecutionTool(),),
+            bounds=Bounds(memory_bytes=1 << 30, call_timeout_s=7, run_timeout_s=0.5, output_limit_bytes=2048),
+        ),
     },
     {},
 )

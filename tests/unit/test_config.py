@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from pydantic import ValidationError
 
 from orchestrator.config import Settings
 from orchestrator.errors import ConfigError
+from orchestrator.policy.bounds import Maxima
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +25,8 @@ def test_defaults_are_those_of_the_design(folder: Path) -> None:
     settings = Settings.load()
     assert settings.host == "127.0.0.1"
     assert settings.resources.memory_bytes == 2 * 1024**3
-    assert (settings.resources.cpus, settings.resources.pids) == (2.0, 1024)
+    assert (settings.resources.cpus, settings.resources.pids) == (2.0, None)
+    assert Settings().maxima.model_dump() == asdict(Maxima()), "two places say the same"
     assert settings.call_timeout_s == 600
     assert settings.output_limit_bytes == 1024**2
     assert settings.request_limit_bytes == 32 * 1024**2
@@ -72,6 +75,8 @@ def test_broken_toml_names_the_file(folder: Path) -> None:
     ("text", "message"),
     [
         ("prot = 1", r"unknown setting 'prot' \(corral\.toml\), closest known name: port"),
+        ("[maxima]\nmemory = 1", r"unknown setting 'maxima\.memory' .*closest known name: memory_bytes"),
+        ("[maxima]\ncpus = 0", r"setting 'maxima\.cpus'"),
         ("[resources]\nmemory = 1", r"unknown setting 'resources\.memory' .*closest known name: memory_bytes"),
         ("port = 'x'", r"setting 'port' \(corral\.toml\): Input should be a valid integer"),
         ("port = 70000", "less than or equal to 65535"),

@@ -7,6 +7,7 @@ import pytest
 from orchestrator.agents.registry import AgentRegistry
 from orchestrator.config import Settings
 from orchestrator.errors import ConfigError, NotFound
+from orchestrator.policy.bounds import Bounds, Maxima
 from orchestrator.wire.tools import CodeExecutionTool
 
 
@@ -36,6 +37,27 @@ def test_all_fields_are_read(tmp_path: Path) -> None:
     assert (agent.instructions, agent.model, agent.tools) == ("# Rules", "scripted:x", ())
 
 
+def test_bounds_are_read_and_absent_ones_are_nobodys(tmp_path: Path) -> None:
+    write(tmp_path, "small", "id: small\nsandbox: {runtime: runsc, cpus: 1, call_timeout_s: 30, pids: null}\n")
+    write(tmp_path, "plain", "id: plain\n")
+    registry = AgentRegistry.load(tmp_path)
+    assert registry.resolve("small").bounds == Bounds(runtime="runsc", cpus=1.0, call_timeout_s=30.0)
+    assert registry.resolve("plain").bounds == Bounds()
+
+
+def test_the_operators_maxima_count(tmp_path: Path) -> None:
+    write(tmp_path, "large", "id: large\nsandbox: {pids: 10000}\n")
+    assert AgentRegistry.load(tmp_path, maxima=Maxima(pids=10_000)).resolve("large").bounds.pids == 10_000
+
+
+def test_agents_of_the_operator_come_beside_the_shipped_ones_and_may_replace_them(tmp_path: Path) -> None:
+    write(tmp_path, "clerk", "id: clerk\n")
+    registry = AgentRegistry.load(own=tmp_path)
+    assert {"clerk", "general"} <= {agent.id for agent in registry.agents}
+    write(tmp_path, "general", "id: general\ndescription: mine\n")
+    assert AgentRegistry.load(own=tmp_path).resolve("general").description == "mine"
+
+
 def test_an_unknown_agent_names_the_closest() -> None:
     registry = AgentRegistry.load(aliases={"antigravity-preview-09-2026": "general"})
     with pytest.raises(NotFound, match=r"^Agent 'antigravity-preview-08-2026' not found .*antigravity-preview-09-2026"):
@@ -52,6 +74,14 @@ def test_an_unknown_agent_names_the_closest() -> None:
         ("a", "id: a\ntools: [{type: code_exec}]", "code_exec"),
         ("a", "id: [", "not valid YAML"),
         ("a", "", "agent.yaml"),
+        ("a", "id: a\nsandbox: {memory: 5}", r"'memory' at 'sandbox' \(closest known name: 'memory_bytes'\)"),
+        ("a", "id: a\nsandbox: {memory_bytes: 5}", r"'sandbox\.memory_bytes'.*greater than or equal to 67108864"),
+        ("a", "id: a\nsandbox: {cpus: .nan}", r"'sandbox\.cpus'"),
+        ("a", "id: a\nsandbox: {call_timeout_s: soon}", r"'sandbox\.call_timeout_s'"),
+        ("a", "id: a\nsandbox: []", r"'sandbox': expected an object"),
+        ("a", "id: a\nsandbox: {pids: 10000}", r"agent 'a': sandbox\.pids: 10000 .*'maxima\.pids' allows, 8192"),
+        ("a", "id: a\nsandbox: {run_timeout_s: .inf}", r"agent 'a': sandbox\.run_timeout_s: inf .*86400"),
+        ("a", "id: a\nsandbox: {runtime: crun}", r"agent 'a': sandbox\.runtime: 'crun' is not allowed"),
     ],
 )
 def test_a_fault_names_file_and_field(tmp_path: Path, name: str, text: str, message: str) -> None:

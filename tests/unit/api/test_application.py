@@ -19,10 +19,12 @@ from orchestrator.api.errors import STATUS, status_of
 from orchestrator.api.services import Services
 from orchestrator.clock import SystemClock
 from orchestrator.models.registry import ModelRegistry
+from orchestrator.policy.bounds import Bounds
 from orchestrator.runs.intake import Intake
 from orchestrator.sandboxes.driver import Profile
 from orchestrator.sandboxes.environments import Environments, SandboxDefaults
 from orchestrator.sandboxes.pool import PoolSettings
+from orchestrator.sandboxes.profiles import Profiles
 from orchestrator.store.sqlite import SqliteStore
 from tests.fakes.local_driver import IMAGE, LocalDriver
 from tests.fakes.rows import key_row
@@ -41,11 +43,18 @@ class Api:
         self.store = store
         self.world = RunWorld(store)
         pool = PoolSettings(size=0, max_size=0, refill_delay_s=0, memory_limit_bytes=0)
-        self.environments = Environments(
-            store, LocalDriver(root), clock, SandboxDefaults(Profile(IMAGE), 5, pool), 1
-        )
+        self.environments = Environments(store, LocalDriver(root), clock, SandboxDefaults(Profile(IMAGE), 5, pool), 1)
         models = ModelRegistry("scripted")
-        intake = Intake(store, self.environments, self.world.supervisor, AGENTS, models, clock, generation=1)
+        intake = Intake(
+            store,
+            self.environments,
+            self.world.supervisor,
+            AGENTS,
+            models,
+            clock,
+            Profiles(IMAGE, Bounds()),
+            generation=1,
+        )
         self.services = Services(
             store, self.environments, self.world.supervisor, intake, Authenticator(store, clock, host), LIMIT_BYTES
         )
@@ -251,6 +260,18 @@ async def test_what_is_refused_leaves_nothing(api: Api, fields: dict[str, Any], 
 
 
 # reading
+
+
+async def test_an_environment_is_made_for_the_agent_that_asks_for_it(api: Api) -> None:
+    profiles = {}
+    for agent in ("general", "brief"):
+        created = await api.create("hello", agent=agent, environment="remote")
+        row = await api.store.environment(None, created["environment_id"])
+        assert row is not None
+        profiles[agent] = row.profile
+    assert profiles["general"] is None
+    profile = json.loads(profiles["brief"] or "")
+    assert (profile["image"], profile["resources"]["memory_bytes"], profile["resources"]["cpus"]) == (IMAGE, 1 << 30, 2)
 
 
 async def test_an_interaction_in_every_view(api: Api) -> None:

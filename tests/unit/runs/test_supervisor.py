@@ -39,6 +39,21 @@ async def until(is_true: object) -> None:
             await asyncio.sleep(0.005)
 
 
+async def test_the_limits_of_an_agent_are_its_own(store: SqliteStore) -> None:
+    world = RunWorld(store)
+    await world.run(SLOW)
+    await world.run(SLOW, agent="brief", request={"agent": "brief"})
+    plain, brief = ({**asked.fields} for asked in world.sandbox.asked)
+    assert (plain["timeout_s"], plain["output_limit_bytes"]) == (600.0, 1 << 20)
+    assert (brief["timeout_s"], brief["output_limit_bytes"]) == (7, 2048)
+
+
+async def test_the_time_of_a_run_is_its_agents(store: SqliteStore) -> None:
+    world = RunWorld(store, FakeSandbox(Gate()))
+    row = await world.run(SLOW, agent="brief", request={"agent": "brief"})
+    assert row.status == "incomplete"
+
+
 async def test_no_more_run_at_once_than_there_are_slots(store: SqliteStore) -> None:
     gate = Gate()
     world = RunWorld(store, FakeSandbox(gate), slots=3)
