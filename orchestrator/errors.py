@@ -19,6 +19,7 @@
     ├─ ToolError                   said to the model, never to the client
     ├─ LeaseLost                   another worker owns this run; stop quietly
     ├─ StoreError                  the database refused or is damaged
+    │   └─ LogDamaged              what was stored cannot be read back
     └─ ConfigError                 the operator's settings are at fault
 
 What a command inside a sandbox did (exit code, time-out, out of memory) is a result, not an error: see
@@ -158,6 +159,15 @@ class StoreError(CorralError):
     """The database refused the operation or cannot be read."""
 
     code = "store_failed"
+
+
+class LogDamaged(StoreError):
+    """An event that was stored, of this kind, cannot be read back. Trying again does not help."""
+
+    code = "log_damaged"
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(f"The event log is damaged: a '{kind}' event cannot be read.")
 
 
 class ConfigError(CorralError):

@@ -25,6 +25,7 @@ STATUS: dict[type[errors.CorralError], int] = {
     errors.EngineUnavailable: 503,
     errors.ImageMissing: 503,
     errors.SandboxError: 502,
+    errors.LogDamaged: 500,
     errors.StoreError: 503,
     errors.CorralError: 500,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.clock import rfc3339
+from orchestrator.errors import LogDamaged
 from orchestrator.runs.context import read_request
 from orchestrator.store.port import InteractionRow, Store
 from orchestrator.wire.environments import EnvironmentSpec, public_network, public_sources
@@ -17,11 +18,21 @@ from orchestrator.wire.tools import public_tools
 async def read_interaction(
     store: Store, row: InteractionRow, *, include_input: bool = False, timeline: bool = True
 ) -> dict[str, Any]:
-    """The wire form of an interaction. `timeline` puts the user's input before the steps (GET does, POST does not)."""
+    """The wire form of an interaction. `timeline` puts the user's input before the steps (GET does, POST does not).
+
+    Raises:
+        LogDamaged: its log cannot be read back; not if the interaction itself says so, having failed of it.
+    """
     folder = Folder()
+    damage: LogDamaged | None = None
     for event in await store.read(row.id):
         if event.kind in PUBLIC_KINDS:
-            folder.feed(event.kind, event.body)
+            try:
+                folder.feed(event.kind, event.body)
+            except LogDamaged as error:
+                damage = damage or error
+    if damage is not None and (folder.error or {}).get("code") != damage.code:
+        raise damage
     request = read_request(row)
     frame = folder.interaction
     given: list[Step] = list(request.input or [])

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from orchestrator.errors import LeaseLost, StoreError
+from orchestrator.errors import LeaseLost, LogDamaged, StoreError
 from orchestrator.store.port import Event, NewEvent, Store
 from orchestrator.wire import events
 from orchestrator.wire.base import encode_json
@@ -27,7 +27,16 @@ _QUEUE_LIMIT = 512
 class Recorder:
     """The log of one run, as its only writer sees it."""
 
-    def __init__(self, store: Store, interaction_id: str, generation: int, stored: Sequence[Event]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        interaction_id: str,
+        generation: int,
+        stored: Sequence[Event],
+        *,
+        passes_over_damage: bool = False,
+    ) -> None:
+        """`stored` is the log so far. Raises `LogDamaged`, unless what cannot be read is to be passed over."""
         self.interaction_id = interaction_id
         self.folder = Folder()
         self.journal: Counter[str] = Counter()
@@ -44,6 +53,7 @@ class Recorder:
         """Of all turns that ended, as the last of them noted it."""
         self._store = store
         self._generation = generation
+        self._passes_over_damage = passes_over_damage
         self._next_seq = 1
         self._index = 0
         self._queue: list[NewEvent] = []
@@ -121,10 +131,18 @@ class Recorder:
         self._start_writing()
 
     def _fold(self, kind: str, body: bytes) -> None:
-        if kind in events.PUBLIC_KINDS:
-            self.folder.feed(kind, body)
-        else:
-            self.journal[kind] += 1
+        try:
+            if kind in events.PUBLIC_KINDS:
+                self.folder.feed(kind, body)
+            else:
+                self._fold_journal(kind, body)
+        except LogDamaged:
+            if not self._passes_over_damage:
+                raise
+
+    def _fold_journal(self, kind: str, body: bytes) -> None:
+        self.journal[kind] += 1
+        try:
             if kind == "tool.started":
                 call = json.loads(body)
                 self.started[call["call_id"]] = call["guest"]
@@ -134,6 +152,8 @@ class Recorder:
                 self.is_answered = not turn["calls"]
                 self.unshown.update(turn["unshown"])
                 self.usage = Usage.model_validate(turn["usage"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise LogDamaged(kind) from error
 
     def _start_writing(self) -> asyncio.Task[None]:
         if self._writing is None:

@@ -15,7 +15,7 @@ import structlog
 
 from orchestrator.agents.registry import AgentRegistry
 from orchestrator.clock import Clock
-from orchestrator.errors import ConfigError, CorralError, LeaseLost, LimitExceeded, StoreError
+from orchestrator.errors import ConfigError, CorralError, LeaseLost, LimitExceeded, LogDamaged, StoreError
 from orchestrator.models.registry import ModelRegistry
 from orchestrator.policy.limits import Limits
 from orchestrator.runs.context import read_history, read_request
@@ -164,9 +164,9 @@ class Supervisor:
             if row.environment_id is not None:
                 self._environments.prepare(row.environment_id)
             return await (await self._prepare(row)).run()
-        except (LeaseLost, StoreError):
-            raise
         except CorralError as failure:
+            if isinstance(failure, LeaseLost | StoreError) and not isinstance(failure, LogDamaged):
+                raise
             log.warning("run_failed", code=failure.code, reason=failure.message)
             error = InteractionError(code=failure.code, message=failure.message)
         except Exception:
@@ -183,12 +183,11 @@ class Supervisor:
             raise LeaseLost(f"interaction {interaction_id} was deleted")
         return row
 
-    async def _recorder(self, row: InteractionRow) -> Recorder:
-        return Recorder(self._store, row.id, self._generation, await self._store.read(row.id))
-
     async def _ending(self, row: InteractionRow) -> Ending:
-        """What it takes to end a run whose own loop cannot: only its log."""
-        return Ending(row, await self._recorder(row), self._clock)
+        """What it takes to end a run whose own loop cannot: only its log, and of that what can be read."""
+        stored = await self._store.read(row.id)
+        recorder = Recorder(self._store, row.id, self._generation, stored, passes_over_damage=True)
+        return Ending(row, recorder, self._clock)
 
     async def _prepare(self, row: InteractionRow) -> Loop:
         request = read_request(row)
@@ -197,7 +196,7 @@ class Supervisor:
         declared = agent.tools if request.tools is None else request.tools
         has_environment = row.environment_id is not None
         toolbox = Toolbox.choose(declared, has_environment=has_environment)
-        recorder = await self._recorder(row)
+        recorder = Recorder(self._store, row.id, self._generation, await self._store.read(row.id))
         history = await read_history(self._store, row, request)
         sandbox = functools.partial(self._sandbox, row)
         limits = agent.bounds.limits(self._limits)

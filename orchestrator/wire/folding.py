@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from orchestrator.errors import InvalidRequest, StoreError
+from orchestrator.errors import InvalidRequest, LogDamaged
 from orchestrator.wire.base import parse_json
 from orchestrator.wire.interactions import Status
 from orchestrator.wire.steps import Step, StepAdapter
@@ -167,14 +167,14 @@ class Folder:
         """Takes the next event.
 
         Raises:
-            StoreError: the event is not one that `encode` made: the log is damaged.
+            LogDamaged: the event is not one that `encode` made. It is passed over.
         """
         if kind not in _READERS:
             return
         try:
             _READERS[kind](self, json.loads(body))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise StoreError(f"The event log is damaged: a '{kind}' event cannot be read.") from error
+            raise LogDamaged(kind) from error
 
     def _frame(self, event: dict[str, Any]) -> None:
         self.interaction.update(event["interaction"])
@@ -220,7 +220,7 @@ def fold(events: Iterable[tuple[str, bytes]]) -> list[Step]:
     """The steps of a log of `(kind, body)`; the last of an interrupted one as far as it can stand.
 
     Raises:
-        StoreError: an event cannot be read.
+        LogDamaged: an event cannot be read.
     """
     folder = Folder()
     for kind, body in events:

@@ -6,10 +6,12 @@ import asyncio
 
 import pytest
 
-from orchestrator.errors import LimitExceeded
+from orchestrator.errors import LimitExceeded, LogDamaged
+from orchestrator.runs.record import read_interaction
 from orchestrator.sandboxes.outcome import CallOutcome
+from orchestrator.store.port import NewEvent
 from orchestrator.store.sqlite import SqliteStore
-from tests.fakes.runs import RunWorld, assert_ended_once, bash, scripted
+from tests.fakes.runs import RunWorld, assert_ended_once, bash, bodies, kinds, scripted
 from tests.fakes.sandboxes import Asked, FakeSandbox, outcome
 
 pytestmark = pytest.mark.anyio
@@ -136,6 +138,63 @@ async def test_a_run_whose_record_is_deleted_stops(store: SqliteStore) -> None:
         await world.supervisor.wait(row.id)
     assert await store.interaction(None, row.id) is None
     assert world.supervisor.running == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        NewEvent("step.start", b'{"event_type":"step.start","index":0}'),
+        NewEvent("step.stop", b'{"event_type":"step.stop","index":7}'),
+        NewEvent("turn.ended", b"{}"),
+        NewEvent("tool.started", b'{"call_id"'),
+    ],
+)
+async def test_a_run_whose_log_is_damaged_fails_once_and_says_why(store: SqliteStore, damage: NewEvent) -> None:
+    world = RunWorld(store, generation=2)
+    row = await world.row(SLOW)
+    await store.claim(row.id, 1)
+    begun = b'{"event_type":"step.start","index":0,"step":{"type":"model_output"}}'
+    story = [NewEvent("step.start", begun), damage]
+    await store.append(row.id, story, generation=1, expected_seq=len(await store.read(row.id)) + 1)
+    assert (await world.finish(row)).status == "failed"
+    log = await world.log(row.id)
+    assert [kind for kind in kinds(log) if kind in ("error", "interaction.completed")] == [
+        "error",
+        "interaction.completed",
+    ]
+    told = f"The event log is damaged: a '{damage.kind}' event cannot be read."
+    assert bodies(log, "error")[0]["error"] == {"code": "log_damaged", "message": told}
+    shown = await read_interaction(store, await world.stored(row.id))
+    assert (shown["status"], shown["errors"][0]["code"]) == ("failed", "log_damaged")
+    assert world.supervisor.running == []
+
+
+async def test_a_run_whose_log_is_damaged_can_be_cancelled(store: SqliteStore) -> None:
+    world = RunWorld(store, slots=1)
+    gate = Gate()
+    world.environments.given = FakeSandbox(gate)
+    first, second = await world.row(SLOW), await world.row(SLOW)
+    world.supervisor.start(first)
+    await until(lambda: gate.inside == 1)
+    await store.append(second.id, [NewEvent("step.stop", b"{}")], generation=1, expected_seq=3)
+    world.supervisor.start(second)
+    await world.supervisor.cancel(second.id)
+    assert (await world.stored(second.id)).status == "cancelled"
+    gate.is_open.set()
+    await world.supervisor.wait(first.id)
+
+
+async def test_a_log_that_was_damaged_after_its_end_is_not_shown_as_whole(store: SqliteStore) -> None:
+    world = RunWorld(store)
+    row = await world.run(SLOW)
+    await store.append(
+        row.id, [NewEvent("step.stop", b"{}")], generation=1, expected_seq=len(await store.read(row.id)) + 1
+    )
+    with pytest.raises(LogDamaged):
+        await read_interaction(store, row)
+    child = await world.run(SLOW, previous_id=row.id)
+    assert child.status == "failed"
+    assert bodies(await world.log(child.id), "error")[0]["error"]["code"] == "log_damaged"
 
 
 async def test_all_that_were_left_are_taken_up(store: SqliteStore) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.errors import InvalidRequest, StoreError
+from orchestrator.errors import InvalidRequest, LogDamaged
 from orchestrator.wire.content import Content, ImageContent, TextContent, UrlCitation
 from orchestrator.wire.events import Folder, PublicEvent, encode, fold, step_events
 from orchestrator.wire.folding import parse_arguments
@@ -240,12 +240,12 @@ def test_parallel_steps_keep_the_order_of_their_starts() -> None:
     ],
 )
 def test_a_damaged_log_is_said_to_be_one(kind: str, body: bytes) -> None:
-    with pytest.raises(StoreError, match=f"'{kind}'"):
+    with pytest.raises(LogDamaged, match=f"'{kind}'"):
         Folder().feed(kind, body)
 
 
 def test_a_stopped_step_that_cannot_stand_is_damage() -> None:
-    with pytest.raises(StoreError, match=r"step\.stop"):
+    with pytest.raises(LogDamaged, match=r"step\.stop"):
         feed(start(0, type="code_execution_result", call_id="a"), stop(0))
-    with pytest.raises(StoreError, match=r"step\.delta"):
+    with pytest.raises(LogDamaged, match=r"step\.delta"):
         feed(start(0, type="model_output"), stop(0), delta(0, "text", text="late"))
