@@ -19,7 +19,7 @@ from orchestrator.clock import Clock
 from orchestrator.errors import Conflict, CorralError, EngineUnavailable, LimitExceeded, NotFound
 from orchestrator.sandboxes.driver import Profile, SandboxDriver, SandboxRef, SandboxState
 from orchestrator.sandboxes.handle import Sandbox
-from orchestrator.sandboxes.lifecycle import Lifecycle, dump_profile, dump_spec, read_spec, variables_of
+from orchestrator.sandboxes.lifecycle import Lifecycle, dump_profile, dump_spec, read_spec, template_name, variables_of
 from orchestrator.sandboxes.pool import PoolSettings
 from orchestrator.sandboxes.reconciler import Reconciler
 from orchestrator.store.port import EnvironmentRow, NewEvent, Store
@@ -99,12 +99,12 @@ class Environments:
             LimitExceeded: the project has as many as it may.
         """
         row = self._new_row(project_id, dump_spec(spec))
-        row = replace(
-            row,
-            profile=dump_profile(profile) if profile is not None else None,
-            base=dump_spec(base) if base is not None and base.sources else None,
-        )
-        await self._insert(row)
+        if profile is not None:
+            row = replace(row, profile=dump_profile(profile))
+        files = dump_spec(base) if base is not None and base.sources else None
+        if files is not None:
+            row = replace(row, template=template_name(self._lifecycle.profile_of(row), files))
+        await self._insert(row, files)
         await self._note(row.id, "environment.created", project=project_id)
         return row
 
@@ -131,7 +131,9 @@ class Environments:
             spec = read_spec(fresh)
             if network is not None:
                 spec = spec.model_copy(update={"network": network})
-            row = replace(self._new_row(fresh.project_id, dump_spec(spec)), profile=fresh.profile, base=fresh.base)
+            row = replace(
+                self._new_row(fresh.project_id, dump_spec(spec)), profile=fresh.profile, template=fresh.template
+            )
             if fresh.sandbox_ref is None:  # nobody has used it: its fork is another one that is made like it
                 await self._insert(row)
             else:
@@ -155,11 +157,11 @@ class Environments:
             last_accessed=now,
         )
 
-    async def _insert(self, row: EnvironmentRow) -> None:
+    async def _insert(self, row: EnvironmentRow, base: str | None = None) -> None:
         # One at a time: between the count and the insert nobody else may come in.
         async with self._creating:
             await self._check_room(row.project_id)
-            await self._store.create_environment(row)
+            await self._store.create_environment(row, base)
 
     async def _check_room(self, project_id: str) -> None:
         limit = self._defaults.max_per_project

@@ -17,7 +17,7 @@ import structlog
 
 from orchestrator import ids
 from orchestrator.clock import Clock
-from orchestrator.errors import CorralError, EngineUnavailable, SandboxError, SandboxGone
+from orchestrator.errors import CorralError, EngineUnavailable, SandboxError, SandboxGone, SandboxStartFailed
 from orchestrator.sandboxes.driver import Profile, Resources, SandboxDriver, SandboxRef, SandboxSpec, SandboxState
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.link import Link
@@ -96,7 +96,7 @@ class Lifecycle:
         spec, profile = read_spec(row), self.profile_of(row)
         started = self._clock.monotonic()
         # An id without a ref: an earlier start was cut off, and the engine may have gone further than the store.
-        is_plain = not (row.sandbox_id or row.snapshot or row.base)
+        is_plain = not (row.sandbox_id or row.snapshot or row.template)
         waiting = await self.pools.claim(profile) if is_plain else None
         ref = waiting.ref if waiting is not None else SandboxRef(row.sandbox_id or ids.new_sandbox_id(), "")
         self._starting.add(ref.sandbox_id)
@@ -226,16 +226,13 @@ class Lifecycle:
             self._copying.discard(name)
 
     async def _template(self, row: EnvironmentRow) -> str:
-        """The snapshot that holds the sources of the environment's base, built at first use; empty without a base."""
-        if row.base is None:
-            return ""
-        profile, base = self.profile_of(row), row.base
-        name = template_name(profile, base)
-        if name not in self._templates:
-            await self.queue.do(("template", name), lambda: self._build_template(name, profile, base))
-        return name
+        """The snapshot that holds the template's files, built at first use; empty without a template."""
+        name = row.template
+        if name is not None and name not in self._templates:
+            await self.queue.do(("template", name), lambda: self._build_template(name, self.profile_of(row)))
+        return name or ""
 
-    async def _build_template(self, name: str, profile: Profile, base: str) -> None:
+    async def _build_template(self, name: str, profile: Profile) -> None:
         self._copying.add(name)
         ref = SandboxRef(ids.new_sandbox_id(), "")
         self._starting.add(ref.sandbox_id)
@@ -247,6 +244,8 @@ class Lifecycle:
                         ref = stage
                     sandbox = await self._connect(ref, EnvironmentSpec())
                 try:
+                    if (base := await self._store.template(name)) is None:
+                        raise SandboxStartFailed("its template is not in the store", stage="sources")
                     await _furnish(sandbox, parse_spec(base))
                     await self._driver.snapshot(ref, name)
                 finally:

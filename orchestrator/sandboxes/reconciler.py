@@ -12,7 +12,7 @@ import structlog
 
 from orchestrator.errors import SandboxError
 from orchestrator.sandboxes.driver import SandboxDriver
-from orchestrator.sandboxes.lifecycle import Lifecycle, template_name
+from orchestrator.sandboxes.lifecycle import Lifecycle
 from orchestrator.store.port import EnvironmentRow, Store
 
 log = structlog.get_logger(__name__)
@@ -75,11 +75,10 @@ class Reconciler:
             return
         # Rows last: of what was found, what is not in hand now is either in its row already or nobody's.
         sandbox_ids, snapshots = self._lifecycle.sandbox_ids, self._lifecycle.snapshots
+        snapshots |= await self._store.drop_unused_templates()
         async for row in self._rows():
             sandbox_ids.add(row.sandbox_id or "")
             snapshots.add(row.snapshot or "")
-            if row.base is not None:
-                snapshots.add(template_name(self._lifecycle.profile_of(row), row.base))
         for ref in found:
             if ref.sandbox_id not in sandbox_ids:
                 log.warning("sandbox_reaped", sandbox_id=ref.sandbox_id)

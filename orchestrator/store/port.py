@@ -78,8 +78,8 @@ class EnvironmentRow:
     last_accessed: datetime
     profile: str | None = None
     """JSON: what its sandbox may take and where it runs. None: as the server's settings say."""
-    base: str | None = None
-    """JSON of the environment object whose template it is a fork of."""
+    template: str | None = None
+    """The name of the template that it is a fork of."""
     snapshot: str | None = None
     """What the driver calls the files that its sandbox begins with; None as soon as it has."""
 
@@ -156,7 +156,16 @@ class Store(ABC):
     # environments
 
     @abstractmethod
-    async def create_environment(self, row: EnvironmentRow) -> None: ...
+    async def create_environment(self, row: EnvironmentRow, base: str | None = None) -> None:
+        """Inserts the row, and with it the JSON of its template's environment object, unless that is there already."""
+
+    @abstractmethod
+    async def template(self, name: str) -> str | None:
+        """The JSON of the environment object that a template is built from; None if there is no such template."""
+
+    @abstractmethod
+    async def drop_unused_templates(self) -> set[str]:
+        """Removes the templates of which there is no environment any more. Returns the names of all others."""
 
     @abstractmethod
     async def environment(self, project_id: str | None, environment_id: str) -> EnvironmentRow | None:

@@ -94,7 +94,7 @@ def revoke_key(connection: sqlite3.Connection, key_id: str, now: datetime) -> Ke
 
 _ENVIRONMENT = (
     "SELECT id, project_id, status, sandbox_id, sandbox_ref, spec, created, updated, last_accessed,"
-    " profile, base, snapshot FROM environments"
+    " profile, template, snapshot FROM environments"
 )
 
 
@@ -104,11 +104,13 @@ def _environment(found: Any) -> EnvironmentRow:
     return EnvironmentRow(row_id, project_id, status, sandbox_id, sandbox_ref, spec, *times, *origins)
 
 
-def insert_environment(connection: sqlite3.Connection, row: EnvironmentRow) -> None:
+def insert_environment(connection: sqlite3.Connection, row: EnvironmentRow, base: str | None) -> None:
+    if base is not None:
+        connection.execute("INSERT OR IGNORE INTO templates (name, base) VALUES (?, ?)", (row.template, base))
     connection.execute(
         "INSERT INTO environments"
         " (id, project_id, status, sandbox_id, sandbox_ref, spec, created, updated, last_accessed,"
-        " profile, base, snapshot) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " profile, template, snapshot) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             row.id,
             row.project_id,
@@ -120,7 +122,7 @@ def insert_environment(connection: sqlite3.Connection, row: EnvironmentRow) -> N
             micros(row.updated),
             micros(row.last_accessed),
             row.profile,
-            row.base,
+            row.template,
             row.snapshot,
         ),
     )
@@ -145,6 +147,18 @@ def environments(
     start = _start(connection, _START_ENVIRONMENTS, project_id, after)
     found = _page(connection, _ENVIRONMENT, {"project_id": project_id}, start, limit)
     return [_environment(columns) for columns in found]
+
+
+def template(connection: sqlite3.Connection, name: str) -> str | None:
+    found = connection.execute("SELECT base FROM templates WHERE name = ?", (name,)).fetchone()
+    return None if found is None else str(found[0])
+
+
+def drop_unused_templates(connection: sqlite3.Connection) -> set[str]:
+    connection.execute(
+        "DELETE FROM templates WHERE NOT EXISTS (SELECT 1 FROM environments WHERE template = templates.name)"
+    )
+    return {str(name) for (name,) in connection.execute("SELECT name FROM templates")}
 
 
 def is_environment(connection: sqlite3.Connection, log_id: str) -> bool:

@@ -106,8 +106,14 @@ class SqliteStore(Store):
 
     # environments
 
-    async def create_environment(self, row: EnvironmentRow) -> None:
-        await self._writer.run(partial(rows.insert_environment, row=row))
+    async def create_environment(self, row: EnvironmentRow, base: str | None = None) -> None:
+        await self._writer.run(partial(rows.insert_environment, row=row, base=base))
+
+    async def template(self, name: str) -> str | None:
+        return await self._readers.run(partial(rows.template, name=name))
+
+    async def drop_unused_templates(self) -> set[str]:
+        return await self._writer.run(rows.drop_unused_templates)
 
     async def environment(self, project_id: str | None, environment_id: str) -> EnvironmentRow | None:
         return await self._readers.run(partial(rows.environment, project_id=project_id, environment_id=environment_id))

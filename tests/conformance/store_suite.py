@@ -81,7 +81,7 @@ class StoreSuite(ABC):
         first = self.make(tmp_path, clock)
         await first.open()
         project = await first.default_project()
-        origins = {"profile": '{"runtime":"runsc"}', "base": '{"type":"remote"}', "snapshot": "env-1"}
+        origins = {"profile": '{"runtime":"runsc"}', "template": "t", "snapshot": "env-1"}
         row, key = interaction_row(project.id), key_row(project.id)
         environment = environment_row(project.id, **origins)
         await first.create_key(key, key_hash("k"))
@@ -212,6 +212,19 @@ class StoreSuite(ABC):
 
         await store.update_environment(new_environment_id(), status="lost")
         assert len(await store.environments(None)) == 1
+
+    async def test_a_template_stays_as_long_as_an_environment_is_a_fork_of_it(self, store: Store, project: str) -> None:
+        first, second = (environment_row(project, template="t") for _ in range(2))
+        await store.create_environment(first, '{"type":"remote"}')
+        await store.create_environment(second, '{"type":"remote"}')
+        await store.create_environment(environment_row(project, template="u"), "{}")
+        assert await store.template("t") == '{"type":"remote"}'
+        assert await store.template("v") is None
+        await store.delete_environment(first.id)
+        assert await store.drop_unused_templates() == {"t", "u"}
+        await store.delete_environment(second.id)
+        assert await store.drop_unused_templates() == {"u"}
+        assert await store.template("t") is None
 
     async def test_a_deleted_environment_takes_its_log_and_leaves_its_interactions(
         self, store: Store, project: str
