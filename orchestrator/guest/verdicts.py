@@ -9,8 +9,8 @@ from typing import Any, Dict, Optional, Sequence
 
 from .cgroup import LimitCounters
 
-_LITTLE_ROOM_BYTES = 64 * 1024
-"""Who fails to write a block leaves less than a block."""
+_LITTLE_ROOM_BYTES = 1 << 20
+"""Who fails to write may leave a little: file systems keep blocks for themselves and give some back later."""
 NO_ROOM_CODES = ("enospc", "edquot")
 """How file operations say that a disk is full."""
 

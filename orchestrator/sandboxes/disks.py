@@ -60,6 +60,7 @@ class Disks:
         self._files = folder / "files"
         self._mounts = folder / "mounts"
         self._building = threading.Lock()
+        self._is_clean = False
         self.is_sharing = False
         """Whether copies share blocks; else they take as long as their size."""
 
@@ -76,8 +77,11 @@ class Disks:
         self.is_sharing = _shares_blocks(self._files) or self._make_pool()
         for kind in ("sandboxes", "snapshots", "templates"):
             (self._files / kind).mkdir(mode=0o700, exist_ok=True)
-            for unfinished in (self._files / kind).glob(".*"):
-                unfinished.unlink()
+        if self._is_clean:
+            return  # what is unfinished now is being made by another thread
+        self._is_clean = True
+        for unfinished in self._files.glob("*/.*"):
+            unfinished.unlink()
         for mounted in self._mounts.iterdir():
             _thaw(mounted)  # a crash in the middle of a snapshot left it frozen
             if mounted.name.startswith("."):

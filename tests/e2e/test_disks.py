@@ -93,6 +93,15 @@ def test_a_template_that_cannot_be_filled_leaves_nothing(disks: Disks, folder: P
     assert made(disks).exists()
 
 
+def test_a_template_is_not_disturbed_by_another_open(disks: Disks) -> None:
+    def slow(root: Path) -> None:
+        disks.open()
+        fill(root)
+
+    assert disks.template("image", SIZE_BYTES, slow).exists()
+    assert (made(disks) / "readme").read_text() == "from the image"
+
+
 def test_a_full_disk_is_full_for_itself_alone(disks: Disks) -> None:
     full, other = made(disks, "a"), made(disks, "b")
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):

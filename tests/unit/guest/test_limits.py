@@ -91,8 +91,8 @@ def disks(monkeypatch: pytest.MonkeyPatch) -> Disks:
     [
         ({}, None),
         ({"f_bavail": 0}, "bytes"),
-        ({"f_bavail": 15}, "bytes"),
-        ({"f_bavail": 16}, None),
+        ({"f_bavail": 255}, "bytes"),
+        ({"f_bavail": 256}, None),
         ({"f_favail": 0}, "files"),
         ({"f_favail": 0, "f_bavail": 0}, "bytes"),
         ({"f_favail": 0, "f_files": 0}, None),
