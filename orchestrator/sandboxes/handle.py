@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.guest.calls import OUTPUT_TOTAL_LIMIT_BYTES
+from orchestrator.sandboxes import reach
 from orchestrator.sandboxes.driver import SandboxRef
 from orchestrator.sandboxes.link import Content, Link
 from orchestrator.sandboxes.outcome import CallOutcome
@@ -152,3 +153,28 @@ class Sandbox:
     def acknowledge(self, call_id: str) -> None:
         """Lets the guest forget a call whose outcome is stored."""
         self.link.acknowledge(call_id)
+
+    def terminal(
+        self,
+        argv: Sequence[str] = (),
+        *,
+        rows: int = 24,
+        cols: int = 80,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> reach.Terminal:
+        """A terminal with a login shell, or with the program `argv`; `env` comes on top of the variables. Close it."""
+        variables = {**self.variables, **(env or {})}
+        return reach.open_terminal(self.link, argv, rows=rows, cols=cols, env=variables, cwd=cwd)
+
+    async def connect(self, port: int, host: str | None = None) -> reach.Connection:
+        """A connection to `port` inside. Raises `Conflict` if nobody answers there; see `reach.connect`. Close it."""
+        return await reach.connect(self.link, port, host)
+
+    async def watch(self, paths: Sequence[str] = (".",), *, is_recursive: bool = True) -> reach.Watch:
+        """Changes below folders of the working directory. Raises `InvalidRequest`; see `reach.watch`. Close it."""
+        return await reach.watch(self.link, paths, is_recursive=is_recursive)
+
+    async def usage(self) -> reach.Usage:
+        """What the sandbox uses and may use."""
+        return await reach.usage(self.link)

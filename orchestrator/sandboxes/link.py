@@ -11,8 +11,9 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from typing import Any
 
-from orchestrator.errors import InvalidRequest, SandboxGone
+from orchestrator.errors import InvalidRequest, LimitExceeded, SandboxGone
 from orchestrator.guest import frames
+from orchestrator.sandboxes.channel import Channel
 from orchestrator.sandboxes.driver import GuestStream
 from orchestrator.sandboxes.outcome import CallOutcome, read_outcome
 
@@ -30,7 +31,7 @@ _SHOWN_CHARS = 500
 """Of what a guest says for people."""
 
 
-class _Stream:
+class Stream:
     """One stream, as the link's reader and its user share it."""
 
     def __init__(self, link: Link, number: int) -> None:
@@ -40,7 +41,9 @@ class _Stream:
         self.on_data: Callable[[bytes], None] = lambda _data: None
         self.on_message: Callable[[dict[str, Any]], None] = lambda _message: None
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.has_message = False
+        self.on_end: Callable[[], None] | None = None
+        """The guest's END. Without it that is the end of the stream; with it only of what the guest sends."""
+        self.messages_left = 1
         self.expected_bytes = frames.WINDOW_BYTES
         """What the guest has credit to send."""
         self._link = link
@@ -84,7 +87,7 @@ class Link:
         self._reader = stream.reader
         self._writer = stream.writer
         self._decoder = frames.Decoder()
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, Stream] = {}
         self._next_number = 1
         self._task: asyncio.Task[None] | None = None
         self._reason = "the link to the sandbox ended"
@@ -183,9 +186,7 @@ class Link:
                 stream.take(len(piece))
             await stream.end()
         finally:
-            if not stream.ended.done():
-                self.send(frames.encode_json(frames.RESET, stream.number, {"code": "cancelled", "message": ""}))
-            self._streams.pop(stream.number, None)
+            self.cancel(stream)
         match answers:
             case [{"error": {"message": str(message)}}]:
                 raise InvalidRequest(message[:_SHOWN_CHARS])
@@ -193,8 +194,16 @@ class Link:
                 return
         raise SandboxGone("the guest ended a transfer without an answer")
 
+    def channel(self, request: dict[str, Any]) -> Channel:
+        """Opens a stream that stays open both ways (services `terminal`, `connect`, `watch`). Close it.
+
+        Raises:
+            SandboxGone: the link has ended. InvalidRequest: the request does not fit into a frame.
+        """
+        return Channel(self, self._open(request))
+
     async def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Opens a stream for one message (services `calls`, `warm`); empty if the guest only ends it."""
+        """Opens a stream for one message (services `calls`, `warm`, `usage`); empty if the guest only ends it."""
         stream = self._open(request)
         answers: list[dict[str, Any]] = []
         stream.on_message = answers.append
@@ -209,14 +218,25 @@ class Link:
         if not self.ended.is_set():
             self._writer.write(frame)
 
+    def forget(self, stream: Stream) -> None:
+        """Takes a stream as ended: what still comes on it is dropped."""
+        self._streams.pop(stream.number, None)
+        stream.finish()
+
+    def cancel(self, stream: Stream) -> None:
+        """Ends a stream at once, also in the guest; nothing if it has ended."""
+        if stream.number in self._streams:
+            self.send(frames.encode_json(frames.RESET, stream.number, {"code": "cancelled", "message": ""}))
+        self.forget(stream)
+
     def _number(self) -> int:
         number, self._next_number = self._next_number, self._next_number + 2
         return number
 
-    def _open(self, request: dict[str, Any]) -> _Stream:
+    def _open(self, request: dict[str, Any]) -> Stream:
         if self.ended.is_set():
             raise SandboxGone(self._reason)
-        stream = _Stream(self, self._number())
+        stream = Stream(self, self._number())
         try:
             frame = frames.encode_json(frames.OPEN, stream.number, request)
         except frames.FrameError as error:
@@ -225,18 +245,19 @@ class Link:
         self.send(frame)
         return stream
 
-    async def _send_content(self, stream: _Stream, content: Content) -> None:
+    async def _send_content(self, stream: Stream, content: Content) -> None:
         if content is None:
             return
         if isinstance(content, bytes):
-            await self._send_data(stream, content)
+            await self.send_data(stream, content)
         else:
             async for piece in content:
-                await self._send_data(stream, piece)
+                await self.send_data(stream, piece)
         if not stream.ended.done():
             self.send(frames.encode(frames.END, stream.number))
 
-    async def _send_data(self, stream: _Stream, data: bytes) -> None:
+    async def send_data(self, stream: Stream, data: bytes) -> None:
+        """Sends as fast as the guest takes it; what is left when the stream ends is dropped."""
         view = memoryview(data)
         while view and not stream.ended.done():
             if stream.room_bytes == 0:
@@ -255,7 +276,7 @@ class Link:
         except OSError as error:
             raise SandboxGone(self._reason) from error
 
-    async def _cancel(self, stream: _Stream) -> None:
+    async def _cancel(self, stream: Stream) -> None:
         self.send(frames.encode_json(frames.MESSAGE, stream.number, {"cancel": True}))
         await asyncio.wait([stream.ended], timeout=_CANCEL_GRACE_S)
 
@@ -310,18 +331,20 @@ class Link:
                 raise frames.FrameError("DATA without credit")
             stream.on_data(payload)
         elif kind == frames.MESSAGE:
-            if stream.has_message:
-                raise frames.FrameError("every service answers with one MESSAGE")
-            stream.has_message = True
+            if stream.messages_left == 0:
+                raise frames.FrameError("more MESSAGE frames than the service has")
+            stream.messages_left -= 1
             stream.on_message(frames.decode_json(payload))
         elif kind == frames.CREDIT:
             stream.room_bytes += frames.decode_credit(payload)
             stream.has_room.set()
+        elif kind == frames.END and stream.on_end is not None:
+            stream.on_end()
         elif kind == frames.END:
             del self._streams[number]
             stream.finish()
         elif kind == frames.RESET:
-            refusal = InvalidRequest(f"the guest refused: {_reason(payload)}")
+            refusal = _refusal(payload)
             del self._streams[number]
             stream.finish(refusal)
 
@@ -337,6 +360,12 @@ class Link:
 
 def _protocol_broken(error: frames.FrameError) -> SandboxGone:
     return SandboxGone(f"the guest does not keep to the protocol: {error}")
+
+
+def _refusal(payload: bytes) -> Exception:
+    message = f"the guest refused: {_reason(payload)}"
+    is_full = frames.decode_json(payload).get("code") == "too_many"
+    return LimitExceeded(message) if is_full else InvalidRequest(message)
 
 
 def _reason(payload: bytes) -> str:
