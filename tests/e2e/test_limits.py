@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from orchestrator.config import Settings
-from tests.e2e.caller import Caller
+from tests.e2e.caller import Caller, Json
 from tests.e2e.conftest import StartServer
 from tests.e2e.programs import bash, only_result, python, results, run_bash, run_python, script, text_of
 from tests.e2e.server import ServerProcess
@@ -16,6 +18,7 @@ from tests.e2e.server import ServerProcess
 CALL_TIMEOUT_S = 2
 MEMORY_BYTES = 256 << 20
 PIDS = 64
+DISK_BYTES = 64 << 20
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +29,14 @@ def tight_server(engine: Settings, tmp_path_factory: pytest.TempPathFactory) -> 
         tmp_path_factory.mktemp("tight"),
         CALL_TIMEOUT_S=str(CALL_TIMEOUT_S),
         OUTPUT_LIMIT_BYTES="4096",
+        OUTPUT_TOTAL_LIMIT_BYTES="2000000",
         MAX_TURNS="4",
         REQUEST_LIMIT_BYTES="100000",
         RESOURCES__MEMORY_BYTES=str(MEMORY_BYTES),
         RESOURCES__PIDS=str(PIDS),
         RESOURCES__CPUS="1",
         RESOURCES__OPEN_FILES="256",
+        RESOURCES__DISK_BYTES=str(DISK_BYTES),
     )
     process.start()
     yield process
@@ -130,6 +135,127 @@ def test_fork_bomb_can_be_cancelled(tight: Caller) -> None:
     assert time.monotonic() - before < 4
     assert only_result(tight.create(bash("/bin/echo later | cat"), own)) == "later\n"
     tight.delete_environment(own)
+
+
+def verdicts(caller: Caller, interaction: Json) -> list[str]:
+    """How the journal says that the calls ended."""
+    return [entry["body"]["verdict"] for entry in caller.journal(interaction["id"]) if entry["kind"] == "tool.ended"]
+
+
+@pytest.fixture
+def has_disks(small: str, tight: Caller) -> None:
+    if "ext4" not in only_result(tight.create(bash("stat -f -c %T /workspace; df -T /workspace"), small)):
+        pytest.skip("sandboxes have no disks of their own here")
+
+
+@pytest.mark.usefixtures("has_disks")
+def test_full_disk_is_a_result_with_its_name_and_size(tight: Caller) -> None:
+    own = tight.new_environment()
+    write = {"tool": "write_file", "arguments": {"path": "new", "content": "x" * 80_000}}
+    program = script(
+        {"calls": [*run_bash("head -c 200M /dev/zero > big")["calls"], write]},
+        run_python("with open('more', 'wb') as f: f.write(bytes(10**6))"),
+        run_bash("rm -f big more; echo on > later; cat later"),
+    )
+    ended = tight.create(program, own)
+    shell, file, cell, freed = results(ended)
+    assert re.search(r"\n\[disk full: /workspace has no room \(limit \d\d.* MiB\); delete files", text_of(shell))
+    assert "No space left on device" in text_of(cell)
+    assert "\n[disk full: /workspace" in text_of(cell)
+    assert text_of(file).startswith("disk full: /workspace")
+    assert [step["is_error"] for step in (shell, cell, file)] == [True, True, True]
+    assert text_of(freed) == "on\n"
+    assert verdicts(tight, ended) == ["disk_full", "disk_full", "disk_full", "exited"]
+    tight.delete_environment(own)
+
+
+@pytest.mark.usefixtures("has_disks")
+def test_too_many_files_are_a_full_disk(tight: Caller) -> None:
+    own = tight.new_environment()
+    code = "import itertools\nfor n in itertools.count():\n    if n % 5000 == 0: import os; os.makedirs(f'd{n}')\n"
+    code += "    open(f'd{n // 5000 * 5000}/{n}', 'w').close()"
+    ended = tight.create(script(*[run_python(code)] * 3), own)
+    said = [text_of(step) for step in results(ended)]
+    assert any("\n[disk full: /workspace has no room" in text for text in said), said
+    tight.delete_environment(own)
+
+
+def test_full_tmp_is_a_full_disk_of_its_own(tight: Caller) -> None:
+    own = tight.new_environment()
+    program = script(run_bash("head -c 200M /dev/zero > /tmp/big"), run_bash("echo on > later; cat later"))
+    ended = tight.create(program, own)
+    filled, after = [text_of(step) for step in results(ended)]
+    assert "\n[disk full: /tmp has no room (limit " in filled
+    assert after == "on\n"
+    assert verdicts(tight, ended) == ["disk_full", "exited"]
+    tight.delete_environment(own)
+
+
+def test_output_without_end_is_stopped(tight: Caller, small: str) -> None:
+    flood = "import itertools\nfor n in itertools.count(): print(str(n) * 5000)"
+    program = script(run_bash("yes"), run_python("kept = 5"), run_python(flood), run_python("kept"))
+    ended = tight.create(program, small)
+    shell, _, cell, after = [text_of(step) for step in results(ended)]
+    assert shell.startswith("y\ny\n")
+    assert shell.endswith("\n[too much output: more than 1.9 MiB, so it was stopped; write to a file instead]")
+    assert "\n[too much output" in cell
+    assert after == "5\n"
+    assert verdicts(tight, ended) == ["output_limit", "exited", "output_limit", "exited"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "trap '' TERM HUP INT; while :; do sleep 3103; done",
+        "kill -STOP $$",
+        "kill -STOP $PPID; (setsid sleep 3104 &); sleep 3105",
+        "(trap '' TERM; exec setsid sleep 3106) & kill -STOP -1; sleep 3107",
+        "kill -9 $PPID; sleep 3108",
+        "kill -9 -1; sleep 3109",
+    ],
+)
+def test_who_resists_its_end_is_gone_in_time(tight: Caller, small: str, code: str) -> None:
+    before = time.monotonic()
+    resisted, after = results(tight.create(script(run_bash(code), run_bash("ps -eo args")), small))
+    assert time.monotonic() - before < CALL_TIMEOUT_S + 3
+    assert "[timed out" in text_of(resisted) or "[killed by signal" in text_of(resisted)
+    assert "sleep 310" not in text_of(after)
+
+
+def test_limits_of_an_agent_are_its_own(start_server: StartServer, tmp_path: Path) -> None:
+    place = tmp_path / "agents/tiny"
+    place.mkdir(parents=True)
+    (place / "agent.yaml").write_text(
+        "id: tiny\ntools: [{type: code_execution}]\n"
+        "sandbox: {memory_bytes: 134217728, pids: 40, cpus: 0.5, open_files: 300, call_timeout_s: 1,"
+        " output_limit_bytes: 1024}\n"
+    )
+    server = start_server(AGENTS_DIR=str(tmp_path / "agents"))
+    with server.caller() as caller:
+        program = script(
+            run_bash("ulimit -n; cat /sys/fs/cgroup/pids.max /sys/fs/cgroup/pids/pids.max 2>/dev/null || true"),
+            run_bash("python3 -c 'x = bytearray(200_000_000)'"),
+            run_bash("sleep 30"),
+            run_bash("seq 1000"),
+        )
+        shown, killed, late, cut = [text_of(step) for step in results(caller.create(program, "remote", agent="tiny"))]
+        assert shown.split() == ["300", "40"]
+        assert "[out of memory" in killed
+        assert "[timed out after 1 s" in late
+        assert len(cut) < 1200
+        large = caller.create(bash("python3 -c 'x = bytearray(200_000_000)'; ulimit -n"), "remote")
+        assert only_result(large) == "8192\n"
+
+
+def test_agent_that_asks_for_too_much_stops_the_start(server: ServerProcess, tmp_path: Path) -> None:
+    place = tmp_path / "greedy"
+    place.mkdir()
+    (place / "agent.yaml").write_text("id: greedy\nsandbox: {memory_bytes: 99999999999}\n")
+    variables = {"CORRAL_AGENTS_DIR": str(tmp_path), "CORRAL_DATA_DIR": str(tmp_path / "data")}
+    refused = server.cli("serve", "--port", "0", variables=variables)
+    assert refused.returncode != 0
+    for part in ("greedy", "sandbox.memory_bytes", "99999999999", "maxima.memory_bytes"):
+        assert part in refused.stderr
 
 
 def test_too_many_open_files_are_the_programs_own_trouble(tight: Caller, small: str) -> None:
