@@ -1,7 +1,7 @@
 """Agents by name: definitions read from folders, and the aliases under which they also go.
 
-A folder holds one folder per agent: `agent.yaml` (id, description, system_instruction, tools, model, sandbox) and, if
-wanted, `AGENTS.md` with its instructions. Imports `policy`, `wire` and `errors` only.
+A folder holds one folder per agent: `agent.yaml` (id, description, system_instruction, tools, model, sandbox,
+base_environment) and, if wanted, `AGENTS.md` with its instructions. Imports `policy`, `wire` and `errors` only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from pydantic import AfterValidator, Field
 
 from orchestrator.errors import ConfigError, InvalidRequest, NotFound
 from orchestrator.policy.bounds import UNBOUND, Bounds, Maxima
+from orchestrator.policy.sources import check_base
 from orchestrator.wire.base import ListOf, WireModel, parse, problem
+from orchestrator.wire.environments import EnvironmentField, EnvironmentSpec
 from orchestrator.wire.tools import ToolDeclaration
 
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -40,6 +42,8 @@ class AgentDefinition:
     """`provider:model`; None takes the server's default."""
     bounds: Bounds = UNBOUND
     """What its sandbox and its calls may take, as far as it says so; within the operator's maxima."""
+    base: EnvironmentSpec | None = None
+    """What its new environments begin with. Built once: each of them is a fork."""
 
 
 def _agent_id(value: str) -> str:
@@ -67,6 +71,7 @@ class _AgentFile(WireModel):
     tools: ListOf[ToolDeclaration] = []
     model: str | None = None
     sandbox: _SandboxBlock = _SandboxBlock()
+    base_environment: EnvironmentField = None
 
 
 def shipped_folder() -> Path:
@@ -148,6 +153,8 @@ def _read(place: Path) -> AgentDefinition:
         raise ConfigError(f"{file}: not valid YAML: {error}") from error
     try:
         parsed = parse(_AgentFile, data)
+        if parsed.base_environment is not None:
+            check_base(parsed.base_environment, "base_environment")
     except InvalidRequest as error:
         raise ConfigError(f"{file}: {error.message}") from error
     if parsed.id != place.name:
@@ -160,6 +167,7 @@ def _read(place: Path) -> AgentDefinition:
         tools=tuple(parsed.tools),
         model=parsed.model,
         bounds=Bounds(**parsed.sandbox.model_dump()),
+        base=parsed.base_environment,
     )
 
 

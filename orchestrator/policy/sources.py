@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from orchestrator.errors import InvalidRequest
-from orchestrator.wire.environments import InlineSource
+from orchestrator.wire.environments import EnvironmentSpec, InlineSource
 
 TARGET_ROOTS = ("/workspace", "/.agents", "/home/agent", "/tmp")  # noqa: S108 - inside the sandbox
 """Design 4.6: targets are relative to `/` and may lie under these."""
@@ -37,3 +37,19 @@ def check_inline(sources: Sequence[InlineSource], at: str = "environment.sources
                 )
             folders.setdefault(parent, index)
         files[path] = index
+
+
+def check_base(spec: EnvironmentSpec, at: str) -> None:
+    """Whether a template can be built of it. Raises `InvalidRequest`, naming the field."""
+    for name in ("environment_id", "network", "env"):
+        if getattr(spec, name):
+            raise InvalidRequest(f"Not supported: '{at}.{name}'.")
+    inline = [source for source in spec.sources if isinstance(source, InlineSource)]
+    if len(inline) < len(spec.sources):
+        raise InvalidRequest(f"Not supported: '{at}.sources' of a type other than 'inline'.")
+    check_inline(inline, f"{at}.sources")
+    for index, source in enumerate(inline):
+        if PurePosixPath(source.path).is_relative_to("/tmp"):  # noqa: S108 - inside the sandbox
+            raise InvalidRequest(
+                f"Invalid value at '{at}.sources[{index}].target': /tmp is memory, which a template cannot hold."
+            )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from orchestrator import ids
-from orchestrator.agents.registry import AgentRegistry
+from orchestrator.agents.registry import AgentDefinition, AgentRegistry
 from orchestrator.clock import Clock, rfc3339
 from orchestrator.errors import InvalidRequest, NotFound
 from orchestrator.models.registry import ModelRegistry
@@ -14,7 +14,6 @@ from orchestrator.policy.sources import check_inline
 from orchestrator.policy.variables import check_variables
 from orchestrator.runs.context import find_parent
 from orchestrator.runs.supervisor import Supervisor
-from orchestrator.sandboxes.driver import Profile
 from orchestrator.sandboxes.environments import Environments
 from orchestrator.sandboxes.profiles import Profiles
 from orchestrator.store.port import InteractionRow, NewEvent, Store
@@ -63,8 +62,7 @@ class Intake:
         if request.previous_interaction_id is not None:
             parent = await find_parent(self._store, project_id, request.previous_interaction_id)
         inherited = parent.environment_id if parent is not None else None
-        profile = self._profiles.of(agent.bounds)
-        environment_id = await self._environment(project_id, request.environment, inherited, profile)
+        environment_id = await self._environment(project_id, request.environment, inherited, agent)
         now = self._clock.now()
         interaction_id = ids.new_interaction_id(parent.id if parent is not None else None)
         row = InteractionRow(
@@ -86,11 +84,12 @@ class Intake:
         return row
 
     async def _environment(
-        self, project_id: str, spec: EnvironmentSpec | None, inherited: str | None, profile: Profile | None
+        self, project_id: str, spec: EnvironmentSpec | None, inherited: str | None, agent: AgentDefinition
     ) -> str | None:
         """The environment to run in; None for none. A chained call that names none goes on in its parent's.
 
-        `profile` is for a new one; one that exists stays as it was made, whichever agent works in it.
+        A new one has the agent's profile and begins with its base; one that exists stays as it was made, whichever
+        agent works in it.
         """
         if spec is None:
             if inherited is None:
@@ -100,7 +99,8 @@ class Intake:
         check_variables(spec.env)
         if spec.environment_id is None:
             check_inline([source for source in spec.sources if isinstance(source, InlineSource)])
-            return (await self._environments.create(project_id, spec, profile=profile)).id
+            profile = self._profiles.of(agent.bounds)
+            return (await self._environments.create(project_id, spec, profile=profile, base=agent.base)).id
         with _named("environment"):
             row = await self._environments.find(project_id, spec.environment_id)
         await self._environments.change(row, spec)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,38 @@ def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
 def test_an_alias_that_leads_nowhere_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"alias 'x' leads to 'generel'.*'general'"):
         AgentRegistry.load(aliases={"x": "generel"})
+
+
+BASE = """\
+id: clerk
+base_environment:
+  sources:
+    - {type: inline, target: workspace/rules.md, content: Be brief.}
+"""
+
+
+def test_what_new_environments_begin_with(tmp_path: Path) -> None:
+    write(tmp_path, "clerk", BASE)
+    base = AgentRegistry.load(tmp_path).resolve("clerk").base
+    assert base is not None
+    assert [source.model_dump()["target"] for source in base.sources] == ["workspace/rules.md"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (("workspace/rules.md", "etc/passwd"), "base_environment.sources[0].target"),
+        (("workspace/rules.md", "tmp/rules.md"), "/tmp is memory"),
+        (
+            ("type: inline, target: workspace/rules.md, content: Be brief.", "type: gcs, source: gs://b, target: a"),
+            "'inline'",
+        ),
+        (("base_environment:", "base_environment:\n  network: disabled"), "base_environment.network"),
+        (("base_environment:", "base_environment:\n  env: {A: '1'}"), "base_environment.env"),
+    ],
+)
+def test_a_base_that_cannot_be_built_stops_the_start(tmp_path: Path, change: tuple[str, str], named: str) -> None:
+    write(tmp_path, "clerk", BASE.replace(*change))
+    with pytest.raises(ConfigError, match=re.escape(named)) as failure:
+        AgentRegistry.load(tmp_path)
+    assert "agent.yaml" in failure.value.message
