@@ -122,7 +122,12 @@ class LocalDriver(SandboxDriver):
     async def connect(self, ref: SandboxRef) -> GuestStream:
         if (await self.inspect(ref)).state is not SandboxState.RUNNING:
             raise SandboxGone(f"{ref.token} does not run")
-        ours = await asyncio.to_thread(start_bridge, Path(ref.token))
+        starting = asyncio.get_running_loop().run_in_executor(None, start_bridge, Path(ref.token))
+        try:
+            ours = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            starting.add_done_callback(lambda started: started.result().close())  # nobody else would know it
+            raise
         reader, writer = await asyncio.open_connection(sock=ours)
         return GuestStream(reader, writer)
 

@@ -204,7 +204,7 @@ class DockerDriver(SandboxDriver):
             yield SandboxRef(sandbox_id, "")
 
     async def connect(self, ref: SandboxRef) -> GuestStream:
-        raw = self._first_streams.pop(ref.token, None) or await self._run(lambda: self._bridge(ref.token))
+        raw = self._first_streams.pop(ref.token, None) or await self._open_bridge(ref.token)
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=1 << 20)
         protocol = AttachedProtocol(reader)
@@ -332,6 +332,14 @@ class DockerDriver(SandboxDriver):
         """Of a container that was created and not started."""
         return own_socket(self._engine.api.attach_socket(token, params={"stdin": 1, "stdout": 1, "stream": 1}))
 
+    async def _open_bridge(self, token: str) -> socket.socket:
+        opening = asyncio.ensure_future(self._run(lambda: self._bridge(token)))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close)  # the engine goes on, and nobody else would know the stream
+            raise
+
     def _bridge(self, token: str) -> socket.socket:
         api = self._engine.api
         created = api.exec_create(token, BRIDGE_COMMAND, stdin=True, stdout=True, stderr=True, tty=False, user="0:0")
@@ -348,6 +356,11 @@ async def _settled(task: asyncio.Future[Any]) -> None:
     await asyncio.wait([task])
     if not task.cancelled():
         task.exception()  # whoever awaited it got it
+
+
+def _close(opened: asyncio.Future[socket.socket]) -> None:
+    if not opened.cancelled() and opened.exception() is None:
+        opened.result().close()
 
 
 @contextmanager

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 from pathlib import Path
 
 import pytest
 
 from orchestrator.errors import EngineUnavailable
 from orchestrator.sandboxes.docker import DockerDriver
+from orchestrator.sandboxes.driver import SandboxRef
 
 
 def open_sockets() -> int:
@@ -32,3 +35,26 @@ def test_an_engine_that_is_away_costs_no_sockets(tmp_path: Path) -> None:
     assert open_sockets() == before
     assert all("none.sock" in refusal.message for refusal in refusals)
     asyncio.run(driver.aclose())
+
+
+@pytest.mark.anyio
+async def test_a_stream_that_opens_after_nobody_waits_for_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = await asyncio.to_thread(DockerDriver, "unix:///none.sock", "test")
+    ours, theirs = socket.socketpair()
+    is_asked, may_answer = threading.Event(), threading.Event()
+
+    def bridge(_token: str) -> socket.socket:
+        is_asked.set()
+        may_answer.wait(10)
+        return theirs
+
+    monkeypatch.setattr(driver, "_bridge", bridge)
+    connecting = asyncio.create_task(driver.connect(SandboxRef("a", "token")))
+    await asyncio.to_thread(is_asked.wait, 10)
+    connecting.cancel()
+    await asyncio.gather(connecting, return_exceptions=True)
+    may_answer.set()
+    with ours:
+        ours.settimeout(5)
+        assert await asyncio.to_thread(ours.recv, 1) == b"", "it is not closed"
+    await driver.aclose()
