@@ -44,7 +44,6 @@ def test_every_new_environment_is_a_fork_of_the_template(clerks: Any) -> None:
             assert seen["result"] == "Be brief.clerk"
         own = {"type": "remote", "sources": [{"type": "inline", "target": "workspace/more", "content": "more"}]}
         assert result_of(ask(caller, "cat rules.md more", own))["result"] == "Be brief.more"
-        assert [line["name"] for line in clerks.log() if line.get("event") == "template_built"] != []
     built = [line for line in clerks.log() if line.get("event") == "template_built"]
     assert len(built) == 1
 
