@@ -18,6 +18,8 @@ GUEST_LABEL = "corral.guest"
 """On an image: the digest of the guest it carries."""
 _SHM_BYTES = 64 << 20
 """At most; together with /tmp a quarter of the memory (design 4.2)."""
+_SENTRY_PIDS = 4096
+"""Under gVisor the limit counts threads of its kernel, about 60 of them before anything runs; who meets it ends."""
 _GUEST_CAPABILITIES = ["SETUID", "SETGID", "KILL", "SETPCAP"]
 # The image's PATH begins with folders that the agent can write to; what runs as root must not be found there.
 _SYSTEM_PYTHON = "$(PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin command -v python3)"
@@ -59,7 +61,7 @@ def container_config(
             mem_limit=resources.memory_bytes,
             memswap_limit=resources.memory_bytes,
             nano_cpus=int(resources.cpus * 1e9),
-            pids_limit=resources.pids,
+            pids_limit=_pids_limit(spec),
             runtime=spec.runtime or None,
             shm_size=shm_bytes,
             tmpfs={
@@ -74,3 +76,7 @@ def container_config(
             log_config={"Type": "none"},
         ),
     }
+
+
+def _pids_limit(spec: SandboxSpec) -> int:
+    return max(spec.resources.pids, _SENTRY_PIDS) if spec.runtime == "runsc" else spec.resources.pids
