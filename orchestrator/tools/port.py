@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -56,13 +57,8 @@ class Tool(ABC):
     """Shown as `code_execution_call` and `_result` on the wire, not as a function."""
 
     def spec(self) -> ToolSpec:
-        """The tool as models see it."""
-        schema: dict[str, Any] = self.arguments.model_json_schema()
-        schema.pop("title", None)
-        schema.pop("description", None)
-        for field in schema.get("properties", {}).values():
-            field.pop("title", None)
-        return ToolSpec(self.name, self.description, schema)
+        """The tool as models see it. One object for all who ask: leave it as it is."""
+        return _spec(type(self))
 
     @abstractmethod
     async def carry_out(self, arguments: Any, context: ToolContext) -> ToolResult:
@@ -72,3 +68,14 @@ class Tool(ABC):
             ToolError: it cannot be done as asked; the model reads the message.
             SandboxError: the platform failed; the run handles it.
         """
+
+
+@cache
+def _spec(tool: type[Tool]) -> ToolSpec:
+    # The schemas of all tools take 4 ms, and every model call needs them.
+    schema: dict[str, Any] = tool.arguments.model_json_schema()
+    schema.pop("title", None)
+    schema.pop("description", None)
+    for field in schema.get("properties", {}).values():
+        field.pop("title", None)
+    return ToolSpec(tool.name, tool.description, schema)
