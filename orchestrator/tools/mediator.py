@@ -187,7 +187,8 @@ class _Output:
         self._timer = None
         text = self._decoder.decode(bytes(self._waiting), is_last).replace("\0", "\ufffd")
         self._waiting.clear()
-        if shown := self._redactor.feed(text, is_last=is_last):
+        # Of a key that the cap goes through nothing is shown.
+        if shown := self._redactor.feed(text, is_last=is_last and not self._is_cut):
             self._journal.note("tool.output", call_id=self._call_id, text=shown)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 
 from orchestrator.policy.limits import Limits
-from orchestrator.policy.redaction import redact
+from orchestrator.policy.redaction import redact, without_cut_keys
 from orchestrator.sandboxes.outcome import CallOutcome, Verdict
 from orchestrator.wire.content import Content, ImageContent, TextContent
 
@@ -24,8 +24,14 @@ def output_of(outcome: CallOutcome) -> str:
     """Head and tail of the output, with a line between that says how much was dropped; secrets taken out."""
     if not outcome.dropped_bytes:
         return redact(decode(outcome.head + outcome.tail))
-    head, tail = decode(_whole_start(outcome.head)), decode(_whole_end(outcome.tail))
-    return redact(f"{head}\n[… {outcome.dropped_bytes} bytes of output dropped …]\n{tail}")
+    head, tail = _whole_start(outcome.head), _whole_end(outcome.tail)
+    dropped_bytes = outcome.dropped_bytes + len(outcome.head) - len(head) + len(outcome.tail) - len(tail)
+    before, after = redact(decode(head)), redact(decode(tail))
+    shown_before, shown_after = without_cut_keys(before, after)
+    dropped_bytes += (
+        len(before) - len(shown_before) + len(after) - len(shown_after)
+    )  # of a key all characters are bytes
+    return f"{shown_before}\n[… {dropped_bytes} bytes of output dropped …]\n{shown_after}"
 
 
 def ending_of(outcome: CallOutcome, limits: Limits) -> str:

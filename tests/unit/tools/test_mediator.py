@@ -333,6 +333,13 @@ async def test_output_in_the_journal_is_capped_and_says_so(size: int, more: bool
     assert ("more output" in pieces[-1]) is more
 
 
+@pytest.mark.parametrize("shown_bytes", [3, 10, 40, len(KEY) - 1])
+async def test_a_key_that_the_cap_goes_through_is_not_shown(shown_bytes: int) -> None:
+    filler = b"-\n" * (module._JOURNALED_OUTPUT_BYTES // 2)
+    pieces = await output_of(filler[shown_bytes:] + KEY.encode())
+    assert "crl" not in "".join(pieces)
+
+
 async def test_characters_are_whole_across_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_OUTPUT_INTERVAL_S", 0.0)
     data = "aä😀".encode()

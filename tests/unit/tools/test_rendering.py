@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import re
 
 import pytest
 from hypothesis import given
@@ -37,11 +38,12 @@ def test_truncation_never_splits_a_character(text: str, head_bytes: int, tail_by
         return
     shown = output_of(outcome(head, tail=tail, dropped_bytes=dropped))
     assert "\ufffd" not in shown
-    begin, end = shown.split(f"\n[… {dropped} bytes of output dropped …]\n")
+    begin, said, end = re.split(r"\n\[… (\d+) bytes of output dropped …\]\n", shown)
     assert data.decode().startswith(begin)
     assert data.decode().endswith(end)
-    assert len(head) - len(begin.encode()) < 4
-    assert len(tail) - len(end.encode()) < 4
+    assert len(begin.encode()) + int(said) + len(end.encode()) == len(data)
+    assert len(head) - len(begin.encode()) < 4 + len(KEY)
+    assert len(tail) - len(end.encode()) < 4 + len(KEY)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80", b"\x80\x80\x80\x80\x80", b"\xff", b"\xf0\x9f\x98", b"\xc3"])
@@ -52,6 +54,22 @@ def test_truncation_takes_any_bytes(data: bytes) -> None:
 def test_keys_of_this_server_are_taken_out() -> None:
     assert output_of(outcome(f"before {KEY} after")) == "before [redacted] after"
     assert KEY not in output_of(outcome(f"{KEY} begin", tail=f"end {KEY}".encode(), dropped_bytes=5))
+
+
+@given(st.integers(0, 70), st.integers(0, 70), st.integers(0, 70), st.sampled_from([" ", "x", "ä", "\n"]))
+def test_of_a_key_that_the_cut_goes_through_nothing_is_shown(before: int, gap: int, after: int, filler: str) -> None:
+    """Wherever the gap begins and ends: four characters in a row are no secret yet."""
+    text = filler * before + KEY + filler * after
+    data = text.encode()
+    head_bytes = len(filler.encode()) * before + len(KEY) // 2 - gap // 2
+    head, tail = data[: max(0, head_bytes)], data[max(0, head_bytes) + gap :]
+    shown = output_of(outcome(head, tail=tail, dropped_bytes=len(data) - len(head) - len(tail)))
+    assert "AAAA" not in shown
+
+
+def test_text_beside_a_cut_is_kept_as_far_as_it_cannot_be_a_key() -> None:
+    ended = outcome("one two c", tail=b"cut off three", dropped_bytes=10)
+    assert output_of(ended) == "one two \n[… 14 bytes of output dropped …]\n off three"
 
 
 @pytest.mark.parametrize(
