@@ -57,16 +57,18 @@ class Connection:
         self._deadline: Timer = reactor.after(_CONNECT_TIMEOUT_S, lambda: self._fail("timeout", "it does not accept"))
         stream.on_data = lambda _data: stream.reset("bad_request", "bytes before the connection")
         stream.on_close = self._close
-        self._try_next("nothing to connect to")
+        self._problem = ""
+        self._try_next()
 
     @property
     def is_over(self) -> bool:
         return not self._stream.is_open
 
-    def _try_next(self, problem: str) -> None:
+    def _try_next(self, problem: str = "") -> None:
         self._close_socket()
+        self._problem = self._problem or problem
         if not self._hosts:
-            self._fail("refused", problem)
+            self._fail("refused", self._problem)
             return
         host = self._hosts.pop(0)
         try:

@@ -147,9 +147,10 @@ def test_a_listener_on_ipv6_is_found(client: Client, listening: Callable[..., Li
 
 
 def test_nobody_listens(client: Client) -> None:
-    talk = Talk(client, "connect", port=free_port())
+    port = free_port()
+    talk = Talk(client, "connect", port=port)
     talk.until_end()
-    assert talk.messages[0]["error"]["code"] == "refused"
+    assert talk.messages == [{"error": {"code": "refused", "message": f"port {port}: Connection refused"}}]
 
 
 def test_nobody_accepts(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
