@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -19,6 +20,7 @@ from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.link import Link
 
 _REMOVED_AT_ONCE = 6
+_UNMOUNT_TIMEOUT_S = 10.0
 
 
 @asynccontextmanager
@@ -63,4 +65,9 @@ def unmount_below(folder: Path) -> None:
     """Unmounts what a server mounted below its data folder: the disks of sandboxes, and their pool."""
     mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     for path in reversed([each for each in mounted if Path(each).is_relative_to(folder)]):
-        subprocess.run(["umount", path], check=True)
+        deadline = time.monotonic() + _UNMOUNT_TIMEOUT_S
+        # The kernel lets go of a disk a moment after its container has gone.
+        while subprocess.run(["umount", path], check=False, capture_output=True).returncode != 0:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{path} cannot be unmounted")
+            time.sleep(0.1)
