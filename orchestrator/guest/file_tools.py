@@ -21,6 +21,7 @@ _PIECE_BYTES = 1 << 20
 _LIST_LIMIT = 2000
 _SEARCH_LIMIT = 200
 _SEARCH_FILE_LIMIT_BYTES = 4 << 20
+_EDIT_LIMIT_BYTES = 64 << 20
 _LINE_LIMIT_BYTES = 400
 _BINARY_LIMIT_BYTES = 16 << 20
 """A larger file that is not text is not read at all: it may be a terabyte of holes."""
@@ -86,11 +87,14 @@ def _read(arguments: Dict[str, Any], _source: BinaryIO, sink: BinaryIO) -> Dict[
             shutil.copyfileobj(file, sink, _PIECE_BYTES)
             return result
         last = first + int(count) - 1 if count is not None else None
-        for number, line in enumerate(file, 1):
+        number = 1
+        # In pieces: a line may be as long as the disk is large.
+        while piece := file.readline(_PIECE_BYTES):
             if last is not None and number > last:
                 break
             if number >= first:
-                sink.write(line)
+                sink.write(piece)
+            number += piece.endswith(b"\n")
     return result
 
 
@@ -128,7 +132,9 @@ def _edit(arguments: Dict[str, Any], source: BinaryIO, _sink: BinaryIO) -> Dict[
     if not old:
         raise FileProblem("bad_request", "the text to replace is empty")
     with _regular_file(path) as file:
-        content = file.read()
+        content = file.read(_EDIT_LIMIT_BYTES + 1)
+    if len(content) > _EDIT_LIMIT_BYTES:
+        raise FileProblem("too_large", f"{path}: larger than {_EDIT_LIMIT_BYTES >> 20} MiB; change it by code")
     count = content.count(old)
     if count == 0:
         raise FileProblem("no_match", f"{path}: the text to replace was not found; it must match exactly")

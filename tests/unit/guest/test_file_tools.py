@@ -11,6 +11,7 @@ import shutil
 import socket
 import stat
 import subprocess
+import sys
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -123,6 +124,28 @@ def test_read_of_some_lines(hand: Hand) -> None:
     assert hand("read", path="x", first_line=10)[1] == b"line 10\r\n"
     assert hand("read", path="x", first_line=11)[1] == b""
     assert hand("read", path="x", line_count=1)[1] == b"line 1\r\n"
+
+
+def test_lines_are_counted_however_long_they_are(hand: Hand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_tools, "_PIECE_BYTES", 10)
+    (hand.cwd / "x").write_bytes(b"a" * 35 + b"\n" + b"b" * 9 + b"\n" + b"c" * 10 + b"\n" + b"d" * 25)
+    for number, line in enumerate([b"a" * 35 + b"\n", b"b" * 9 + b"\n", b"c" * 10 + b"\n", b"d" * 25], 1):
+        assert hand("read", path="x", first_line=number, line_count=1)[1] == line
+
+
+def test_a_line_as_long_as_the_disk_is_not_kept_in_memory(hand: Hand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_tools, "_BINARY_LIMIT_BYTES", 1 << 50)
+    (hand.cwd / "x").write_bytes(b"first\n")
+    os.truncate(hand.cwd / "x", 1 << 29)
+    program = (
+        "import os, resource, sys; sys.path[:0] = [sys.argv[1]]; from orchestrator.guest import file_tools\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (256 << 20, 256 << 20))\n"
+        "print(file_tools.perform('read', {'cwd': sys.argv[2], 'path': 'x', 'first_line': 2}, 0,"
+        " os.open('/dev/null', os.O_WRONLY)))"
+    )
+    repository = str(Path(__file__).resolve().parents[3])
+    done = subprocess.run([sys.executable, "-c", program, repository, hand.cwd], capture_output=True, check=False)
+    assert b"'result'" in done.stdout, done.stderr.decode()
 
 
 def test_read_says_what_is_binary(hand: Hand) -> None:
@@ -271,6 +294,14 @@ def test_edit_refuses_and_leaves_the_file(hand: Hand, change: dict[str, str], co
     (hand.cwd / "x").write_text("content")
     assert edit(hand, **change)[0]["error"]["code"] == code
     assert (hand.cwd / "x").read_text() == "content"
+
+
+def test_edit_refuses_a_file_that_is_too_large_to_hold(hand: Hand) -> None:
+    (hand.cwd / "x").write_bytes(b"old\n")
+    os.truncate(hand.cwd / "x", 1 << 40)
+    answer, _ = edit(hand, old="old", new="new")
+    assert answer["error"]["code"] == "too_large"
+    assert "64 MiB" in answer["error"]["message"]
 
 
 def test_edit_keeps_bytes_that_are_no_text(hand: Hand) -> None:

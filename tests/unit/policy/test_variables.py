@@ -21,3 +21,10 @@ def test_all_together_have_a_limit() -> None:
     count = VARIABLES_LIMIT_BYTES // 1000 + 1
     with pytest.raises(InvalidRequest, match="together"):
         check_variables({f"V{number}": EnvVar(value="x" * 1000) for number in range(count)})
+
+
+def test_what_counts_together_is_how_long_they_are_on_their_way() -> None:
+    """A frame that cannot carry them would make every call of the environment fail."""
+    check_variables({"A": EnvVar(value="\x01" * 21_000)})
+    with pytest.raises(InvalidRequest, match="together"):
+        check_variables({"A": EnvVar(value="\x01" * 22_000)})
