@@ -17,6 +17,7 @@ import structlog
 from orchestrator import ids
 from orchestrator.clock import Clock
 from orchestrator.errors import Conflict, CorralError, EngineUnavailable, LimitExceeded, NotFound
+from orchestrator.sandboxes.disk_watch import DiskWatch
 from orchestrator.sandboxes.driver import Profile, SandboxDriver, SandboxRef, SandboxState
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.lifecycle import Lifecycle, dump_profile, dump_spec, read_spec, template_name, variables_of
@@ -50,6 +51,7 @@ class Environments:
         self._defaults = defaults
         self._lifecycle = Lifecycle(store, driver, clock, defaults.profile, defaults.pool, generation)
         self._reconciler = Reconciler(store, driver, self._lifecycle, defaults.profile.image, self.delete, self._ended)
+        self._disk_watch = DiskWatch(driver)
         self._live: dict[str, Sandbox] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -63,6 +65,7 @@ class Environments:
             log.warning("engine_unavailable", reason=error.message)
         self._lifecycle.open()
         self._reconciler.open()
+        self._disk_watch.open()
 
     def let_go(self) -> None:
         """The server ends: calls that are cancelled from now on go on inside, for the next server to follow."""
@@ -71,6 +74,7 @@ class Environments:
 
     async def aclose(self) -> None:
         """Closes all links; what runs inside goes on."""
+        await self._disk_watch.aclose()
         await self._reconciler.aclose()
         tasks = list(self._tasks)
         for task in tasks:
@@ -212,6 +216,7 @@ class Environments:
                 raise NotFound(f"Environment {environment_id!r} not found.")
             sandbox = await (self._lifecycle.resume(row) if row.sandbox_ref else self._lifecycle.start(row))
             self._live[environment_id] = sandbox
+            self._disk_watch.add(sandbox, self._lifecycle.profile_of(row).resources.disk_bytes)
             return sandbox
 
     def prepare(self, environment_id: str) -> None:
@@ -265,14 +270,28 @@ class Environments:
             return
         for environment_id, sandbox in list(self._live.items()):
             if sandbox.ref.sandbox_id == sandbox_id:
-                status = await self._driver.inspect(sandbox.ref)
-                if status.state is SandboxState.RUNNING:
-                    continue  # the event is late: it has been started again
-                del self._live[environment_id]
-                await sandbox.link.aclose()
-                await self._store.update_environment(environment_id, status="stopped")
-                await self._note(environment_id, "sandbox.stopped", sandbox_id=sandbox_id, reason=status.reason)
-                log.info("sandbox_stopped", environment_id=environment_id, reason=status.reason)
+                # A task: whoever holds the lock may be long, and other ends are reported behind this one.
+                self._own(asyncio.create_task(self._take_note(environment_id, sandbox), name=f"ended-{environment_id}"))
+
+    async def _take_note(self, environment_id: str, sandbox: Sandbox) -> None:
+        try:
+            await self._has_ended(environment_id, sandbox)
+        except CorralError as error:
+            log.warning("sandbox_end_not_stored", environment_id=environment_id, reason=error.message)
+
+    async def _has_ended(self, environment_id: str, sandbox: Sandbox) -> None:
+        async with self._lock(environment_id):
+            if self._live.get(environment_id) is not sandbox:
+                return  # deleted, or started again
+            status = await self._driver.inspect(sandbox.ref)
+            if status.state in (SandboxState.RUNNING, SandboxState.PAUSED):
+                return  # the event is late: it has been started again
+            del self._live[environment_id]
+            await sandbox.link.aclose()
+            is_lost = status.state is SandboxState.ABSENT
+            await self._store.update_environment(environment_id, status="lost" if is_lost else "stopped")
+            await self._note(environment_id, "sandbox.stopped", sandbox_id=sandbox.ref.sandbox_id, reason=status.reason)
+            log.info("sandbox_stopped", environment_id=environment_id, reason=status.reason)
 
     async def _note(self, environment_id: str, kind: str, **fields: object) -> None:
         await self._store.note(environment_id, [NewEvent(kind, encode_json(fields))])

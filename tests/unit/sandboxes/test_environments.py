@@ -22,7 +22,15 @@ from orchestrator.errors import (
     SandboxStartFailed,
 )
 from orchestrator.sandboxes import lifecycle, reconciler
-from orchestrator.sandboxes.driver import Profile, Resources, SandboxDriver, SandboxRef, SandboxSpec, SandboxState
+from orchestrator.sandboxes.driver import (
+    Profile,
+    Resources,
+    SandboxDriver,
+    SandboxRef,
+    SandboxSpec,
+    SandboxState,
+    SandboxStatus,
+)
 from orchestrator.sandboxes.environments import Environments, SandboxDefaults, opened
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.pool import PoolSettings
@@ -551,6 +559,50 @@ async def test_a_claimed_sandbox_survives_the_ends_that_are_reported_late(world:
     await environments._ended(sandbox.ref.sandbox_id)
     assert (await LocalDriver(world.root).inspect(sandbox.ref)).state is SandboxState.RUNNING
     assert await says(sandbox, "echo fine") == "fine\n"
+
+
+async def test_an_end_that_is_reported_while_it_starts_again_leaves_the_new_start_alone(world: World) -> None:
+    class SlowToTell(LocalDriver):
+        delay_s = 0.0
+
+        async def inspect(self, ref: SandboxRef) -> SandboxStatus:
+            status = await super().inspect(ref)
+            delay_s, self.delay_s = self.delay_s, 0.0
+            await asyncio.sleep(delay_s)
+            return status
+
+    driver = SlowToTell(world.root)
+    environments = await world.server(driver, is_open=False)
+    row = await environments.create(world.project, spec_of())
+    sandbox = await environments.sandbox(row.id)
+    await LocalDriver(world.root).stop(sandbox.ref)
+    await sandbox.link.ended.wait()
+    driver.delay_s = 1.0
+    noticing = asyncio.create_task(environments._ended(sandbox.ref.sandbox_id))
+    await eventually(lambda: _is(driver.delay_s == 0.0))
+    again = await environments.sandbox(row.id)
+    await noticing
+    await asyncio.sleep(1.0)
+    assert await environments.sandbox(row.id) is again
+    assert (await world.row(row.id)).status == "active"
+    assert await says(again, "echo fine") == "fine\n"
+
+
+async def _is(fact: bool) -> bool:
+    return fact
+
+
+async def test_an_end_that_is_reported_late_does_not_hide_that_the_files_are_gone(world: World) -> None:
+    environments = await world.server(is_open=False)
+    row = await environments.create(world.project, spec_of())
+    sandbox = await environments.sandbox(row.id)
+    await LocalDriver(world.root).destroy(sandbox.ref)
+    await sandbox.link.ended.wait()
+    with pytest.raises(SandboxGone):
+        await environments.sandbox(row.id)
+    await environments._ended(sandbox.ref.sandbox_id)
+    await asyncio.sleep(0.1)
+    assert (await world.row(row.id)).status == "lost"
 
 
 # forks and templates
