@@ -174,6 +174,9 @@ class Supervisor:
             error = InteractionError(
                 code="internal", message="The server failed while it ran this interaction; its log has the details."
             )
+        finally:
+            if row.environment_id is not None:
+                self._environments.touch(row.environment_id)
         return await (await self._ending(row)).write("failed", error=error)
 
     async def _claimed(self, interaction_id: str) -> InteractionRow:

@@ -224,6 +224,8 @@ class Environments:
         live = self._live.get(environment_id)
         if live is None or not live.is_connected:
             self._own(asyncio.create_task(self._prepare(environment_id), name=f"prepare-{environment_id}"))
+        else:
+            self.touch(environment_id)
 
     def _own(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
@@ -258,9 +260,13 @@ class Environments:
             if ref.sandbox_id == sandbox_id:
                 await self._driver.destroy(ref)
 
-    async def touch(self, environment_id: str) -> None:
-        """Remembers that the environment was used now."""
-        await self._store.update_environment(environment_id, accessed=True)
+    def touch(self, environment_id: str) -> None:
+        """Remembers that the environment was used now. Nobody waits for that, or fails of it."""
+        self._own(asyncio.create_task(self._touch(environment_id), name=f"touch-{environment_id}"))
+
+    async def _touch(self, environment_id: str) -> None:
+        with contextlib.suppress(CorralError):
+            await self._store.update_environment(environment_id, accessed=True)
 
     def _lock(self, environment_id: str) -> asyncio.Lock:
         return self._locks.setdefault(environment_id, asyncio.Lock())

@@ -55,10 +55,14 @@ class FakeEnvironments:
     def __init__(self, sandbox: FakeSandbox | Exception) -> None:
         self.given: FakeSandbox | Exception = sandbox
         self.prepared: list[str] = []
+        self.touched: list[str] = []
         self.has_let_go = False
 
     def prepare(self, environment_id: str) -> None:
         self.prepared.append(environment_id)
+
+    def touch(self, environment_id: str) -> None:
+        self.touched.append(environment_id)
 
     def let_go(self) -> None:
         self.has_let_go = True

@@ -168,6 +168,26 @@ async def test_prepare_starts_ahead_and_its_failure_comes_again(world: World) ->
     assert await says(await environments.sandbox(row.id), "echo fine") == "fine\n"
 
 
+async def test_each_use_is_remembered(world: World) -> None:
+    environments = await world.server()
+    row = await environments.create(world.project, spec_of())
+    await environments.sandbox(row.id)
+
+    def used_since(before: EnvironmentRow) -> Callable[[], Awaitable[bool]]:
+        async def is_later() -> bool:
+            return (await world.row(row.id)).last_accessed > before.last_accessed
+
+        return is_later
+
+    started = await world.row(row.id)
+    environments.prepare(row.id)
+    await eventually(used_since(started))
+    begun = await world.row(row.id)
+    environments.touch(row.id)
+    await eventually(used_since(begun))
+    assert (await world.row(row.id)).updated == started.updated, "using it does not change it"
+
+
 async def _has_kind(world: World, environment_id: str, kind: str) -> bool:
     return kind in await world.kinds(environment_id)
 
