@@ -20,6 +20,9 @@ second.
 OUTPUT_TOTAL_LIMIT_BYTES = 1 << 30
 """What one call may write at most unless the orchestrator says otherwise; far more than is kept."""
 
+STOPS = ("cancelled", "disk_full")
+"""What the orchestrator may end a call with."""
+
 Outcome = Dict[str, Any]
 
 
@@ -63,9 +66,8 @@ class Call:
         self.output = Output(output_limit_bytes)
         self.outcome: Optional[Outcome] = None
         self.attachments: Sequence[bytes] = ()
-        self.cancel: Callable[[], None] = lambda: None
-        self.overflow: Callable[[], None] = lambda: None
-        """More was written than a call may write; called with each further piece."""
+        self.stop: Callable[[str], None] = lambda _verdict: None
+        """Ends the call with a verdict: `cancelled`, `output_limit`, `disk_full`. May be called again and too late."""
         self.take_input: Callable[[Optional[bytes]], None] = lambda data: self.input_taken(len(data or b""))
         """Gets pieces of input, then None. Whoever takes them says so by `input_taken`."""
         self.followers: List["Follower"] = []
@@ -97,8 +99,8 @@ class Call:
                 self.take_input(None)
 
         def on_message(message: Dict[str, Any]) -> None:
-            if message.get("cancel"):
-                self.cancel()
+            if message.get("stop") in STOPS:
+                self.stop(message["stop"])
 
         stream.on_data = on_data
         stream.on_end = on_end
@@ -115,7 +117,7 @@ class Call:
             self.output.add(data)
             self._tell()
             if self.output.total_bytes > self._output_total_limit_bytes:
-                self.overflow()
+                self.stop("output_limit")
 
     def finish(self, outcome: Outcome, attachments: Sequence[bytes] = ()) -> None:
         """Ends the call; the first end counts."""

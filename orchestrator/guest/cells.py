@@ -33,8 +33,8 @@ _ATTACHMENTS_LIMIT = 16
 _ATTACHMENTS_LIMIT_BYTES = 16 << 20
 _TYPE_LIMIT_CHARS = 100
 _SEND_TIMEOUT_S = 2.0
-CANCELLED = {"verdict": "cancelled", "exit_code": None, "signal": None, "duration_ms": 0}
-"""The outcome of a cell that was cancelled before it began."""
+NOT_BEGUN = {"exit_code": None, "signal": None, "duration_ms": 0}
+"""The outcome of a cell that was stopped before it began, without its verdict."""
 _PROGRAM = "import sys; sys.path[:0] = [{parent!r}]; from {package}.interpreter import main; main()"
 
 
@@ -63,12 +63,12 @@ class CellQueue:
     def add(self, cell: Cell) -> None:
         """Queues a cell; its call finishes in any case."""
 
-        def withdraw() -> None:
+        def withdraw(verdict: str) -> None:
             if cell in self._waiting:
                 self._waiting.remove(cell)
-                cell.call.finish(dict(CANCELLED))
+                cell.call.finish(dict(NOT_BEGUN, verdict=verdict))
 
-        cell.call.cancel = withdraw
+        cell.call.stop = withdraw
         self._waiting.append(cell)
         self._next()
 
@@ -119,8 +119,7 @@ class RunningCell:
         self._started = reactor.now()
         self._started_boot = time.clock_gettime(time.CLOCK_BOOTTIME)
         self._deadline = reactor.after(cell.timeout_s, lambda: self.stop("timeout"))
-        cell.call.cancel = lambda: self.stop("cancelled")
-        cell.call.overflow = lambda: self.stop("output_limit")
+        cell.call.stop = self.stop
         interpreter.run(cell, self._done)
 
     def stop(self, verdict: str) -> None:
@@ -145,7 +144,7 @@ class RunningCell:
 
     def _end(self, outcome: Dict[str, Any], attachments: List[bytes]) -> None:
         self._deadline.cancel()
-        self._call.overflow = lambda: None  # what is left in the pipe has been written by then
+        self._call.stop = lambda _verdict: None  # what is left in the pipe has been written by then
         outcome["duration_ms"] = round((self._reactor.now() - self._started) * 1000, 3)
         self._interpreter.release()
         self._on_end()

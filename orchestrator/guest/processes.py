@@ -164,8 +164,7 @@ class HandTask:
             self._start_deadline = reactor.after(_START_TIMEOUT_S, self._hand.kill)
             if pool.keepers:
                 reactor.after(_CROWD_CHECK_S, self._make_room)
-        call.cancel = lambda: self.stop("cancelled")
-        call.overflow = lambda: self.stop("output_limit")
+        call.stop = self.stop
         self._send(message, *ends)
 
     def stop(self, verdict: str) -> None:
@@ -216,7 +215,7 @@ class HandTask:
         if self._verdict is not None and not lost:
             return  # a kill is under way; it ends the call when nothing is left
         self._deadline.cancel()
-        self._call.overflow = lambda: None  # what is left in the pipe has been written by then
+        self._call.stop = lambda _verdict: None  # what is left in the pipe has been written by then
         self._output.drain()
         self._output.on_data = lambda _data: None
         if self._input is not None:

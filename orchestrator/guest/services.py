@@ -15,7 +15,7 @@ stopped; every request may carry it.
     terminal, connect, watch, usage    how people reach the sandbox: see `reach.py`
 
 exec, cell and file are calls: the same id again, with `from_bytes`, follows the call that is already there. Within a
-call's stream MESSAGE {"cancel": true} ends it.
+call's stream MESSAGE {"stop": "cancelled"} ends it, with that verdict.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import os
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional
 
 from .calls import OUTPUT_TOTAL_LIMIT_BYTES, Call, CallBook, Follower
-from .cells import CANCELLED, Cell, CellQueue
+from .cells import NOT_BEGUN, Cell, CellQueue
 from .cgroup import LimitCounters
 from .frames import FrameError
 from .hands import HandPool, NoHand
@@ -137,7 +137,7 @@ class Services:
                 call.finish({"verdict": "refused", "error": {"code": "too_large", "message": "the code is too large"}})
 
         call.take_input = take_input
-        call.cancel = lambda: call.finish(dict(CANCELLED))
+        call.stop = lambda verdict: call.finish(dict(NOT_BEGUN, verdict=verdict))
 
     def _open_get(self, stream: Stream, request: Dict[str, Any]) -> None:
         arguments = {"paths": [str(each) for each in request["paths"]], "cwd": self._cwd}

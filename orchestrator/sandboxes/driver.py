@@ -168,6 +168,13 @@ class SandboxDriver(ABC):
     def owned(self) -> AsyncIterator[SandboxRef]:
         """All sandboxes, running or not, that carry this server's instance label."""
 
+    async def written_bytes(self, ref: SandboxRef) -> int | None:
+        """What a sandbox has written, where nothing but a look from time to time can limit it (`DiskWatch`).
+
+        None: it has a disk of a fixed size, or is gone.
+        """
+        return None
+
     @abstractmethod
     async def connect(self, ref: SandboxRef) -> GuestStream:
         """Opens a stream to the guest of a running sandbox; the caller must speak first. Raises `SandboxGone`."""

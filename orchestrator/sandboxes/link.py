@@ -88,6 +88,7 @@ class Link:
         self._writer = stream.writer
         self._decoder = frames.Decoder()
         self._streams: dict[int, Stream] = {}
+        self._calling: set[Stream] = set()
         self._next_number = 1
         self._task: asyncio.Task[None] | None = None
         self._reason = "the link to the sandbox ended"
@@ -136,6 +137,7 @@ class Link:
             InvalidRequest: the guest refused the request as such.
         """
         stream = self._open(request)
+        self._calling.add(stream)
         head, rest = bytearray(), bytearray()
         answer: list[dict[str, Any]] = []
 
@@ -159,9 +161,20 @@ class Link:
             if not stream.ended.done() and not self._has_let_go:
                 await self._cancel(stream)
             self._streams.pop(stream.number, None)
+            self._calling.discard(stream)
         if not answer:
             raise SandboxGone("the guest ended a call without an outcome")
         return read_outcome(answer[0], bytes(head), bytes(rest))
+
+    @property
+    def has_calls(self) -> bool:
+        """Whether any call is being carried out over this link."""
+        return bool(self._calling)
+
+    def stop_calls(self, verdict: str) -> None:
+        """Ends every call of this link inside, with a verdict of the guest's `STOPS`; their outcomes come as ever."""
+        for stream in self._calling:
+            self.send(frames.encode_json(frames.MESSAGE, stream.number, {"stop": verdict}))
 
     def acknowledge(self, call_id: str) -> None:
         """Lets the guest forget a call whose outcome is stored."""
@@ -277,7 +290,7 @@ class Link:
             raise SandboxGone(self._reason) from error
 
     async def _cancel(self, stream: Stream) -> None:
-        self.send(frames.encode_json(frames.MESSAGE, stream.number, {"cancel": True}))
+        self.send(frames.encode_json(frames.MESSAGE, stream.number, {"stop": "cancelled"}))
         await asyncio.wait([stream.ended], timeout=_CANCEL_GRACE_S)
 
     async def _greet(self) -> None:

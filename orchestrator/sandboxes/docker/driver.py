@@ -141,6 +141,7 @@ class DockerDriver(SandboxDriver):
 
     async def stop(self, ref: SandboxRef) -> None:
         self._drop_first_stream(ref.token)
+        await self._thaw(ref)
         try:
             await self._run(lambda: self._engine.api.stop(ref.token, timeout=_STOP_TIMEOUT_S))
         except SandboxGone:
@@ -183,9 +184,16 @@ class DockerDriver(SandboxDriver):
     async def snapshots(self) -> set[str]:
         return await self._keep(self._storage.snapshots)
 
+    async def written_bytes(self, ref: SandboxRef) -> int | None:
+        if self._storage.has_hard_limit:
+            return None
+        found = await self._run(lambda: self._engine.api.containers(all=True, size=True, filters={"id": ref.token}))
+        return int(found[0].get("SizeRw") or 0) if found else None
+
     async def destroy(self, ref: SandboxRef) -> None:
         if ref.token:
             self._drop_first_stream(ref.token)
+            await self._thaw(ref)
             try:
                 await self._run(lambda: self._engine.api.remove_container(ref.token, v=True, force=True))
             except SandboxGone:
@@ -249,6 +257,11 @@ class DockerDriver(SandboxDriver):
                 return call()
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, translated)
+
+    async def _thaw(self, ref: SandboxRef) -> None:
+        """gVisor does not end what is paused; the engine then believes for good that the sandbox is still there."""
+        if (await self.inspect(ref)).state is SandboxState.PAUSED:
+            await self._run(lambda: self._engine.api.unpause(ref.token))
 
     async def _known(self, ref: SandboxRef) -> SandboxStatus:
         status = await self.inspect(ref)

@@ -2,7 +2,7 @@
 
     disks    root on the engine's machine. A hard limit; the image's file system is read-only; copies of any size take
              milliseconds.
-    layers   everywhere else. No hard limit; snapshots are images that the engine commits.
+    layers   everywhere else. The limit is watched (`disk_watch.py`); snapshots are images that the engine commits.
 
 All calls block, the driver makes them in its threads; for one sandbox one at a time.
 """
@@ -54,6 +54,7 @@ class Storage(ABC):
     """How the files of sandboxes are kept."""
 
     name: ClassVar[str]
+    has_hard_limit: ClassVar[bool]
     puts_guest: ClassVar[bool]
     """An image without the current guest gets it copied in."""
 
@@ -98,6 +99,7 @@ class DiskStorage(Storage):
     """A disk for each sandbox, its folders bound into the container."""
 
     name = "disks"
+    has_hard_limit = True
     puts_guest = False
 
     def __init__(self, disks: Disks, read_image: Callable[[str, str], Iterator[bytes] | None]) -> None:
@@ -174,6 +176,7 @@ class LayerStorage(Storage):
     """The container's writable layer."""
 
     name = "layers"
+    has_hard_limit = False
     puts_guest = True
 
     def __init__(self, engine: Callable[[], Any], instance: str) -> None:

@@ -135,7 +135,7 @@ class Client:
         return self.reply(stream)
 
     def cancel(self, stream: int) -> None:
-        self.send(encode_json(MESSAGE, stream, {"cancel": True}))
+        self.send(encode_json(MESSAGE, stream, {"stop": "cancelled"}))
 
     def close(self) -> None:
         self._socket.close()

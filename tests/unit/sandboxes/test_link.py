@@ -390,7 +390,7 @@ async def test_content_that_cannot_be_read_ends_the_call_inside() -> None:
         call = begun(link.call(EXEC, broken()))
         stream, _ = await guest.hear_open()
         _, number, payload = await guest.hear(MESSAGE)
-        assert (number, frames.decode_json(payload)) == (stream, {"cancel": True})
+        assert (number, frames.decode_json(payload)) == (stream, {"stop": "cancelled"})
         guest.outcome(stream, verdict="cancelled", exit_code=None)
         with pytest.raises(SandboxError, match="broke off"):
             await call
@@ -518,7 +518,7 @@ async def test_cancelling_ends_the_call_inside_and_waits_for_it() -> None:
         stream, _ = await guest.hear_open()
         call.cancel()
         _, number, payload = await guest.hear(MESSAGE)
-        assert (number, frames.decode_json(payload)) == (stream, {"cancel": True})
+        assert (number, frames.decode_json(payload)) == (stream, {"stop": "cancelled"})
         await asyncio.sleep(0.05)
         assert not call.done()
         guest.outcome(stream, verdict="cancelled", exit_code=None)
