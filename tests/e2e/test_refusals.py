@@ -110,6 +110,25 @@ BAD_BODIES: dict[str, tuple[dict[str, Any], int, str, list[str]]] = {
         ["'environment.sources[0].content'"],
     ),
     "name of a variable": (_environment(env={"1A": "x"}), 400, "invalid_request", ["environment.env", "1A"]),
+    "long variable": (_environment(env={"A": "x" * 65_537}), 400, "invalid_request", ["'environment.env.A'", "65536"]),
+    "many long variables": (
+        _environment(env={f"V{number}": "x" * 60_000 for number in range(3)}),
+        400,
+        "invalid_request",
+        ["'environment.env'", "131072", "together"],
+    ),
+    "variable that is long on its way": (
+        _environment(env={"A": "\x01" * 22_000}),
+        400,
+        "invalid_request",
+        ["'environment.env'", "131072", "as JSON"],
+    ),
+    "large source": (
+        _source(content="x" * ((16 << 20) + 1)),
+        400,
+        "invalid_request",
+        ["'environment.sources[0].content'"],
+    ),
     "secret variable": (
         _environment(env={"A": {"credential": "c"}}),
         400,
