@@ -22,7 +22,7 @@ It is started as the container's main process (under an init), as root with four
     trees.py        trees of processes, found and killed
     hands.py        the pool of processes dropped in advance (the guest's side)
     hand.py         such a process (the agent's side)
-    file_tools.py   file operations, executed by a hand
+    file_tools.py   file operations, executed by a hand; archives.py those on whole trees
     interpreter.py  the stateful Python interpreter; charts.py catches matplotlib's pictures
     verdicts.py     what ended a call: the limits that it met
     cgroup.py       counters of memory and pids limits

@@ -127,7 +127,7 @@ def test_read_of_some_lines(hand: Hand) -> None:
 
 
 def test_lines_are_counted_however_long_they_are(hand: Hand, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_tools, "_PIECE_BYTES", 10)
+    monkeypatch.setattr(file_tools, "PIECE_BYTES", 10)
     (hand.cwd / "x").write_bytes(b"a" * 35 + b"\n" + b"b" * 9 + b"\n" + b"c" * 10 + b"\n" + b"d" * 25)
     for number, line in enumerate([b"a" * 35 + b"\n", b"b" * 9 + b"\n", b"c" * 10 + b"\n", b"d" * 25], 1):
         assert hand("read", path="x", first_line=number, line_count=1)[1] == line
