@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Finds a container engine, or as root installs and starts one; `stop` ends the one that this script started.
-#   engine.sh ensure   exit 0 when an engine answers, 1 with what to do when none does
+#   engine.sh ensure   exit 0 when an engine answers, 1 with what to do when none does. An engine that this script has
+#                      started also gets gVisor's runtime, runsc, where that can be installed
 #   engine.sh stop     ends our engine, and only ours
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -61,7 +62,48 @@ stop_dockerd() {
     say "stopped the engine that we had started"
 }
 
+is_ours() {
+    [[ -f $pid_file ]] && [[ $(cat "/proc/$(<"$pid_file")/comm" 2>/dev/null) == dockerd ]]
+}
+
+has_runsc() {
+    .venv/bin/python - <<'PYTHON' 2>/dev/null
+import docker
+from orchestrator.config import Settings
+client = docker.DockerClient(base_url=Settings.load().engine_url, timeout=5, use_ssh_client=False)
+raise SystemExit("runsc" not in client.info()["Runtimes"])
+PYTHON
+}
+
+# gVisor is a choice: whatever goes wrong here, the engine serves without it.
+ensure_runsc() {
+    if has_runsc; then return 0; fi
+    if ! is_ours; then
+        say "without gVisor (runtime runsc). To have it, install runsc, add to /etc/docker/daemon.json"
+        say '  "runtimes": {"runsc": {"path": "/usr/bin/runsc", "runtimeArgs": ["--network=none"]}}'
+        say "and reload the engine (kill -HUP). Older releases also need \"--platform=ptrace\""
+        return 0
+    fi
+    if ! command -v runsc >/dev/null; then
+        apt-cache show runsc >/dev/null 2>&1 || return 0
+        say "installing gVisor's runtime, Debian's runsc"
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends runsc >&2 || return 0
+    fi
+    local arguments=(--network=none)
+    # What releases before 2023 need on most machines; later ones have a faster way of their own.
+    if runsc flags 2>&1 | grep -q 'ptrace (default)'; then arguments+=(--platform=ptrace); fi
+    python3 scripts/register_runtime.py /etc/docker/daemon.json runsc "$(command -v runsc)" "${arguments[@]}" || return 0
+    kill -HUP "$(<"$pid_file")" # runtimes are read again without a restart
+    local end=$((SECONDS + 5))
+    while ! has_runsc && ((SECONDS < end)); do sleep 0.2; done
+    if has_runsc; then say "gVisor is there: runtime runsc"; else say "the engine did not take runsc: see $log_file"; fi
+}
+
 ensure() {
+    ensure_engine && ensure_runsc
+}
+
+ensure_engine() {
     local found
     if found=$(answers); then
         say "using $found"
