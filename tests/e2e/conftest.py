@@ -27,8 +27,7 @@ def server(engine: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 def start_server(engine: Settings, tmp_path: Path) -> Iterator[StartServer]:
-    """Starts servers for one test, without a pool: such tests count and wait. Settings are given as `CALL_TIMEOUT_S="2"`.
-    """
+    """Starts servers for one test, without a pool: such tests count. Settings are given as `CALL_TIMEOUT_S="2"`."""
     made: list[ServerProcess] = []
 
     def start(**settings: str) -> ServerProcess:

@@ -147,6 +147,20 @@ class ServerProcess:
         (found,) = client.containers.list(all=True, filters={"name": environment_id})
         return found
 
+    def mounts(self) -> list[str]:
+        """What is mounted below its data folder, last first."""
+        lines = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+        return [line.split()[1] for line in reversed(lines) if f" {self.data_dir}/" in line]
+
+    def unmount(self) -> None:
+        """Unmounts all that, as the end of the machine does."""
+        deadline = time.monotonic() + 10
+        while left := self.mounts():
+            # The kernel lets go of a disk's file a little after the disk was unmounted.
+            assert time.monotonic() < deadline, left
+            subprocess.run(["umount", left[0]], check=False, stderr=subprocess.DEVNULL)
+            time.sleep(0.05)
+
     @property
     def instance(self) -> str:
         """Its identity, the label on all that it owns."""
@@ -166,8 +180,7 @@ class ServerProcess:
             for container in self.containers():
                 faults.append(f"container {container.name} ({container.status}) is left")
                 container.remove(force=True)
-        with Path("/proc/self/mounts").open(encoding="utf-8") as mounts:
-            faults += [f"mount {line.split()[1]} is left" for line in mounts if f"{self.data_dir}/" in line]
+        faults += [f"mount {at} is left" for at in self.mounts()]
         faults += [f"logged: {line}" for line in self.log() if line.get("level") in ("error", "critical", "raw")]
         if faults:
             raise LeftBehindError("\n".join(faults))

@@ -36,10 +36,9 @@ def test_parent_and_child_are_independent_in_both_directions(caller: Caller) -> 
 
 def test_a_running_parent_goes_on(caller: Caller) -> None:
     """Its processes and Python variables are still there, and what it writes meanwhile is whole on either side."""
-    parent = caller.new_environment(
-        "```python\nx = 41\n```\n"
-        "```bash\n(i=0; while sleep 0.01; do i=$((i+1)); echo $i >> log; done) >/dev/null 2>&1 & until [ -s log ]; do sleep 0.01; done\n```"
-    )
+    writer = "(i=0; while sleep 0.01; do i=$((i+1)); echo $i >> log; done) >/dev/null 2>&1 &"
+    program = f"```python\nx = 41\n```\n```bash\n{writer}\nuntil [ -s log ]; do sleep 0.01; done\n```"
+    parent = caller.new_environment(program)
     running = caller.start("```bash\nsleep 3; echo finished\n```", parent)
     child = fork(caller, parent)
     lines = bash(caller, child, "cat log").split()

@@ -181,3 +181,18 @@ def _await_end_of(server: ServerProcess, environment_id: str, command: str) -> N
                 return
     finally:
         container.client.close()
+
+
+def test_files_survive_a_restart_of_the_machine(start_server: StartServer) -> None:
+    """What is left of it for us: containers that have ended, and nothing mounted."""
+    server = start_server()
+    with server.caller() as caller:
+        environment = caller.new_environment(bash("echo kept > file; echo mine > ~/file"))
+        child = caller.http.post("/v1beta/environments", json={"from_environment": environment}).json()["id"]
+    server.kill()
+    server.container(environment).stop(timeout=1)
+    server.unmount()
+    server.start()
+    with server.caller() as caller:
+        assert only_result(caller.create(bash("cat file ~/file"), environment)) == "kept\nmine\n"
+        assert only_result(caller.create(bash("cat file ~/file"), child)) == "kept\nmine\n"
