@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator import __version__
-from orchestrator.api import environments, errors, interactions, ops
+from orchestrator.api import environments, errors, interactions, ops, reach
 from orchestrator.api.services import Services
 
 VERSIONS = ("v1beta", "v1", "v1alpha")
@@ -25,6 +25,7 @@ def create_application(services: Services) -> FastAPI:
         app.include_router(interactions.router, prefix=f"/{version}")
         app.include_router(environments.router, prefix=f"/{version}")
     app.include_router(ops.router)
+    app.include_router(reach.router)
     errors.install(app)
     app.add_middleware(CrossOrigin, services=services)
     app.add_middleware(PlainPaths)
@@ -39,7 +40,7 @@ class PlainPaths:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
+        if scope["type"] in ("http", "websocket"):
             path = re.sub(r"/{2,}", "/", scope["path"])
             scope["path"] = path.rstrip("/") if len(path) > 1 else path
         await self._app(scope, receive, send)

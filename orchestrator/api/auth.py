@@ -12,7 +12,7 @@ import ipaddress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from fastapi import Request
+from fastapi.requests import HTTPConnection
 
 from orchestrator.clock import Clock
 from orchestrator.errors import PermissionDenied, Unauthenticated
@@ -36,7 +36,7 @@ class Caller:
 
 
 class Authenticator:
-    """Finds the caller of a request."""
+    """Finds the caller of a request or WebSocket."""
 
     def __init__(self, store: Store, clock: Clock, host: str) -> None:
         self._store = store
@@ -44,7 +44,7 @@ class Authenticator:
         self._is_loopback = is_loopback(host)
         self._single_user_until = -1.0
 
-    async def caller(self, request: Request) -> Caller:
+    async def caller(self, request: HTTPConnection) -> Caller:
         """The caller.
 
         Raises:
@@ -85,7 +85,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _key_of(request: Request) -> str | None:
+def _key_of(request: HTTPConnection) -> str | None:
     bearer = request.headers.get("authorization", "")
     if bearer.lower().startswith("bearer "):
         return bearer[7:].strip()
@@ -99,7 +99,7 @@ def _hostname(authority: str) -> str:
         return ""  # not an authority at all
 
 
-def _refuse_web_pages(request: Request) -> None:
+def _refuse_web_pages(request: HTTPConnection) -> None:
     host = _hostname(request.headers.get("host", ""))
     if not is_loopback(host):
         raise PermissionDenied(f"Host {host!r} is refused: without API keys only loopback names are served.")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import structlog
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
+from fastapi.requests import HTTPConnection
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
@@ -50,11 +51,14 @@ def install(app: FastAPI) -> None:
     """Makes `app` answer every failure in the one shape."""
 
     @app.exception_handler(errors.CorralError)
-    async def expected(_request: Request, error: errors.CorralError) -> JSONResponse:
+    async def expected(_request: HTTPConnection, error: errors.CorralError) -> JSONResponse:
         return answer(error)
 
+    @app.exception_handler(WebSocketRequestValidationError)
     @app.exception_handler(RequestValidationError)
-    async def misused(_request: Request, error: RequestValidationError) -> JSONResponse:
+    async def misused(
+        _request: HTTPConnection, error: RequestValidationError | WebSocketRequestValidationError
+    ) -> JSONResponse:
         # Bodies are parsed by `wire`; what FastAPI checks are parameters of the path and the query.
         fault = error.errors()[0]
         message = f"Invalid value at '{fault['loc'][-1]}': {fault['msg']}."

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 
 import uvicorn
@@ -11,8 +12,13 @@ from fastapi import FastAPI
 
 _GRACE_S = 3
 _BACKLOG = 2048
+_SOCKET_MESSAGE_LIMIT_BYTES = 1 << 20
 _SEND_BUFFER_BYTES = 128 * 1024
 """Per connection: 1,000 readers that do not read then cost 128 MB of kernel memory at most, not 1.6 GiB."""
+
+
+def _is_no_refusal(record: logging.LogRecord) -> bool:
+    return record.msg != "ASGI callable returned without completing handshake."
 
 
 class Server(uvicorn.Server):
@@ -23,14 +29,24 @@ class Server(uvicorn.Server):
             app,
             loop="none",
             http="httptools",
+            ws="websockets-sansio",
+            ws_max_size=_SOCKET_MESSAGE_LIMIT_BYTES,
+            # Pings keep idle connections known on their way. Answers cannot be asked for: who writes to a program that
+            # does not read is not read from either.
+            ws_ping_interval=20,
+            ws_ping_timeout=None,
+            ws_per_message_deflate=False,
             lifespan="off",
             log_config=None,
+            log_level="warning",  # else each WebSocket is logged with its query, and the key that may be in it
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=_GRACE_S,
             timeout_keep_alive=75,
         )
         super().__init__(config)
+        # uvicorn 0.54 takes every WebSocket that is answered with an error body for a mistake.
+        logging.getLogger("uvicorn.error").addFilter(_is_no_refusal)
         self._closing = closing
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

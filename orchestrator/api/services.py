@@ -6,7 +6,8 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends
+from fastapi.requests import HTTPConnection
 
 from orchestrator.api.auth import Authenticator, Caller
 from orchestrator.runs.intake import Intake
@@ -29,13 +30,13 @@ class Services:
     """Set when the server begins to stop: streams end."""
 
 
-async def services_of(request: Request) -> Services:
+async def services_of(request: HTTPConnection) -> Services:
     """The services of the application that serves the request."""
     services: Services = request.app.state.services
     return services
 
 
-async def caller_of(request: Request) -> Caller:
+async def caller_of(request: HTTPConnection) -> Caller:
     """The authenticated caller. Raises `Unauthenticated`, `PermissionDenied`."""
     return await (await services_of(request)).authenticator.caller(request)
 
