@@ -10,6 +10,7 @@ from pydantic import AliasChoices
 
 from orchestrator.api.body import read_json
 from orchestrator.api.offer import check_new_environment
+from orchestrator.api.parameters import OnlyKnown
 from orchestrator.api.services import TheCaller, TheServices
 from orchestrator.clock import rfc3339
 from orchestrator.errors import InvalidRequest, NotFound
@@ -26,7 +27,7 @@ from orchestrator.wire.environments import (
     public_sources,
 )
 
-router = APIRouter(tags=["environments"])
+router = APIRouter(tags=["environments"], dependencies=[OnlyKnown])
 
 _PAGE_LIMIT = 1000
 

@@ -11,13 +11,14 @@ from orchestrator.api import sse
 from orchestrator.api.auth import Caller
 from orchestrator.api.body import read_json
 from orchestrator.api.offer import check_offered
+from orchestrator.api.parameters import OnlyKnown
 from orchestrator.api.services import Services, TheCaller, TheServices
 from orchestrator.errors import NotFound
 from orchestrator.runs.record import read_interaction
 from orchestrator.store.port import InteractionRow
 from orchestrator.wire.interactions import TERMINAL_STATUSES, parse_interaction_request
 
-router = APIRouter(tags=["interactions"])
+router = APIRouter(tags=["interactions"], dependencies=[OnlyKnown])
 
 
 @router.post("/interactions", response_model=None)

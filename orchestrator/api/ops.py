@@ -16,6 +16,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from orchestrator import __version__
+from orchestrator.api.parameters import OnlyKnown
 from orchestrator.api.services import Services, TheCaller, TheServices
 from orchestrator.clock import rfc3339
 from orchestrator.errors import NotFound
@@ -43,7 +44,7 @@ async def readyz(services: TheServices) -> JSONResponse:
     return JSONResponse({"status": "closing" if is_closing else "ready"}, 503 if is_closing else 200)
 
 
-@router.get("/ops/ps", response_model=None)
+@router.get("/ops/ps", response_model=None, dependencies=[OnlyKnown])
 async def ps(caller: TheCaller, services: TheServices) -> JSONResponse:
     """Environments and running interactions."""
     store = services.store
@@ -75,7 +76,7 @@ async def ps(caller: TheCaller, services: TheServices) -> JSONResponse:
     return JSONResponse({"environments": environments, "interactions": interactions})
 
 
-@router.get("/ops/logs/{log_id}", response_model=None)
+@router.get("/ops/logs/{log_id}", response_model=None, dependencies=[OnlyKnown])
 async def logs(
     log_id: str, caller: TheCaller, services: TheServices, follow: Annotated[bool, Query()] = False
 ) -> Response:

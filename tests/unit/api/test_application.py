@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import httpx2
 import pytest
 import structlog.testing
+from fastapi.routing import APIRoute
 
 from orchestrator import errors
+from orchestrator.api import environments, interactions
 from orchestrator.api.application import create_application
 from orchestrator.api.auth import Authenticator
 from orchestrator.api.errors import STATUS, status_of
@@ -257,6 +260,65 @@ async def test_what_is_refused_leaves_nothing(api: Api, fields: dict[str, Any], 
     assert named in refused[2]
     assert await api.store.interactions(None) == []
     assert await api.store.environments(None) == []
+
+
+PUBLIC_ROUTES = [
+    ("POST", "/v1beta/interactions"),
+    ("GET", "/v1/interactions/v1_x"),
+    ("POST", "/v1beta/interactions/v1_x/cancel"),
+    ("POST", "/v1beta/interactions/v1_x:cancel"),
+    ("DELETE", "/v1alpha/interactions/v1_x"),
+    ("POST", "/v1beta/environments"),
+    ("GET", "/v1beta/environments"),
+    ("GET", "/v1beta/environments/x"),
+    ("DELETE", "/v1beta/environments/x"),
+    ("GET", "/ops/ps"),
+    ("GET", "/ops/logs/x"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), PUBLIC_ROUTES)
+async def test_unknown_query_parameters_are_refused_by_name(api: Api, method: str, path: str) -> None:
+    refused = await api.error(method, path, params={"colour": "red"})
+    assert refused == (400, "invalid_request", "Unknown parameter 'colour' in the query.")
+    tolerated = await api.client.request(
+        method, path, params={"key": "k", "alt": "sse", "$alt": "json;enum-encoding=int", "fields": "*"}
+    )
+    assert "query" not in tolerated.text
+    assert "'alt'" not in tolerated.text
+
+
+def test_no_public_route_is_forgotten() -> None:
+    paths = {
+        (method, re.sub(r"\{\w+\}", "x", route.path))
+        for router in (interactions.router, environments.router)
+        for route in router.routes
+        if isinstance(route, APIRoute)
+        for method in route.methods or ()
+    }
+    assert paths == {
+        (method, "/" + path.split("/", 2)[2].replace("v1_x", "x"))
+        for method, path in PUBLIC_ROUTES
+        if not path.startswith("/ops/")
+    }
+
+
+@pytest.mark.parametrize(
+    ("query", "code", "told"),
+    [
+        ("stream=true&stream=false", "invalid_request", "'stream': it is given 2 times"),
+        ("alt=media", "not_supported", "'alt'"),
+        ("$alt=proto", "not_supported", "'$alt'"),
+        ("fields=status", "not_supported", "'fields'"),
+        ("page_size=5", "invalid_request", "'page_size'"),
+        ("lastEventId=evt_1", "invalid_request", "'lastEventId'"),
+    ],
+)
+async def test_parameters_that_would_be_dropped_are_refused(api: Api, query: str, code: str, told: str) -> None:
+    created = await api.create()
+    refused = await api.error("GET", f"/v1beta/interactions/{created['id']}?{query}")
+    assert refused[:2] == (400, code)
+    assert told in refused[2]
 
 
 # reading

@@ -1,0 +1,56 @@
+"""Query parameters: what a route does not know is refused by name, as unknown fields of bodies are (design 8)."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, get_type_hints
+
+from fastapi import Depends, Request, params
+from pydantic import AliasChoices
+
+from orchestrator.api.services import TheCaller
+from orchestrator.errors import InvalidRequest, NotSupported
+from orchestrator.wire.base import quote
+
+_FORMATS = frozenset({"json", "sse"})
+
+
+async def refuse_unknown(request: Request, _caller: TheCaller) -> None:
+    """Lets a request pass whose parameters its route reads, or which clients send everywhere: `key` (an API key), `alt`
+    and `$alt` (JSON or events; the rest of the request says which) and `fields=*` (the whole answer).
+
+    Raises:
+        InvalidRequest: a parameter is unknown here, or given twice. NotSupported: another format, or some fields only.
+    """
+    given = Counter(name for name, _ in request.query_params.multi_items())
+    for name, times in given.items():
+        value = request.query_params[name]
+        if times > 1:
+            raise InvalidRequest(f"Invalid value at {quote(name)}: it is given {times} times.")
+        if name in _known(request.scope["endpoint"]) or name == "key":
+            continue
+        if name in ("alt", "$alt"):
+            if value.partition(";")[0] not in _FORMATS:
+                raise NotSupported(f"Invalid value at '{name}': the format {quote(value)} is not supported here.")
+        elif name == "fields":
+            if value != "*":
+                raise NotSupported("Invalid value at 'fields': only '*' is supported.")
+        else:
+            raise InvalidRequest(f"Unknown parameter {quote(name)} in the query.")
+
+
+OnlyKnown = Depends(refuse_unknown)
+
+
+@functools.cache
+def _known(endpoint: Callable[..., Any]) -> frozenset[str]:
+    """The names of the query parameters that a route's function reads."""
+    names: set[str] = set()
+    for name, hint in get_type_hints(endpoint, include_extras=True).items():
+        for mark in getattr(hint, "__metadata__", ()):
+            if isinstance(mark, params.Query):
+                alias = mark.validation_alias
+                names |= {str(each) for each in alias.choices} if isinstance(alias, AliasChoices) else {name}
+    return frozenset(names)
