@@ -60,16 +60,19 @@ class Disks:
         self._files = folder / "files"
         self._mounts = folder / "mounts"
         self._building = threading.Lock()
+        self._is_open = False
         self._is_clean = False
         self.is_sharing = False
         """Whether copies share blocks; else they take as long as their size."""
 
     def open(self) -> None:
-        """Prepares the folder and takes up what a crash left. May be called again.
+        """Prepares the folder and takes up what a crash left. May be called again, also while disks are being made.
 
         Raises:
             OSError: this process may not mount, or a program is missing; the message says which.
         """
+        if self._is_open:
+            return
         for folder in (self._files, self._mounts):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._pool.exists() and not self._files.is_mount():
@@ -86,9 +89,11 @@ class Disks:
             _thaw(mounted)  # a crash in the middle of a snapshot left it frozen
             if mounted.name.startswith("."):
                 self._unmount(mounted)
+        self._is_open = True
 
     def close(self) -> None:
         """Unmounts the pool, unless sandboxes still run on it. May be called twice."""
+        self._is_open = False
         give_up_at = time.monotonic() + _RELEASE_TIMEOUT_S
         while self._pool.exists() and self._files.is_mount():
             try:

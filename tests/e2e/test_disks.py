@@ -227,6 +227,16 @@ def test_the_next_server_finds_everything_and_thaws_what_a_crash_froze(folder: P
         os.close(root)
 
 
+def test_opening_again_leaves_alone_what_is_being_made(disks: Disks) -> None:
+    def opened_meanwhile(root: Path) -> None:
+        fill(root)
+        disks.open()
+        assert (root / "workspace" / "readme").exists()
+
+    disks.make("a", disks.template("image", SIZE_BYTES, opened_meanwhile))
+    assert (disks.mount("a") / "workspace" / "readme").read_text() == "from the image"
+
+
 def test_the_pool_stays_while_a_disk_is_in_use(folder: Path, disks: Disks) -> None:
     (made(disks) / "file").write_text("kept")
     disks.close()
