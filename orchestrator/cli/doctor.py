@@ -74,7 +74,8 @@ async def _engine(settings: Settings) -> list[Check]:
     try:
         async with asyncio.timeout(_ENGINE_TIMEOUT_S):
             info = await driver.open()
-            checks = [Check("engine", "ok", f"{info.engine} at {settings.engine_url}"), *escapes(info)]
+            found = Check("engine", "ok", f"{info.engine} at {settings.engine_url}")
+            checks = [found, *escapes(info), runtimes(info)]
             if not await driver.has_image(settings.image):
                 return [*checks, Check("image", "broken", f"{settings.image} is not on the engine", "make images")]
             if not await driver.has_current_guest(settings.image):
@@ -91,6 +92,16 @@ async def _engine(settings: Settings) -> list[Check]:
         await driver.aclose()
     advice = "start Docker or Podman (scripts/engine.sh ensure does, as root), or set CORRAL_ENGINE_URL"
     return [Check("engine", "broken", fault, advice)]
+
+
+def runtimes(info: DriverInfo) -> Check:
+    """What sandboxes can be run with, besides the engine's own choice."""
+    names = [name for name in info.runtimes if not name.startswith("io.containerd.")]
+    found = ", ".join(names) or "only the engine's own"
+    if "runsc" in names:
+        return Check("runtimes", "ok", found)
+    advice = "for gVisor, which keeps sandboxes off the machine's kernel: install runsc, then scripts/engine.sh ensure"
+    return Check("runtimes", "ok", found, advice)
 
 
 def escapes(info: DriverInfo) -> list[Check]:

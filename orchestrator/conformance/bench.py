@@ -1,4 +1,4 @@
-"""Sandboxes for checks, and short words for commands in them. Imports the driver port and what is written on the link."""
+"""Sandboxes for checks, and short words for commands in them. Imports the driver port and what is above the link."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from orchestrator.conformance.bench import Bench, call_id, error_code, execute, run, runs_python, says
+from orchestrator.conformance.differences import Difference
 from orchestrator.conformance.platform import Platform
 from orchestrator.errors import InvalidRequest
 from orchestrator.sandboxes.handle import Sandbox
@@ -175,6 +176,17 @@ class CommandChecks(Platform):
         await says(box, "cd /; umask 077; set -u; alias ls=false; f() { :; }; x=1; true")
         assert await says(box, 'umask; echo "${x-none}"; type f 2>/dev/null || echo none') == b"0022\nnone\nnone\n"
 
+    async def test_the_usual_programs_look_at_files(self, box: Sandbox, folder: str) -> None:
+        await says(box, f"cd {folder}; echo needle > file; ln -s file link; mkdir sub; cp -a file sub; ls")
+        await says(box, f"cd {folder}; find . -newer /etc/hostname; du -s .; grep -r needle .; tar cf all.tar file")
+        await says(box, f"cd {folder}; test -L link && test file -ef link && cmp file sub/file && rm -r sub")
+        outcome = await run(box, f"cd {folder}; ls -la . link && stat -c %s file")
+        if self.states(Difference.NO_AUTOMOUNT_FLAG):
+            assert not outcome.is_ok
+            assert b"Invalid argument" in outcome.head
+            return
+        assert outcome.head.endswith(b"\n7\n")
+
     async def test_signals_are_as_a_fresh_process_has_them(self, box: Sandbox) -> None:
         """Neither blocked nor ignored, whatever the guest itself does with them."""
         program = (
@@ -201,8 +213,10 @@ class CommandChecks(Platform):
         )
         outcome = await run(box, code, timeout_s=1.0)
         assert outcome.verdict is Verdict.TIMEOUT
-        seen = await says(box, f"sort -u {folder}/ticks; rm {folder}/ticks; sleep 0.3; ! test -e {folder}/ticks")
+        seen = await says(box, f"sort -u {folder}/ticks; sleep 0.2; rm {folder}/ticks; sleep 0.5; touch {folder}/ticks")
         assert seen.split() == [b"child", b"nohup", b"orphan", b"session"]
+        left = set((await says(box, f"sort -u {folder}/ticks; pkill -f 'done orphan'; true")).split())
+        assert left == ({b"orphan"} if self.states(Difference.NO_SUBREAPER) else set())
 
     @pytest.mark.parametrize(
         "code",

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -67,7 +68,7 @@ class FileChecks(Platform):
     async def test_files_are_the_agents_own(self, box: Sandbox, folder: str) -> None:
         await write(box, f"{folder}/new/deep/file", b"text")
         owner = (await says(box, "id -u; id -g")).split()
-        shown = await says(box, f"cd {folder}; stat -c '%u %g %a' new new/deep new/deep/file")
+        shown = await says(box, f"cd {folder}; find new -printf '%U %G %m\\n'")
         assert [line.split() for line in shown.splitlines()] == [[*owner, mode] for mode in (b"755", b"755", b"644")]
 
     async def test_a_new_content_keeps_the_old_mode(self, box: Sandbox, folder: str) -> None:
@@ -75,7 +76,7 @@ class FileChecks(Platform):
         outcome = await file(box, "write", f"{folder}/tool", b"new")
         assert outcome.result is not None
         assert outcome.result["created"] is False
-        assert await says(box, f"stat -c %a {folder}/tool; cat {folder}/tool") == b"751\nnew"
+        assert await says(box, f"find {folder}/tool -printf '%m\\n'; cat {folder}/tool") == b"751\nnew"
 
     async def test_a_new_content_goes_through_a_link_to_its_target(self, box: Sandbox, folder: str) -> None:
         await says(box, f"cd {folder}; echo old > target; ln -s target link")
@@ -86,7 +87,7 @@ class FileChecks(Platform):
         contents = [letter * 300_000 for letter in (b"a", b"b", b"c")]
         await asyncio.gather(*(write(box, f"{folder}/file", content) for content in contents))
         assert await read(box, f"{folder}/file", 1 << 20) in contents
-        assert await says(box, f"ls -A {folder}") == b"file\n"
+        assert await says(box, f"find {folder} -mindepth 1 -printf '%P\\n'") == b"file\n"
 
     async def test_a_cancelled_write_leaves_the_old_content(self, box: Sandbox, folder: str) -> None:
         await write(box, f"{folder}/file", b"old")
@@ -170,9 +171,7 @@ class FileChecks(Platform):
         await says(box, f"mkdir {folder}/name; touch {folder}/name/file")
         assert error_code(await file(box, "write", f"{folder}/name", b"text")) == "is_a_directory"
         assert error_code(await file(box, "read", f"{folder}/name")) == "not_a_file"
-        assert await says(box, f"ls -A {folder} {folder}/name | tr '\\n' ' '") == (
-            f"{folder}: name  {folder}/name: file ".encode()
-        )
+        assert await says(box, f"find {folder} -mindepth 1 -printf '%P\\n'") == b"name\nname/file\n"
 
     async def test_a_file_where_a_folder_should_be(self, box: Sandbox, folder: str) -> None:
         await write(box, f"{folder}/file", b"text")
@@ -217,9 +216,19 @@ class FileChecks(Platform):
         if self.states(Difference.NO_ISOLATION):
             assert await self.shares_this_machine(box, "mnt")
             return
+        if self.states(Difference.OWN_KERNEL) and path == "/proc/1/environ":
+            assert b"PATH=" in await read(box, path)  # it is the image's own
+            return
         await says(box, f"ln -s {path} {folder}/link; ln -s / {folder}/root")
         for name in (path, f"{folder}/link", f"{folder}/root{path}", f"../..{path}"):
-            assert error_code(await file(box, "read", name)) in ("eacces", "eperm", "enoent", "esrch")
+            assert error_code(await file(box, "read", name)) in (
+                # A kernel of its own may take a link to the root with more behind it for the root itself.
+                "eacces",
+                "eperm",
+                "enoent",
+                "esrch",
+                "not_a_file",
+            )
 
     @pytest.mark.parametrize("name", ["pipe", "socket", "/dev/zero", "/dev/stdin", "/proc/self/fd/0"])
     async def test_what_is_no_file_is_not_waited_for(self, box: Sandbox, folder: str, name: str) -> None:
@@ -232,7 +241,7 @@ class FileChecks(Platform):
 
     @pytest.mark.parametrize("arguments", [{"first_line": "x"}, {"first_line": [1]}, {"line_count": {}}])
     async def test_arguments_that_make_no_sense_are_refused(
-        self, box: Sandbox, folder: str, arguments: dict[str, object]
+        self, box: Sandbox, folder: str, arguments: dict[str, Any]
     ) -> None:
         await write(box, f"{folder}/file", b"text")
         assert error_code(await file(box, "read", f"{folder}/file", **arguments)) == "bad_request"

@@ -42,7 +42,8 @@ print("tried", len(others) > 0)
 )
 _CONNECT = """
 import errno, socket
-for family, address in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET, "169.254.169.254"), (socket.AF_INET6, "2001:db8::1")):
+addresses = (socket.AF_INET, "192.0.2.1"), (socket.AF_INET, "169.254.169.254"), (socket.AF_INET6, "2001:db8::1")
+for family, address in addresses:
     for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
         try:
             with socket.socket(family, kind) as s:
@@ -112,7 +113,7 @@ class IsolationChecks(Platform):
             f"{folder}-cell", f"open('{folder}/by-cell', 'w').close()", timeout_s=20, output_limit_bytes=99
         )
         await says(box, f"touch {folder}/by-command")
-        assert len(set((await says(box, f"stat -c '%u:%g' {folder}/*")).split())) == 1
+        assert len(set((await says(box, f"find {folder} -mindepth 1 -printf '%U:%G\\n'")).split())) == 1
 
     async def test_the_agent_has_no_capability(self, box: Sandbox) -> None:
         status = (await says(box, "grep '^Cap' /proc/self/status")).decode()
@@ -133,7 +134,8 @@ class IsolationChecks(Platform):
         if self.states(Difference.NO_ISOLATION):
             assert await self.shares_this_machine(box, "user")
             return
-        assert await runs_python(box, _CALLS) == ""
+        done = set((await runs_python(box, _CALLS)).splitlines())
+        assert done <= ({"mknod", "unshare mount"} if self.states(Difference.OWN_KERNEL) else set())
 
     async def test_su_and_sudo_lead_nowhere(self, box: Sandbox) -> None:
         if self.states(Difference.NO_ISOLATION):
@@ -152,7 +154,8 @@ class IsolationChecks(Platform):
             assert (await says(box, "ps -o uid= -p $PPID")).split() == (await says(box, "id -u")).split()
             return
         guest = box.guest_id
-        for code in ("kill -9 -1", "kill -9 1; kill -STOP 1", f"python3 -c '{_OTHERS}\nfor p in others: os.kill(p, 9)'"):
+        each = f"python3 -c '{_OTHERS}\nfor p in others: os.kill(p, 9)'"
+        for code in ("kill -9 -1", "kill -9 1; kill -STOP 1", each):
             await run(box, code, timeout_s=10.0)
         assert await says(box, "echo still here") == b"still here\n"
         assert box.guest_id == guest
@@ -164,13 +167,14 @@ class IsolationChecks(Platform):
             return
         answer = (await runs_python(box, _TRACE)).splitlines()
         assert answer[-1] == "tried True"
-        assert set(answer[:-1]) == {"-1 True"}
+        readable = {"read environ", "read maps"} if self.states(Difference.OWN_KERNEL) else set()
+        assert set(answer[:-1]) == {"-1 True"} | readable
 
     async def test_the_guests_socket_and_program_are_out_of_reach(self, box: Sandbox) -> None:
         if self.states(Difference.NO_ISOLATION):
             assert await self.shares_this_machine(box, "mnt")
             return
-        assert not (await run(box, "ls /run/corral")).is_ok
+        assert not (await run(box, "cd /run/corral")).is_ok
         writable = await says(box, "find /opt /run /usr /bin /etc -writable ! -type l 2>/dev/null | head")
         assert writable == b""
 
@@ -208,15 +212,15 @@ class IsolationChecks(Platform):
         for folder in ("/", "/usr", "/etc", "/opt", "/bin", "/lib", "/var", "/root", "/sys", "/proc", "/dev"):
             assert not (await run(box, f"touch {folder}/new")).is_ok, folder
 
-    @pytest.mark.parametrize("folder", [".", "$HOME", "/tmp", "/var/tmp", "/dev/shm"])  # noqa: S108 - the sandbox's own
+    @pytest.mark.parametrize("folder", [".", "$HOME", "/tmp", "/var/tmp", "/dev/shm"])
     async def test_where_it_may_write(self, box: Sandbox, folder: str) -> None:
         code = f"cd {folder} && echo '#!/bin/sh' > probe-$$ && chmod +x probe-$$ && cat probe-$$ && rm probe-$$"
         assert await says(box, code) == b"#!/bin/sh\n"
 
-    @pytest.mark.parametrize("folder", [".", "$HOME", "/tmp"])  # noqa: S108 - the sandbox's own
+    @pytest.mark.parametrize("folder", [".", "$HOME", "/tmp"])
     async def test_where_it_may_run_what_it_wrote(self, box: Sandbox, folder: str) -> None:
-        code = f"cd {folder} && printf '#!/bin/sh\\necho ran\\n' > probe-$$ && chmod +x probe-$$ && ./probe-$$; rm probe-$$"
-        assert await says(box, code) == b"ran\n"
+        code = "p=./probe-$$; printf '#!/bin/sh\\necho ran\\n' > $p; chmod +x $p; $p; rm $p"
+        assert await says(box, f"cd {folder}; {code}") == b"ran\n"
 
     async def test_the_kernels_settings_are_out_of_reach(self, box: Sandbox) -> None:
         if self.states(Difference.NO_ISOLATION):
@@ -230,8 +234,8 @@ class IsolationChecks(Platform):
         if self.states(Difference.NO_ISOLATION):
             assert await self.shares_this_machine(box, "mnt")
             return
-        found = await says(box, "ls -d /var/run/docker.sock /run/docker* /run/podman* /run/containerd* 2>/dev/null; true")
-        assert found == b""
+        found = await says(box, "find /run /var/run/ -maxdepth 2 ! -readable -o -type s 2>/dev/null; true")
+        assert set(found.split()) <= {b"/run/corral", b"/var/run/corral"}
 
     # the network
 
@@ -270,7 +274,7 @@ class IsolationChecks(Platform):
             "t = socket.create_server(('127.0.0.1', 47111)); print('ready', flush=True); time.sleep(20)"
         )
         await says(box, f"touch {marker} /tmp/{marker} /dev/shm/{marker} /var/tmp/{marker}")
-        await says(box, f"python3 -c \"{serve}\" {marker} > /tmp/{marker} & sleep 0.5; grep -q ready /tmp/{marker}")
+        await says(box, f'python3 -c "{serve}" {marker} > /tmp/{marker} & sleep 0.5; grep -q ready /tmp/{marker}')
         look = (
             "import os, socket, sys\nfor folder in ('.', '/tmp', '/dev/shm', '/var/tmp'):\n"
             "    if os.path.exists(f'{folder}/{sys.argv[1]}'): print(folder)\n"
@@ -279,7 +283,7 @@ class IsolationChecks(Platform):
         )
         assert await runs_python(other, look, marker) == ""
         assert marker.encode() not in await says(other, "cat /proc/[0-9]*/cmdline")
-        await says(box, f"pkill -f '{marker}$'; rm -f {marker} /tmp/{marker} /dev/shm/{marker} /var/tmp/{marker}")
+        await says(box, f"pkill -f '^python3 .*{marker}$'; rm -f {{.,/tmp,/dev/shm,/var/tmp}}/{marker}")
 
     async def test_it_sees_no_process_of_the_machine(self, box: Sandbox) -> None:
         if self.states(Difference.NO_ISOLATION):
@@ -292,13 +296,13 @@ class IsolationChecks(Platform):
     async def test_what_it_gets_holds_nothing_of_the_servers(self, box: Sandbox) -> None:
         if self.states(Difference.NO_ISOLATION):
             return
-        names = {line.split(b"=")[0] for line in (await says(box, "env -0 | tr '\\n' ' ' | tr '\\0' '\\n'")).splitlines()}
-        assert not {name for name in names if name.startswith((b"CORRAL_", b"DOCKER_", b"AWS_"))}
+        variables = (await says(box, "env -0")).split(b"\0")
+        assert not [each for each in variables if each.startswith((b"CORRAL_", b"DOCKER_", b"AWS_"))]
 
     async def test_a_command_has_no_descriptor_of_the_guests(self, box: Sandbox) -> None:
-        program = "import os; print([n for n in range(3, 256) if os.path.exists(f'/proc/self/fd/{n}') and _open(n)])"
-        program = "import os\ndef _open(n):\n    try: os.fstat(n); return True\n    except OSError: return False\n" + program
-        assert await runs_python(box, program) == "[]\n"
+        look = "for n in range(3, 256):\n    try: os.fstat(n); print(n)\n    except OSError: pass"
+        program = f"import os\n{look}\nprint('none')"
+        assert await runs_python(box, program) == "none\n"
 
 
 def _own_capabilities() -> dict[str, str]:

@@ -41,11 +41,11 @@ print(len(started))
 """
 _BUSY = """
 import time
-end = time.monotonic() + 1.5
-begun = time.process_time()
-while time.monotonic() < end: pass
-print((time.process_time() - begun) / 1.5)
+end, rounds = time.monotonic() + 1, 0
+while time.monotonic() < end: rounds += 1
+print(rounds)
 """
+_BOMB = "f() { f | f & }; f; sleep 30"
 _DISK = 48 << 20
 """What of `_TIGHT.disk_bytes` a file must be able to take: a file system keeps some for itself."""
 
@@ -123,6 +123,8 @@ class LimitChecks(Platform):
 
     async def test_too_many_processes_are_pids_and_the_sandbox_lives(self, bench: Bench) -> None:
         code = f"python3 -c '{_START_MANY.replace('COUNT', '200')}'"
+        if self.states(Difference.PIDS_END_THE_SANDBOX):
+            code = _BOMB
         await self._hits(bench, code, Verdict.PIDS, Difference.PIDS_END_THE_SANDBOX)
 
     async def test_processes_within_the_limit_are_there(self, bench: Bench) -> None:
@@ -131,9 +133,10 @@ class LimitChecks(Platform):
 
     async def test_a_fork_bomb_ends_with_its_call(self, bench: Bench) -> None:
         box = await bench.fresh(_TIGHT)
-        if self.states(Difference.NO_LIMITS):
-            return  # it would be this machine's end
-        outcome = await run(box, "f() { f | f & }; f; sleep 30", timeout_s=2.0)
+        if self.states(Difference.NO_LIMITS) or self.states(Difference.PIDS_END_THE_SANDBOX):
+            # It would be this machine's end; or is, in the check above, the sandbox's.
+            return
+        outcome = await run(box, _BOMB, timeout_s=2.0)
         assert not outcome.is_ok
         begun = time.monotonic()
         async with asyncio.timeout(PATIENCE_S):
@@ -155,14 +158,23 @@ class LimitChecks(Platform):
         assert 100 < int(answer[1]) < _TIGHT.open_files
         assert (await run(box, f"ulimit -n {_TIGHT.open_files * 2}")).exit_code != 0
 
-    async def test_cpu_is_limited(self, bench: Bench) -> None:
-        """Half of one processor for two who each want a whole one; shares add up to little more than that."""
-        box = await bench.fresh(_TIGHT)
-        shares = [float(each) for each in await asyncio.gather(*(runs_python(box, _BUSY) for _ in range(2)))]
+    async def test_cpu_is_limited(self, bench: Bench, box: Sandbox) -> None:
+        """Two programs get less done where they may take half a processor than where they may take two.
+
+        By work, not by the clock of processes; often, since the machine may be busy with others.
+        """
+        tight = await bench.fresh(_TIGHT)
+        shares: list[float] = []
+        while len(shares) < 5 and (not shares or shares[-1] > 0.8):
+            done = []
+            for each in (tight, box):
+                rounds = await asyncio.gather(*(runs_python(each, _BUSY) for _ in range(2)))
+                done.append(sum(map(int, rounds)))
+            shares.append(done[0] / done[1])
         if self.states(Difference.NO_LIMITS):
-            assert sum(shares) > 0.1
+            assert max(shares) > 0.3
             return
-        assert sum(shares) < 0.9
+        assert shares[-1] <= 0.8
 
     # disk
 
@@ -188,9 +200,9 @@ class LimitChecks(Platform):
         program = "for n in range(200_000): open(f'many/{n}', 'w').close()"
         if self.states(Difference.NO_LIMITS) or self.states(Difference.NO_DISK_LIMIT):
             program = program.replace("200_000", "2_000")
-            assert (await run(box, f"mkdir many; python3 -c \"{program}\"")).exit_code == 0
+            assert (await run(box, f'mkdir many; python3 -c "{program}"')).exit_code == 0
             return
-        outcome = await run(box, f"mkdir many; python3 -c \"{program}\"", timeout_s=50.0)
+        outcome = await run(box, f'mkdir many; python3 -c "{program}"', timeout_s=50.0)
         _assert_full(outcome)
         await says(box, "rm -r many; echo on > file")
 

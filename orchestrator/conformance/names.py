@@ -20,7 +20,7 @@ _NAMES = {
     "two hyphens": b"--help",
     "leading dot": b".hidden",
     "dots": b"...",
-    "quotes": b"it's \"quoted\"",
+    "quotes": b'it\'s "quoted"',
     "shell": b"$(touch x) `id` ; | & > *",
     "backslash": b"a\\b\\",
     "tilde": b"~",

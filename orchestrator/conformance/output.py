@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,7 @@ class OutputChecks(Platform):
         assert outcome.dropped_bytes == 1
 
     async def test_beyond_the_limit_beginning_and_end_are_kept(self, box: Sandbox) -> None:
-        code = f"echo first; head -c 1000000 /dev/zero | tr '\\0' x; echo last; exit 5"
+        code = "echo first; head -c 1000000 /dev/zero | tr '\\0' x; echo last; exit 5"
         outcome = await run(box, code, limit_bytes=_LIMIT_BYTES)
         assert outcome.head.startswith(b"first\nxxx")
         assert outcome.tail.endswith(b"xxxlast\n")
@@ -80,10 +81,14 @@ class OutputChecks(Platform):
         assert outcome.dropped_bytes > 0
 
     async def test_whoever_writes_without_end_is_stopped(self, box: Sandbox) -> None:
-        limits = {"timeout_s": 30.0, "output_limit_bytes": _LIMIT_BYTES, "output_total_limit_bytes": 1 << 20}
+        limits: dict[str, Any] = {
+            "timeout_s": 30.0,
+            "output_limit_bytes": _LIMIT_BYTES,
+            "output_total_limit_bytes": 1 << 20,
+        }
         for outcome in (
-            await box.bash(call_id(), "yes", **limits),  # type: ignore[arg-type]
-            await box.python(call_id(), "while True: print('y' * 1000)", **limits),  # type: ignore[arg-type]
+            await box.bash(call_id(), "yes", **limits),
+            await box.python(call_id(), "while True: print('y' * 1000)", **limits),
         ):
             assert outcome.verdict is Verdict.OUTPUT_LIMIT
             assert len(outcome.head + outcome.tail) == _LIMIT_BYTES

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.e2e
 
 class _OnDocker(DriverSuite):
     settings: ClassVar[Settings]
-    folder: ClassVar[Path]
+    root: ClassVar[Path]
     disks: ClassVar[Path | None]
     """Where the sandboxes' disks are; None for layers."""
     uses_disks: ClassVar[bool] = True
@@ -28,7 +28,7 @@ class _OnDocker(DriverSuite):
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
     def _here(cls, engine: Settings, short_folder: Path) -> Iterator[None]:
-        cls.settings, cls.image, cls.folder, cls.disks = engine, engine.image, short_folder, None
+        cls.settings, cls.image, cls.root, cls.disks = engine, engine.image, short_folder, None
         if not cls.uses_disks:
             yield
             return
@@ -47,7 +47,7 @@ class _OnDocker(DriverSuite):
 
     @classmethod
     def driver_of_silent_platform(cls) -> SandboxDriver:
-        return DockerDriver(f"unix://{cls.folder}/no-engine.sock", "test")
+        return DockerDriver(f"unix://{cls.root}/no-engine.sock", "test")
 
     @pytest.fixture(autouse=True)
     def _collects(self) -> Iterator[None]:
@@ -70,7 +70,15 @@ class TestRuncWithLayers(_OnDocker):
 
 class TestRunsc(_OnDocker):
     runtime = "runsc"
-    differs = frozenset({Difference.OOM_ENDS_THE_SANDBOX, Difference.PIDS_END_THE_SANDBOX})
+    differs = frozenset(
+        {
+            Difference.OWN_KERNEL,
+            Difference.NO_AUTOMOUNT_FLAG,
+            Difference.NO_SUBREAPER,
+            Difference.OOM_ENDS_THE_SANDBOX,
+            Difference.PIDS_END_THE_SANDBOX,
+        }
+    )
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod

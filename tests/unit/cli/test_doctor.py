@@ -152,3 +152,17 @@ def test_a_model_without_provider_is_broken(
 def test_the_runtime(version: str, verdicts: list[str]) -> None:
     info = DriverInfo("Docker", details={"runc": version, "runc.revision": ""})
     assert [check.verdict for check in doctor.escapes(info)] == verdicts
+
+
+@pytest.mark.parametrize(
+    ("names", "found", "says_how"),
+    [
+        (("io.containerd.runc.v2", "runc", "runsc"), "runc, runsc", False),
+        (("io.containerd.runc.v2", "runc"), "runc", True),
+        ((), "only the engine's own", True),
+    ],
+)
+def test_runtimes_are_listed_and_how_to_get_gvisor(names: tuple[str, ...], found: str, says_how: bool) -> None:
+    check = doctor.runtimes(DriverInfo("Docker 99", names))
+    assert (check.verdict, check.found) == ("ok", found)
+    assert ("install runsc" in check.advice) is says_how
