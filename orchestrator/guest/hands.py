@@ -3,6 +3,8 @@
 Every child of the guest that is not a hand was left behind by a hand that died, and is killed: hands do not die by
 themselves as long as anything is below them, but the agent may kill its own. Nor may it stop them: they are continued.
 
+Older gVisor has no subreapers: there, what a command leaves behind goes to init, and is a hand's by session and time.
+
 A call takes a hand that was made before the call came; making the next one waits until the call has begun. A hand
 that is left with background processes keeps them until they end, and is not used again.
 """
@@ -20,7 +22,7 @@ from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence, Set
 from .frames import OPEN, Decoder, FrameError, decode_json, encode_json
 from .hand import Hand
 from .reactor import Reactor
-from .trees import Sweep, below, children, send_signal
+from .trees import Sweep, below, children, send_signal, session_of, started_at
 
 Answer = Dict[str, Any]
 
@@ -42,9 +44,9 @@ def prctl(option: int, value: int) -> int:
     return int(ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0))
 
 
-def become_subreaper() -> None:
-    """Orphans of the calling process's descendants become its children."""
-    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+def become_subreaper() -> bool:
+    """Orphans of the calling process's descendants become its children; False where the kernel cannot do that."""
+    return prctl(_PR_SET_CHILD_SUBREAPER, 1) == 0
 
 
 class User:
@@ -83,6 +85,10 @@ class HandProcess:
         self.is_alive = True
         self.is_doomed = False
         """It will be killed with all that is below it; it must not get another request."""
+        self.session = 0
+        """The first process of its request, which began a session."""
+        self.session_start = 0.0
+        self.find_strays: Callable[[HandProcess], Set[int]] = lambda _hand: set()
         self.on_answer: Callable[[Answer], None] = lambda _answer: None
         self.on_end: Callable[[], None] = lambda: None
         self._channel = channel
@@ -99,6 +105,11 @@ class HandProcess:
             self._channel.sendall(request[sent:])
         except OSError:
             self.kill()  # its end arrives as end of file
+
+    def family(self) -> Set[int]:
+        """All that its request started and that still lives."""
+        below_it = below([self.pid], children()) if self.is_alive else set()
+        return below_it | self.find_strays(self)
 
     def close(self) -> None:
         """Lets the hand go: without its channel it exits."""
@@ -129,6 +140,7 @@ class HandProcess:
             self.close()
             self.kill()  # of no more use; its end follows
         for answer in answers:
+            self.session = answer.get("pid", self.session)
             self.on_answer(answer)
 
 
@@ -201,10 +213,10 @@ class HandPool:
         if pid in self._alive:
             send_signal(pid, signal.SIGCONT)
 
-    def _orphans(self) -> Set[int]:
-        family = children()
+    def _orphans(self, known: Set[int]) -> Set[int]:
+        family = children(known)
         left = {pid for pid in family.get(os.getpid(), []) if pid not in self._alive}
-        return left | below(left, family)
+        return left | below(left | known, family)
 
     @property
     def keepers(self) -> Sequence[HandProcess]:

@@ -251,7 +251,7 @@ class TreeKill:
 
     def __init__(self, reactor: Reactor, hand: HandProcess) -> None:
         hand.is_doomed = True
-        Sweep(reactor, lambda: descendants(hand.pid) if hand.is_alive else set(), hand.kill)
+        Sweep(reactor, lambda known: descendants(hand.pid, known) if hand.is_alive else set(), hand.kill)
 
 
 def end_background(reactor: Reactor, pool: HandPool) -> None:

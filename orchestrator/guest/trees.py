@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Callable, Dict, Iterable, List, Optional, Set
+from typing import AbstractSet, Callable, Dict, Iterable, List, Optional, Set
 
 from .reactor import Reactor
 
 _SWEEP_INTERVAL_S = 0.01
 _SWEEP_TIMEOUT_S = 2.0
-"""What is still there by then cannot be killed."""
+"""After the last process that was not met before. What is still there by then cannot be killed."""
 _FROZEN_LIMIT = 100_000
 CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 """How exactly `started_at` tells."""
@@ -20,21 +20,23 @@ class Sweep:
     """Kills what `find` finds until it finds nothing, then calls `then`. One pass is not enough: a fork bomb is faster.
 
     Neither a stopped process nor one that ignores signals survives; what a process started in between is found by the
-    next look, since all are stopped before the first is killed.
+    next look, since all are stopped before the first is killed. `find` is told what is known, so that each look is
+    shorter than the one before: processes that live for a moment are gone when a long look comes to stopping them.
     """
 
-    def __init__(self, reactor: Reactor, find: Callable[[], Set[int]], then: Callable[[], None]) -> None:
+    def __init__(self, reactor: Reactor, find: Callable[[Set[int]], Set[int]], then: Callable[[], None]) -> None:
         """The first pass is over on return."""
         self._reactor = reactor
         self._find = find
         self._then = then
+        self._seen: Set[int] = set()
         self._give_up = reactor.now() + _SWEEP_TIMEOUT_S
         self._pass()
 
     def _pass(self) -> None:
         frozen: Set[int] = set()
         while len(frozen) < _FROZEN_LIMIT:
-            found = self._find() - frozen
+            found = self._find(frozen)
             if not found:
                 break
             for pid in found:
@@ -42,15 +44,18 @@ class Sweep:
             frozen |= found
         for pid in frozen:
             send_signal(pid, signal.SIGKILL)
+        if not frozen <= self._seen:
+            self._seen |= frozen
+            self._give_up = self._reactor.now() + _SWEEP_TIMEOUT_S
         if frozen and self._reactor.now() < self._give_up:
             self._reactor.after(_SWEEP_INTERVAL_S, self._pass)
         else:
             self._then()
 
 
-def descendants(root: int) -> Set[int]:
-    """Ids of all living processes below `root`."""
-    return below([root], children())
+def descendants(root: int, known: AbstractSet[int] = frozenset()) -> Set[int]:
+    """Ids of all living processes below `root`, without those of them that are known."""
+    return below([root, *known], children(known))
 
 
 def below(roots: Iterable[int], children: Dict[int, List[int]]) -> Set[int]:
@@ -64,11 +69,11 @@ def below(roots: Iterable[int], children: Dict[int, List[int]]) -> Set[int]:
     return found
 
 
-def children() -> Dict[int, List[int]]:
-    """Each process's living children, as far as it has any."""
+def children(known: AbstractSet[int] = frozenset()) -> Dict[int, List[int]]:
+    """Each process's living children, as far as it has any; `known` processes are not looked at."""
     found: Dict[int, List[int]] = {}
     for name in os.listdir("/proc"):
-        if name.isdigit():
+        if name.isdigit() and int(name) not in known:
             parent = _parent_of(int(name))
             if parent is not None:
                 found.setdefault(parent, []).append(int(name))
@@ -87,6 +92,12 @@ def started_at(pid: int) -> float:
     """Seconds since boot at which a process began; 0 if it is gone."""
     fields = _stat(pid)
     return int(fields[19]) / CLOCK_TICKS_PER_S if fields else 0.0
+
+
+def session_of(pid: int) -> int:
+    """The id of a process's session; 0 if it is gone."""
+    fields = _stat(pid)
+    return int(fields[3]) if fields else 0
 
 
 def _parent_of(pid: int) -> Optional[int]:
