@@ -9,9 +9,12 @@
     launch.py       rows: a POST until the client sees the first tool result
     burst.py        rows: a hundred launches at once
     tool_calls.py   rows: a command, a Python cell
+    transfers.py    rows: files in and out
+    forks.py        rows: copies of environments, small and large
+    pauses.py       rows: freezing a sandbox and going on
     event_log.py    rows: durable appends
     streams.py      rows: server-sent events; bare_stream.py is their baseline
-    footprint.py    rows: memory of an idle sandbox
+    footprint.py    rows: memory of an idle sandbox, of many, and of stopped ones
 
 A family of rows is a module with `run(plan) -> list[Row]`; it ends whatever it started.
 """

@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import burst, event_log, footprint, launch, streams, table, tool_calls
+from benchmarks import burst, event_log, footprint, forks, launch, pauses, streams, table, tool_calls, transfers
 from benchmarks.figures import Row
-from benchmarks.plain_engine import PlainEngine
+from benchmarks.plain_engine import NotAvailableError, PlainEngine
 from benchmarks.plan import Plan
 from orchestrator.config import Settings
 
@@ -28,6 +28,9 @@ _FAMILIES: Mapping[str, Callable[[Plan], list[Row]]] = {
     "launch": launch.run,
     "burst": burst.run,
     "tool-calls": tool_calls.run,
+    "transfers": transfers.run,
+    "forks": forks.run,
+    "pauses": pauses.run,
     "event-log": event_log.run,
     "streams": streams.run,
     "footprint": footprint.run,
@@ -47,9 +50,13 @@ def main() -> int:
     rows: list[Row] = []
     try:
         for name in arguments.only or _FAMILIES:
-            for row in _FAMILIES[name](plan):
-                rows.append(row)
-                print(table.line(row), flush=True)
+            try:
+                measured = _FAMILIES[name](plan)
+            except NotAvailableError as error:
+                print(f"{name}: left out, {error}", flush=True)
+                continue
+            rows += measured
+            print(*map(table.line, measured), sep="\n", flush=True)
     finally:
         document = {"machine": machine, "rounds": rounds, "rows": [table.as_json(row) for row in rows]}
         (OUTPUT / "bench.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -27,7 +27,7 @@ async def _measure(plan: Plan) -> list[Row]:
     try:
         with engine.idle_containers(_SANDBOXES) as containers:
             plain_mib = [_resident_mib(engine, each) for each in containers]
-        async with open_sandboxes(plan.settings, _SANDBOXES) as sandboxes:
+        async with open_sandboxes(plan, _SANDBOXES) as sandboxes:
             ours_mib = [_resident_mib(engine, each.ref.token) for each in sandboxes]
     except FileNotFoundError:
         return []  # the engine's processes are not on this machine
@@ -48,7 +48,7 @@ async def _measure(plan: Plan) -> list[Row]:
 def _resident_mib(engine: PlainEngine, container_id: str) -> float:
     """Pages that processes share count in parts. Raises `FileNotFoundError` if they are not on this machine."""
     main = int(engine.api.inspect_container(container_id)["State"]["Pid"])
-    processes = [int(row[0]) for row in engine.api.top(container_id, ps_args="-eo pid")["Processes"]]
+    processes = engine.processes(container_id)
     shim = _parent(main)
     return (sum(map(_proportional_bytes, [*processes, shim])) + _kernel_bytes(main)) / _MIB
 

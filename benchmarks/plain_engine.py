@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +21,10 @@ _NETWORK = "none"
 """As our sandboxes have it: the engine's default costs some 20 ms more, and not every engine has one that works."""
 _IDLE = ("sleep", "infinity")
 _COMMAND_TIMEOUT_S = 60
+
+
+class NotAvailableError(RuntimeError):
+    """A baseline that this machine does not have."""
 
 
 class PlainEngine:
@@ -81,6 +87,42 @@ class PlainEngine:
             if exit_code != 0:
                 raise RuntimeError(f"exec of {argv} failed: {output!r}")
         return (time.perf_counter() - started) * 1e3
+
+    def copy(self, source: str, target: str) -> tuple[float, float]:
+        """`docker cp`: seconds, and the MiB of memory that the command itself took. One side is `container:path`."""
+        if self._command is None:
+            raise NotAvailableError("there is no docker command")
+        with tempfile.TemporaryFile() as output:
+            started = time.perf_counter()
+            process = subprocess.Popen([*self._command, "cp", source, target], stdout=output, stderr=output)
+            _, status, usage = os.wait4(process.pid, 0)
+            took_s = time.perf_counter() - started
+            process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != 0:
+            raise RuntimeError(f"docker cp failed: exit code {process.returncode}")
+        return took_s, usage.ru_maxrss / 1024
+
+    def commit_and_run(self, container_id: str) -> float:
+        """`docker commit` of a container and `docker run --detach` of the image, in milliseconds; both are removed."""
+        started = time.perf_counter()
+        image = self._client.containers.get(container_id).commit().id
+        container = self._client.containers.run(image, list(_IDLE), detach=True, network_mode=_NETWORK, labels=[_LABEL])
+        took_ms = (time.perf_counter() - started) * 1e3
+        container.remove(force=True)
+        self._client.images.remove(image)
+        return took_ms
+
+    def timed(self, *arguments: str) -> float:
+        """Milliseconds of any other `docker` command."""
+        if self._command is None:
+            raise NotAvailableError("there is no docker command")
+        started = time.perf_counter()
+        self._call(*arguments)
+        return (time.perf_counter() - started) * 1e3
+
+    def processes(self, container_id: str) -> list[int]:
+        """All processes of a container."""
+        return [int(row[0]) for row in self.api.top(container_id, ps_args="-eo pid")["Processes"]]
 
     @contextmanager
     def idle_containers(self, count: int) -> Iterator[Sequence[str]]:

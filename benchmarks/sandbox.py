@@ -1,9 +1,10 @@
-"""Sandboxes of our own, made by the Docker driver without a server around it."""
+"""Sandboxes of our own, made by the Docker driver as a server makes them, without the server."""
 
 from __future__ import annotations
 
 import secrets
 import subprocess
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import docker
 
+from benchmarks.plan import Plan
 from orchestrator.config import Settings
 from orchestrator.ids import new_sandbox_id
+from orchestrator.sandboxes.disks import Disks, can_use_disks
 from orchestrator.sandboxes.docker import INSTANCE_LABEL, DockerDriver
-from orchestrator.sandboxes.driver import SandboxRef, SandboxSpec
+from orchestrator.sandboxes.driver import SandboxSpec
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.link import Link
 
@@ -24,30 +27,48 @@ _UNMOUNT_TIMEOUT_S = 10.0
 
 
 @asynccontextmanager
-async def open_sandboxes(settings: Settings, count: int) -> AsyncIterator[list[Sandbox]]:
+async def open_driver(plan: Plan) -> AsyncIterator[DockerDriver]:
+    """A driver with an identity and, where that is possible, disks of its own. All that it made is gone at the end.
+
+    It has made a sandbox before: the first one of a driver's life builds what all others are copies of.
+    """
+    settings, instance = plan.settings, f"bench-{secrets.token_hex(6)}"
+    with tempfile.TemporaryDirectory(prefix="driver-", dir=plan.output) as folder:
+        disks = None if can_use_disks(settings.engine_url) else Disks(Path(folder) / "disks")
+        driver = DockerDriver(settings.engine_url, instance, disks)
+        try:
+            await driver.open()
+            await destroy(driver, await start(driver, settings.image))
+            yield driver
+        finally:
+            remove_all(settings, instance)
+            await driver.aclose()
+            unmount_below(Path(folder))
+
+
+@asynccontextmanager
+async def open_sandboxes(plan: Plan, count: int) -> AsyncIterator[list[Sandbox]]:
     """Running sandboxes with open links; destroyed at the end."""
-    driver = DockerDriver(settings.engine_url, f"bench-{secrets.token_hex(6)}")
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(driver.aclose)
-        await driver.open()
+    async with open_driver(plan) as driver, AsyncExitStack() as stack:
         sandboxes = []
         for _ in range(count):
-            ref = await _create(driver, settings.image, stack)
-            link = await Link.open(await driver.connect(ref), generation=1)
-            stack.push_async_callback(link.aclose)
-            sandboxes.append(Sandbox(ref, link, {}))
+            sandboxes.append(await start(driver, plan.settings.image))
+            stack.push_async_callback(sandboxes[-1].link.aclose)
         yield sandboxes
 
 
-async def _create(driver: DockerDriver, image: str, stack: AsyncExitStack) -> SandboxRef:
-    latest: SandboxRef | None = None
-    async with aclosing(driver.create(SandboxSpec(new_sandbox_id(), image))) as stages:
-        async for ref in stages:
-            if latest is None:
-                stack.push_async_callback(driver.destroy, ref)
-            latest = ref
-    assert latest is not None
-    return latest
+async def start(driver: DockerDriver, image: str, snapshot: str = "") -> Sandbox:
+    """A new sandbox with an open link."""
+    async with aclosing(driver.create(SandboxSpec(new_sandbox_id(), image, snapshot=snapshot))) as stages:
+        async for stage in stages:
+            ref = stage
+    return Sandbox(ref, await Link.open(await driver.connect(ref), generation=1), {})
+
+
+async def destroy(driver: DockerDriver, sandbox: Sandbox) -> None:
+    """Closes the link and removes the sandbox."""
+    await sandbox.link.aclose()
+    await driver.destroy(sandbox.ref)
 
 
 def remove_all(settings: Settings, instance: str) -> None:

@@ -47,7 +47,7 @@ async def _measure(plan: Plan) -> list[Row]:
     python_execs_ms: list[float] = []
     engine = PlainEngine(plan.settings)
     try:
-        async with open_sandboxes(plan.settings, 1) as (sandbox,):
+        async with open_sandboxes(plan, 1) as (sandbox,):
             await _timed(sandbox, sandbox.python, "1+1")  # starts the interpreter
             for _ in range(plan.rounds):
                 execs_ms.append(engine.execute(sandbox.ref.token, "bash", "-c", "true"))
