@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install images serve demo test check unit e2e bench clean
+.PHONY: help install images serve demo test check unit e2e attack bench clean
 
 help:     ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,8 @@ unit:     ## unit and conformance tests
 	@scripts/test.sh unit
 e2e:      ## tests in real containers
 	@scripts/test.sh e2e
+attack:   ## attack real sandboxes on each runtime, report every attempt
+	@scripts/attack.sh
 bench:    ## measure, each figure beside its baseline
 	@scripts/bench.sh
 clean:    ## stop the engine that we started, remove what we built

@@ -1,6 +1,6 @@
 """What the attack suite tried and what happened: collected by the tests, written as one table.
 
-Pure but for `save` and the command, which touch `attack-output/`. As a command (`python -m tests.attack.report FOLDER`)
+Pure but for `save` and the command, which touch `attack-output/`. As a command (`python -m tests.attack.report FOLDER RUNTIME…`)
 it joins what each runtime's run saved there into `report.md`, prints it, and exits 1 if a case failed or has no
 attempt.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -122,10 +123,11 @@ def verdict_of(report: Report, case_id: str) -> tuple[Verdict, int]:
     return (Verdict.OK if found is Verdict.NOT_TRIED else found), len(verdicts)
 
 
-def render(reports: list[Report]) -> str:
-    """The whole report as Markdown: a line for each case, then every attempt."""
+def render(reports: list[Report], missing: Iterable[str] = ()) -> str:
+    """The whole report as Markdown: a line for each case, then every attempt. `missing` runtimes were not there."""
     heads = " | ".join(report.runtime for report in reports)
-    lines = ["# Attack report", "", *(f"* {report.runtime}: {report.engine}" for report in reports), ""]
+    lines = ["# Attack report", "", *(f"* {report.runtime}: {report.engine}" for report in reports)]
+    lines += [*(f"* {runtime}: NOT TRIED, the engine has no such runtime" for runtime in missing), ""]
     lines += [f"| case | attack | expected | {heads} |", "|---|---|---|" + "---|" * len(reports)]
     for case_id, (attack, expected) in CASES.items():
         cells = []
@@ -145,11 +147,13 @@ def _cell(text: str) -> str:
     return shown.replace("|", "\\|").strip() or "nothing"
 
 
-def main(folder: Path) -> int:
-    """Joins, writes, prints. 0 if every case of every runtime held."""
+def main(folder: Path, wanted: list[str]) -> int:
+    """Joins, writes, prints. 0 if every case held on every runtime that is there."""
     reports = [Report.load(file) for file in sorted(folder.glob("*.json"))]
-    (folder / "report.md").write_text(render(reports))
-    print(render(reports))
+    missing = [runtime for runtime in wanted if runtime not in {report.runtime for report in reports}]
+    text = render(reports, missing)
+    (folder / "report.md").write_text(text)
+    print(text)
     failed = False
     for report in reports:
         totals = {verdict: sum(each.verdict is verdict for each in report.attempts) for verdict in Verdict}
@@ -164,11 +168,11 @@ def main(folder: Path) -> int:
             if each.verdict is Verdict.FAILED:
                 print(f"{report.runtime}: {each.case} FAILED: {each.tried}: {each.happened}")
                 failed = True
-    if not reports:
-        print("nothing was tried")
+    for runtime in missing:
+        print(f"{runtime} NOT TRIED: the engine has no such runtime")
     print(f"report: {folder / 'report.md'}")
     return 1 if failed or not reports else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))

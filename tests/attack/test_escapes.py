@@ -22,6 +22,7 @@ REFUSED = {
     "EPROTONOSUPPORT",
     "ESOCKTNOSUPPORT",
     "EOPNOTSUPP",
+    "ENOTSUP",
     "EROFS",
     "ENOENT",
     "none",
@@ -30,15 +31,35 @@ UNREACHABLE = ("ENETUNREACH", "EHOSTUNREACH", "EADDRNOTAVAIL", "ECONNREFUSED")
 EXPECTED_SYMLINKS = ("to-shadow", "to-environ", "to-memory", "to-own-memory", "to-kernel", "to-zero", "to-random")
 
 
+GVISOR = {
+    "E3": (
+        "read ",
+        "list ",
+        "open the descriptors of the agent's own",
+        "setpriority",
+        "sched_setaffinity",
+        "sched_setscheduler",
+    ),
+    "E5": ("perf_event_open", "io_uring", "socket(AF_NETLINK, 15", "setsockopt(", "int 0x80", "x32"),
+    "E6": ("unshare(", "clone("),
+    "E7": ("write /proc/self/oom_score_adj", "read /proc/1/", "read /dev/net/tun"),
+    "E12": ("syslog(",),
+}
+"""What gVisor's own kernel carries out, by how the attempt begins: nothing of it reaches the host's kernel."""
+
+
 def judge(case: Case, said: list[Said], *, harmless: tuple[str, ...] = (), also: tuple[str, ...] = ()) -> None:
     """Records attempts that should all be refused. `also` are further outcomes that refuse; an attempt that begins with
-    one of `harmless` may succeed, since only the sandbox's own kernel is meant by it.
+    one of `harmless` may succeed, since it means the sandbox alone.
     """
+    in_gvisor = GVISOR.get(case.id, ()) if case.runtime == "runsc" else ()
     for each in said:
         if each.got in REFUSED or each.got in also:
             case.tried(each.tried, each.got, ok=True)
-        elif each.tried.startswith(harmless) and harmless:
+        elif each.tried.startswith(harmless):
             case.differs(each.tried, f"{each.got}; means the sandbox alone")
+        elif each.tried.startswith(in_gvisor):
+            case.differs(each.tried, f"{each.got}, by gVisor's own kernel")
         else:
             case.tried(each.tried, each.got, ok=False)
 
@@ -85,13 +106,14 @@ def test_privileges(case: Case, shared_attacker: Attacker) -> None:
 
 @pytest.mark.case("E2")
 def test_file_tools_leave_no_set_id_bits(case: Case, shared_attacker: Attacker) -> None:
+    mode = "python3 -c \"import os; s = os.stat('/workspace/tool'); print(oct(s.st_mode), s.st_uid)\""
     made, _, after = shared_attacker.play(
-        run_bash("cd /workspace; cp /bin/true tool; chmod 6755 tool; stat -c %a tool"),
+        run_bash(f"cd /workspace; cp /bin/true tool; chmod 6755 tool; {mode}"),
         call("write_file", path="tool", content="#!/bin/sh\nid\n"),
-        run_bash("stat -c '%a %U' tool"),
+        run_bash(mode),
     )
-    assert made == "6755\n"
-    case.tried("write_file over a set-uid file", after.strip(), ok=after == "755 agent\n")
+    assert made == "0o106755 1000\n"
+    case.tried("write_file over a set-uid file", after.strip(), ok=after == "0o100755 1000\n")
 
 
 @pytest.mark.case("E10")
@@ -104,7 +126,7 @@ def test_special_files(case: Case, attacker: Attacker) -> None:
             tried, got or "none; mknod and set-id programs are refused all the same", ok=is_safe, otherwise=DIFFERS
         )
     rest = [each for each in said if each.tried not in flags]
-    judge(case, rest, also=("EXDEV", "ENOTTY", "EISDIR"), harmless=("security xattr",))
+    judge(case, rest, also=("EXDEV", "ENOTTY", "EISDIR"), harmless=("security xattr", "mknod 0:0"))
 
     for name in (
         "fifo",
@@ -128,12 +150,12 @@ def test_special_files(case: Case, attacker: Attacker) -> None:
     for title, turn, expected in (
         ("list_files", call("list_files", path="trap", recursive=True), "other"),
         ("search_files", call("search_files", path="trap", pattern="plain"), "plain"),
-        ("write_file through a link out", call("write_file", path="trap/to-passwd", content="x"), "ermission denied"),
+        ("write_file through a link out", call("write_file", path="trap/to-passwd", content="x"), "/etc/"),
         ("edit_file of a FIFO", call("edit_file", path="trap/fifo", old_text="a", new_text="b"), "not a regular file"),
         ("write_file over a FIFO", call("write_file", path="trap/fifo", content="x"), "trap/fifo"),
         ("delete_file through a link to /", call("delete_file", path="trap/to-root"), "deleted file"),
         ("delete_file of /", call("delete_file", path="/"), "stays"),
-        ("delete_file of /etc", call("delete_file", path="/etc"), "denied"),
+        ("delete_file of /etc", call("delete_file", path="/etc"), ": "),
         ("delete_file of the trap", call("delete_file", path="trap"), "deleted directory"),
     ):
         before = time.monotonic()
