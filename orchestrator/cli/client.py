@@ -45,10 +45,10 @@ class Api:
         import httpx2
 
         self.url = url
-        headers = {"x-goog-api-key": key} if key else {}
+        self.headers = {"x-goog-api-key": key} if key else {}
         self._http = httpx2.Client(
             base_url=url,
-            headers=headers,
+            headers=self.headers,
             timeout=httpx2.Timeout(_ANSWER_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
             transport=transport,
             trust_env=self.uses_proxies(url),
@@ -117,15 +117,8 @@ class Api:
                     yield event
 
     def _check(self, answer: httpx2.Response) -> None:
-        if answer.is_success:
-            return
-        try:
-            error = answer.json()["error"]
-            code, message = error["code"], error["message"]
-        except (ValueError, KeyError, TypeError):
-            raise RequestFailed(f"{self.url} answered {answer.status_code} {answer.reason_phrase}") from None
-        hint = " (give one with --key or CORRAL_API_KEY)" if answer.status_code == 401 else ""
-        raise RequestFailed(f"{message}{hint} [{answer.status_code} {code}]")
+        if not answer.is_success:
+            raise refused(self.url, answer.status_code, answer.reason_phrase, answer.content)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -141,6 +134,17 @@ class Api:
             raise RequestFailed(f"{self.url} did not answer within {_ANSWER_TIMEOUT_S:.0f} s") from error
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise RequestFailed(f"{self.url}: {error}") from error
+
+
+def refused(url: str, status: int, reason: str, body: bytes) -> RequestFailed:
+    """The error of an answer that is none: what the server says, or its status."""
+    try:
+        error = json.loads(body)["error"]
+        code, message = error["code"], error["message"]
+    except (ValueError, KeyError, TypeError):
+        return RequestFailed(f"{url} answered {status} {reason}")
+    hint = " (give one with --key or CORRAL_API_KEY)" if status == 401 else ""
+    return RequestFailed(f"{message}{hint} [{status} {code}]")
 
 
 def connect(url: str | None, key: str | None) -> Api:

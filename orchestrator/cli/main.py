@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import orchestrator
-from orchestrator.cli import doctor, environments, keys, logs, ps, run, serve
+from orchestrator.cli import doctor, environments, keys, logs, ps, reach, run, serve, shell
 from orchestrator.cli.client import JsonFlag
 from orchestrator.cli.exits import Exit
 from orchestrator.cli.terminal import complain, print_json
@@ -26,6 +26,10 @@ app.command("run")(run.run)
 app.command("ps")(ps.ps)
 app.command("logs")(logs.logs)
 app.command("rm")(environments.rm)
+app.command("shell")(shell.shell)
+app.command("forward")(reach.forward)
+app.command("watch")(reach.watch)
+app.command("usage")(reach.usage)
 app.add_typer(keys.app, name="keys")
 app.command("doctor")(doctor.doctor)
 

@@ -48,7 +48,7 @@ def sse(*events: dict[str, Any], then: BaseException | None = None, is_done: boo
     def body() -> Iterator[bytes]:
         yield b": keep-alive\n\n"
         for event in events:
-            yield f"event: {event['event_type']}\ndata: {json.dumps(event)}\n\n".encode()
+            yield f"event: {event.get('event_type') or event.get('kind')}\ndata: {json.dumps(event)}\n\n".encode()
         if then is not None:
             raise then
         if is_done:
