@@ -29,15 +29,12 @@ class Difference(StrEnum):
     OWN_KERNEL = "own_kernel"
     """Sandboxes have a kernel of their own, as under gVisor. What others refuse it may allow, since it reaches no
     further: a device node that leads nowhere, a mount namespace of one's own, the guest's first variables and memory
-    map under `/proc` (never its memory). The guest itself cannot be signalled or traced there either.
+    map under `/proc` (never its memory). The guest itself cannot be signalled or traced there either. Named pipes are
+    the kernel's, not the disk's: a snapshot does not hold them.
     """
     NO_AUTOMOUNT_FLAG = "no_automount_flag"
     """The kernel refuses the flag `AT_NO_AUTOMOUNT`, with which `ls FILE`, `ls -l` and `stat` of coreutils 9 ask: they
     fail with "Invalid argument" (gVisor of 2022). Everything else can look at files.
-    """
-    NO_SUBREAPER = "no_subreaper"
-    """A process that leaves its parents (a double fork) becomes the init's child and cannot be told from others: it
-    outlives the time-out or cancel of the call that started it, and ends with the sandbox.
     """
     OOM_ENDS_THE_SANDBOX = "oom_ends_the_sandbox"
     """Going over the memory limit ends the whole sandbox instead of one process: calls raise `SandboxGone`, the state

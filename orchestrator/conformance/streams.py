@@ -36,7 +36,7 @@ class StreamChecks(Platform):
 
     async def test_a_second_stream_replaces_the_first_and_calls_go_on(self, opened: SandboxDriver) -> None:
         ref = await make(opened, self.spec())
-        code = "sleep 0.5; echo done"
+        code = "sleep 2; echo done"
         async with entered(opened, ref) as first:
             running = asyncio.create_task(first.bash("long", code, timeout_s=20, output_limit_bytes=99))
             await asyncio.sleep(0.1)

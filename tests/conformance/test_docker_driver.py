@@ -74,7 +74,6 @@ class TestRunsc(_OnDocker):
         {
             Difference.OWN_KERNEL,
             Difference.NO_AUTOMOUNT_FLAG,
-            Difference.NO_SUBREAPER,
             Difference.OOM_ENDS_THE_SANDBOX,
             Difference.PIDS_END_THE_SANDBOX,
         }
