@@ -79,8 +79,8 @@ async def _engine(settings: Settings) -> list[Check]:
             if not await driver.has_image(settings.image):
                 return [*checks, Check("image", "broken", f"{settings.image} is not on the engine", "make images")]
             if not await driver.has_current_guest(settings.image):
-                found = f"{settings.image} carries another version of the guest"
-                return [*checks, Check("image", "warning", found, "make images: until then each start takes longer")]
+                outdated = f"{settings.image} carries another version of the guest"
+                return [*checks, Check("image", "warning", outdated, "make images: until then each start takes longer")]
             return [*checks, Check("image", "ok", settings.image)]
     except TimeoutError:
         fault = f"{settings.engine_url} did not answer within {_ENGINE_TIMEOUT_S:.0f} s"
