@@ -106,6 +106,17 @@ def _write(arguments: Dict[str, Any], source: BinaryIO, _sink: BinaryIO) -> Dict
 def replace(path: str, content: Iterator[bytes]) -> int:
     """Writes a file whole or not at all; its size."""
     # Beside the target and renamed over it: a full disk or a kill leaves the old file whole.
+    temporary, target, size = write_beside(path, content)
+    try:
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return size
+
+
+def write_beside(path: str, content: Iterator[bytes]) -> Tuple[str, str, int]:
+    """Writes a file that is to be renamed: its name, the name that it is to have, its size. A failure leaves none."""
     target = os.path.realpath(path)
     if os.path.isdir(target):
         raise FileProblem("is_a_directory", f"{path}: a directory")
@@ -119,11 +130,10 @@ def replace(path: str, content: Iterator[bytes]) -> int:
             for piece in content:
                 size += file.write(piece)
         os.chmod(temporary, mode & 0o777)
-        os.replace(temporary, target)
     except BaseException:
         os.unlink(temporary)
         raise
-    return size
+    return temporary, target, size
 
 
 def _edit(arguments: Dict[str, Any], source: BinaryIO, _sink: BinaryIO) -> Dict[str, Any]:

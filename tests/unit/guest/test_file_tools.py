@@ -525,6 +525,43 @@ def test_extract_may_be_repeated(hand: Hand) -> None:
     assert (hand.cwd / "a/b").read_text() == "new"
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        [("../out", b"x")],
+        [special("link", tarfile.SYMTYPE, "/etc/passwd")],
+        [("old/below-a-file", b"x")],
+        [("kept", b"x")],
+        [("new", b"a file, and already a folder")],
+        [("new/file", b"x"), ("new/file/below", b"a file, and now a folder")],
+        [],
+    ],
+    ids=["up", "symlink", "below a file", "a folder in the way", "over its own folder", "below its own file", "cut"],
+)
+def test_extract_does_all_or_nothing(hand: Hand, bad: list[Any]) -> None:
+    (hand.cwd / "old").write_text("old")
+    (hand.cwd / "kept").mkdir()
+    good = [("new/deep/file", b"x"), ("old", b"changed"), ("kept/new", b"x"), ("empty/folder", None)]
+    archive = tar(*good, *bad) if bad else tar(*good, ("cut", b"x" * 50_000))[:20_000]
+    assert "error" in hand("extract", archive, target=str(hand.cwd))[0]
+    assert sorted(os.listdir(hand.cwd)) == ["kept", "old"]
+    assert os.listdir(hand.cwd / "kept") == []
+    assert (hand.cwd / "old").read_text() == "old"
+
+
+def test_extract_takes_the_last_of_members_with_the_same_name(hand: Hand) -> None:
+    hand.result("extract", tar(("a", b"first"), ("a", b"last")), target=str(hand.cwd))
+    assert (hand.cwd / "a").read_bytes() == b"last"
+    assert os.listdir(hand.cwd) == ["a"]
+
+
+def test_extract_writes_through_a_link_of_the_agent(hand: Hand) -> None:
+    (hand.cwd / "real").mkdir()
+    (hand.cwd / "link").symlink_to("real")
+    hand.result("extract", tar(("link/file", b"x")), target=str(hand.cwd))
+    assert (hand.cwd / "real/file").read_bytes() == b"x"
+
+
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_extract_and_archive_keep_odd_names(hand: Hand, name: bytes) -> None:
     hand.result("extract", tar((odd(name), b"content")), target=str(hand.cwd))
