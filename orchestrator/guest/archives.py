@@ -37,7 +37,7 @@ def _extract(target: str, source: BinaryIO) -> Dict[str, Any]:
     staging = _Staging()
     size = 0
     try:
-        with tarfile.open(fileobj=source, mode="r|") as tar:
+        with tarfile.open(fileobj=source, mode="r|", bufsize=PIECE_BYTES) as tar:
             for member in tar:
                 path = os.path.normpath(os.path.join(target, member.name.lstrip("/")))
                 is_below = (path + "/").startswith(target.rstrip("/") + "/")
