@@ -77,7 +77,8 @@ class SnapshotChecks(Platform):
         if await self._cannot(bench.driver):
             return
         parent, name = await bench.fresh(), _name()
-        await says(parent, "(n=0; while :; do n=$((n+1)); echo $n >> log; echo $n > last; done) >/dev/null 2>&1 &")
+        count = "(n=0; while :; do n=$((n+1)); echo $n >> log; echo $n > last; done) >/dev/null 2>&1 & echo $!"
+        counting = int(await says(parent, count))
         await asyncio.sleep(0.5)
         before = int(await says(parent, "wc -l < log"))
         await bench.driver.snapshot(parent.ref, name)
@@ -88,7 +89,7 @@ class SnapshotChecks(Platform):
             assert int(lines[2]) in (int(lines[1]), int(lines[1]) - 1)
         assert await says(child, "seq $(wc -l < log) | cmp - log && sleep 0.3; wc -l < log") == lines[0] + b"\n"
         assert int(await says(parent, "wc -l < log")) > int(lines[0])
-        await says(parent, "pkill -P 1 bash; true")
+        await says(parent, f"kill {counting}")
         await bench.driver.drop_snapshot(name)
 
     async def test_what_was_just_written_is_in_it(self, bench: Bench) -> None:
