@@ -272,7 +272,7 @@ async def test_the_next_server_finds_the_running_sandbox(world: World) -> None:
     await first.aclose()
     second = await world.server()
     found = await second.sandbox(row.id)
-    assert found.guest_id == sandbox.guest_id
+    assert found.guest_id == sandbox.guest_id, [event.body for event in await world.store.read(row.id)]
     assert await says(found, "cat data.txt") == "changed\n", "sources are put in place once"
 
 
