@@ -24,7 +24,7 @@ from .processes import (
     open_ends,
 )
 from .reactor import Reactor
-from .trees import CLOCK_TICKS_PER_S, descendants, send_signal, started_at
+from .trees import CLOCK_TICKS_PER_S, send_signal, started_at
 from .verdicts import Judge
 
 _INTERRUPT_GRACE_S = 1.5
@@ -224,7 +224,7 @@ class Interpreter:
 
     def below(self) -> List[int]:
         """Processes that its cells started and that still run, also those whose parents have left them behind."""
-        return [pid for pid in descendants(self._hand.pid) if pid != self.pid]
+        return [pid for pid in self._hand.family() if pid != self.pid]
 
     def release(self) -> None:
         """Takes what the cell wrote before its end; later output belongs to no cell and is dropped."""

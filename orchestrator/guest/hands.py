@@ -3,7 +3,7 @@
 Every child of the guest that is not a hand was left behind by a hand that died, and is killed: hands do not die by
 themselves as long as anything is below them, but the agent may kill its own. Nor may it stop them: they are continued.
 
-Older gVisor has no subreapers: there, what a command leaves behind goes to init, and is a hand's by session and time.
+Older gVisor has no subreapers: there, what a command leaves behind goes to init, and is a hand's by session and number.
 
 A call takes a hand that was made before the call came; making the next one waits until the call has begun. A hand
 that is left with background processes keeps them until they end, and is not used again.
@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import array
 import ctypes
+import functools
 import os
 import resource
 import signal
 import socket
-from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence, Set
+from collections import deque
+from typing import AbstractSet, Any, Callable, Deque, Dict, List, NoReturn, Optional, Sequence, Set
 
 from .frames import OPEN, Decoder, FrameError, decode_json, encode_json
 from .hand import Hand
 from .reactor import Reactor
-from .trees import Sweep, below, children, send_signal, session_of, started_at
+from .trees import Sweep, below, children, descendants, send_signal, session_of
 
 Answer = Dict[str, Any]
 
@@ -30,6 +32,9 @@ _PR_CAPBSET_DROP = 24
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 _LAST_CAPABILITY = 63
+_INIT = 1
+_ENDED_SESSIONS = 1000
+"""Sessions of requests that ended well; what they left in the background stays."""
 _NICENESS = 19
 """Counts within the sandbox only: between sandboxes it is their control groups that share."""
 _SPARE_HANDS = 2
@@ -86,9 +91,8 @@ class HandProcess:
         self.is_doomed = False
         """It will be killed with all that is below it; it must not get another request."""
         self.session = 0
-        """The first process of its request, which began a session."""
-        self.session_start = 0.0
-        self.find_strays: Callable[[HandProcess], Set[int]] = lambda _hand: set()
+        """The first process of the present request, which began a session; 0 if there is none."""
+        self.find_strays: Callable[[AbstractSet[int]], Set[int]] = lambda _known: set()
         self.on_answer: Callable[[Answer], None] = lambda _answer: None
         self.on_end: Callable[[], None] = lambda: None
         self._channel = channel
@@ -106,10 +110,10 @@ class HandProcess:
         except OSError:
             self.kill()  # its end arrives as end of file
 
-    def family(self) -> Set[int]:
-        """All that its request started and that still lives."""
-        below_it = below([self.pid], children()) if self.is_alive else set()
-        return below_it | self.find_strays(self)
+    def family(self, known: AbstractSet[int] = frozenset()) -> Set[int]:
+        """All that its request started and that still lives, without what is known of it."""
+        found = descendants(self.pid, known) if self.is_alive else set()
+        return found | self.find_strays(known)
 
     def close(self) -> None:
         """Lets the hand go: without its channel it exits."""
@@ -157,6 +161,8 @@ class HandPool:
         self._spare: List[HandProcess] = []
         self._keepers: List[HandProcess] = []
         self._alive: Dict[int, HandProcess] = {}
+        self._has_subreapers = become_subreaper()
+        self._ended_sessions: Deque[int] = deque(maxlen=_ENDED_SESSIONS)
         self._refilling = False
 
     def fill(self) -> None:
@@ -173,16 +179,26 @@ class HandPool:
         Raises:
             NoHand: no process can be made. OSError: no descriptor can.
         """
-        hand = self._spare.pop() if self._spare else self._fork()
+        hand = self._live_spare() or self._fork()
         hand.on_end = lambda: None
         if not self._spare and not self._refilling:
             self._refilling = True
             self._reactor.after(_REFILL_DELAY_S, self._refill)
         return hand
 
+    def _live_spare(self) -> Optional[HandProcess]:
+        while self._spare:
+            hand = self._spare.pop()
+            # The agent may have killed it, and nobody has been told so far.
+            if hand.is_alive and os.waitid(os.P_PID, hand.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return hand
+            hand.on_end = lambda: None
+        return None
+
     def give(self, hand: HandProcess) -> None:
         """Takes back a hand that has nothing below it."""
         hand.on_end = lambda: None
+        self._end_session(hand)
         if hand.is_doomed:
             return
         if len(self._spare) < _SPARE_HANDS:
@@ -198,6 +214,7 @@ class HandPool:
 
         hand.on_answer = lambda _answer: None
         hand.on_end = gone
+        self._end_session(hand)
         self._keepers.append(hand)
 
     def reaped(self, pid: int) -> None:
@@ -205,7 +222,7 @@ class HandPool:
         hand = self._alive.pop(pid, None)
         if hand is not None:
             # What it left has become ours by now.
-            Sweep(self._reactor, self._orphans, lambda: None)
+            Sweep(self._reactor, lambda known: self._orphans(known) | hand.find_strays(known), lambda: None)
             hand.reaped()
 
     def stopped(self, pid: int) -> None:
@@ -213,9 +230,28 @@ class HandPool:
         if pid in self._alive:
             send_signal(pid, signal.SIGCONT)
 
-    def _orphans(self, known: Set[int]) -> Set[int]:
+    def _orphans(self, known: AbstractSet[int]) -> Set[int]:
         family = children(known)
         left = {pid for pid in family.get(os.getpid(), []) if pid not in self._alive}
+        return left | below(left | known, family)
+
+    def _end_session(self, hand: HandProcess) -> None:
+        if hand.session:
+            self._ended_sessions.append(hand.session)
+            hand.session = 0
+
+    def _strays(self, hand: HandProcess, known: AbstractSet[int]) -> Set[int]:
+        """What of a hand's request went to init: by its session, or, if it has one of its own, by its later number."""
+        if not hand.session:
+            return set()
+        family = children(known)
+        others = {each.session for each in self._alive.values() if each is not hand} | set(self._ended_sessions)
+        left = set()
+        for pid in family.get(_INIT, []):
+            session = session_of(pid)
+            is_its_own = session == hand.session or (session not in others and pid > hand.session)
+            if is_its_own and pid != os.getpid() and pid not in self._alive:
+                left.add(pid)
         return left | below(left | known, family)
 
     @property
@@ -247,8 +283,10 @@ class HandPool:
         if pid == 0:
             _live_as_hand(theirs, self.user)
         theirs.close()
-        self._alive[pid] = HandProcess(pid, ours, self._reactor)
-        return self._alive[pid]
+        hand = self._alive[pid] = HandProcess(pid, ours, self._reactor)
+        if not self._has_subreapers:
+            hand.find_strays = functools.partial(self._strays, hand)
+        return hand
 
 
 def _live_as_hand(channel: socket.socket, user: User) -> NoReturn:

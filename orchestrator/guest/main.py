@@ -15,7 +15,7 @@ import signal
 import sys
 from typing import Dict, Set, Tuple
 
-from .hands import HandPool, User, become_subreaper
+from .hands import HandPool, User
 from .link import Link, Listener
 from .reactor import Reactor
 from .services import Services
@@ -37,7 +37,6 @@ def main() -> None:
     first_link = _take_standard_streams() if options["linked"] == "yes" else None
     reactor = Reactor()
     user = User(int(options["uid"]), int(options["gid"]), drop=os.geteuid() == 0 and options["drop"] != "no")
-    become_subreaper()
     # A collection writes to all that it looks at; what is frozen stays shared with the hands (2.5 MiB a sandbox).
     gc.freeze()
     pool = HandPool(reactor, user)

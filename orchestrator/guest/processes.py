@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, List, Optional
 from .calls import Call
 from .hands import Answer, HandPool, HandProcess, NoHand, encode_request, exit_of
 from .reactor import Reactor, Timer
-from .trees import Sweep, descendants
+from .trees import Sweep
 from .verdicts import Judge
 
 _PIPE_READ_BYTES = 256 * 1024
@@ -251,7 +251,7 @@ class TreeKill:
 
     def __init__(self, reactor: Reactor, hand: HandProcess) -> None:
         hand.is_doomed = True
-        Sweep(reactor, lambda known: descendants(hand.pid, known) if hand.is_alive else set(), hand.kill)
+        Sweep(reactor, hand.family, hand.kill)
 
 
 def end_background(reactor: Reactor, pool: HandPool) -> None:

@@ -115,14 +115,14 @@ def test_fork_bomb_stays_in_its_sandbox(tight: Caller, beside: str, bomb: str) -
     for _ in range(4):
         shell, cell = [text_of(step) for step in results(tight.create(program, own))]
         answers.append(shell)
-        if shell.startswith("later\n"):
+        if "later\n" in shell:  # perhaps after some tries of the shell
             assert cell == "2\n"
         else:
-            assert "[too many processes" in shell or "[timed out" in shell, "what a bomb costs a later call is typed"
-    failures = [not answer.startswith("later\n") for answer in answers]
-    assert sum(failures) <= 1, answers
-    if any(failures):
-        assert int(answers[-1].split()[1]) < 20, "the bomb goes on after a call has run into it"
+            assert "[too many processes" in shell, "what a bomb costs a later call is typed"
+    met = [not answer.startswith("later\n") for answer in answers]
+    assert sum("later\n" not in answer for answer in answers) <= 1, answers
+    if any(met[:-1]):
+        assert int(answers[-1].split()[-1]) < 20, "the bomb goes on after a call has run into it"
     tight.delete_environment(own)
 
 
@@ -219,6 +219,7 @@ def test_who_resists_its_end_is_gone_in_time(tight: Caller, small: str, code: st
     resisted, after = results(tight.create(script(run_bash(code), run_bash("ps -eo args")), small))
     assert time.monotonic() - before < CALL_TIMEOUT_S + 3
     assert "[timed out" in text_of(resisted) or "[killed by signal" in text_of(resisted)
+    assert "ps -eo args" in text_of(after)
     assert "sleep 310" not in text_of(after)
 
 

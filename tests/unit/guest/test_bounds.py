@@ -87,4 +87,4 @@ def test_a_limit_holds_again_after_a_pause(client: Client, guest: Guest) -> None
     os.kill(guest.pid, signal.SIGCONT)
     resumed = time.monotonic()
     assert client.reply(stream).outcome["verdict"] == "timeout"
-    assert time.monotonic() - resumed < 2.0
+    assert time.monotonic() - resumed < 4.0

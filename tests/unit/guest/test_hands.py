@@ -19,6 +19,13 @@ def hands_of(guest: Guest) -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{guest.pid}/task/{guest.pid}/children").read_text().split()]
 
 
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    except OSError:
+        return False
+
+
 @pytest.mark.parametrize(
     "code",
     [
@@ -44,9 +51,10 @@ def test_a_process_without_its_first_thread_is_alive_and_killed(client: Client) 
         "threading.Thread(target=time.sleep, args=(72.5,)).start()\n"
         "ctypes.CDLL(None).pthread_exit(None)"
     )
-    stream = client.open("exec", call="c", argv=["python3", "-c", code, "72.5"], timeout_s=0.6)
+    stream = client.open("exec", call="c", argv=["python3", "-c", code, "72.5"], timeout_s=60)
     eventually(lambda: any(" Z " in line or " Zl " in line for line in states("72.5")))
-    assert client.reply(stream).outcome["verdict"] == "timeout"
+    client.cancel(stream)
+    assert client.reply(stream).outcome["verdict"] == "cancelled"
     eventually(lambda: not states("72.5"))
 
 
@@ -69,6 +77,15 @@ def test_a_stopped_hand_goes_on(client: Client, guest: Guest) -> None:
     for call in ("a", "b", "c"):
         assert client.bash(call, "echo fine").data == b"fine\n"
     assert time.monotonic() - started < 2
+
+
+def test_a_hand_that_died_is_not_used(client: Client, guest: Guest) -> None:
+    for number in range(5):
+        killed = hands_of(guest)
+        for hand in killed:
+            os.kill(hand, 9)
+        eventually(lambda killed=killed: not any(is_running(hand) for hand in killed))
+        assert client.bash(f"c{number}", "echo fine").data == b"fine\n"
 
 
 def test_who_kills_its_hand_dies_with_all_it_started(client: Client) -> None:
@@ -104,6 +121,16 @@ def test_what_an_interpreter_left_behind_outlives_it_and_others_ends(client: Cli
     assert client.bash("c", "sleep 9", timeout_s=0.2).outcome["verdict"] == "timeout"
     assert client.cell("d", "1").data == b"1\n"
     assert running("sleep\x0074.5")
+
+
+def test_a_cell_that_is_stopped_leaves_no_daemon_of_its_own_and_keeps_earlier_ones(client: Client) -> None:
+    daemon = "import subprocess; _ = subprocess.run(['bash', '-c', '(setsid sleep {} >/dev/null 2>&1 &)'])"
+    client.cell("a", daemon.format("76.1"))
+    time.sleep(0.05)
+    outcome = client.cell("b", daemon.format("76.2") + "\nimport time; time.sleep(60)", timeout_s=0.5).outcome
+    assert (outcome["verdict"], outcome["state"]) == ("timeout", "kept")
+    eventually(lambda: not running("sleep\x0076.2"))
+    assert running("sleep\x0076.1")
 
 
 def test_an_interpreter_that_is_killed_leaves_nothing(client: Client) -> None:
