@@ -93,8 +93,8 @@ class PoolSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     size: Annotated[int, Field(ge=0, le=1000)] = 2
-    """How many wait at least, with the default limits; 0 switches the pool off. Sandboxes with other limits wait as long as
-    the last minute saw launches of them."""
+    """How many wait at least, with the default limits; 0 switches the pool off. Sandboxes with other limits wait as
+    long as the last minute saw launches of them."""
     max_size: Annotated[int, Field(ge=0, le=1000)] = 8
     """How many wait at most with the same limits, when the last minute saw many launches."""
     refill_delay_s: Annotated[float, Field(ge=0)] = 0.3

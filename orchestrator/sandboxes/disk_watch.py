@@ -70,3 +70,6 @@ class DiskWatch:
                 await self.look()
             except SandboxError as error:
                 log.warning("disk_not_watched", reason=error.message)
+            except Exception:
+                # A reconcile boundary: whatever went wrong in one look must not end the watch.
+                log.exception("disk_watch_broken")

@@ -35,6 +35,10 @@ _FITHAW = 0xC0045878
 _POOL_SHARE = 0.8
 """Of what is free: the database and the rest of the host keep their room whatever sandboxes write."""
 _POOL_LEAST_BYTES = 2 << 30
+_RESERVED_SHARE = 0.05
+"""Of the pool, kept for disks that are there: they are sparse, and together may be promised more than the pool has; one
+that finds no room in the pool loses what is written on it.
+"""
 _COMMAND_TIMEOUT_S = 300
 _PROBE_TIMEOUT_S = 2.0
 _RELEASE_TIMEOUT_S = 5.0
@@ -61,7 +65,6 @@ class Disks:
         self._mounts = folder / "mounts"
         self._building = threading.Lock()
         self._is_open = False
-        self._is_clean = False
         self.is_sharing = False
         """Whether copies share blocks; else they take as long as their size."""
 
@@ -77,12 +80,10 @@ class Disks:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._pool.exists() and not self._files.is_mount():
             _run("mount", "-t", "xfs", "-o", _POOL_MOUNT_OPTIONS, self._pool, self._files)
-        self.is_sharing = _shares_blocks(self._files) or self._make_pool()
+        # A pool that is there is one whatever happens: it may be too full for the probe.
+        self.is_sharing = self._pool.exists() or _shares_blocks(self._files) or self._make_pool()
         for kind in ("sandboxes", "snapshots", "templates"):
             (self._files / kind).mkdir(mode=0o700, exist_ok=True)
-        if self._is_clean:
-            return  # what is unfinished now is being made by another thread
-        self._is_clean = True
         for unfinished in self._files.glob("*/.*"):
             unfinished.unlink()
         for mounted in self._mounts.iterdir():
@@ -108,7 +109,17 @@ class Disks:
     # sandboxes
 
     def make(self, sandbox_id: str, source: Path) -> None:
-        """A disk that begins as a copy of `source`; one that is there is kept as it is."""
+        """A disk that begins as a copy of `source`; one that is there is kept as it is.
+
+        Raises:
+            SandboxStartFailed: there is no such source, or what is left for all disks together is too little.
+        """
+        room = os.statvfs(self._files)
+        if room.f_bavail < room.f_blocks * _RESERVED_SHARE:
+            left = room.f_bavail * room.f_frsize >> 20
+            raise SandboxStartFailed(
+                f"the disks of all sandboxes together have only {left} MiB left; delete environments", stage="disk"
+            )
         self._copy(source, self._sandbox(sandbox_id))
 
     def mount(self, sandbox_id: str) -> Path:
@@ -116,7 +127,7 @@ class Disks:
         at = self._mounts / sandbox_id
         if not self._sandbox(sandbox_id).exists():
             raise SandboxGone(f"the disk of sandbox {sandbox_id} is gone, and its files with it")
-        at.mkdir(mode=0o700, exist_ok=True)
+        at.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not at.is_mount():
             _run("mount", "-t", "ext4", "-o", _MOUNT_OPTIONS, self._sandbox(sandbox_id), at)
         return at

@@ -50,12 +50,15 @@ class Environments:
         self._clock = clock
         self._defaults = defaults
         self._lifecycle = Lifecycle(store, driver, clock, defaults.profile, defaults.pool, generation)
-        self._reconciler = Reconciler(store, driver, self._lifecycle, defaults.profile.image, self.delete, self._ended)
+        self._reconciler = Reconciler(
+            store, driver, self._lifecycle, defaults.profile.image, self.delete, self._ended, self._notice_ends
+        )
         self._disk_watch = DiskWatch(driver)
         self._live: dict[str, Sandbox] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._creating = asyncio.Lock()
+        self._changing = asyncio.Lock()
 
     async def open(self) -> None:
         """Connects to the engine if it answers; from then on a watcher reaps what no row owns and notices ends."""
@@ -80,10 +83,10 @@ class Environments:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._lifecycle.aclose()
         for sandbox in list(self._live.values()):
             await sandbox.link.aclose()
         self._live.clear()
-        await self._lifecycle.aclose()
         await self._driver.aclose()
 
     async def create(
@@ -138,6 +141,8 @@ class Environments:
             row = replace(
                 self._new_row(fresh.project_id, dump_spec(spec)), profile=fresh.profile, template=fresh.template
             )
+            if fresh.sandbox_ref is None and fresh.snapshot is not None:
+                raise Conflict(f"Environment {parent.id!r} could not be started; try again.")
             if fresh.sandbox_ref is None:  # nobody has used it: its fork is another one that is made like it
                 await self._insert(row)
             else:
@@ -187,9 +192,12 @@ class Environments:
         """Adds the variables of `spec` to an existing environment; they hold from the next call on."""
         if not spec.env:
             return
-        known = read_spec(row)
-        merged = known.model_copy(update={"env": {**known.env, **spec.env}})
-        await self._store.update_environment(row.id, spec=dump_spec(merged))
+        # One at a time: what others have added since is not to be lost.
+        async with self._changing:
+            fresh = await self._store.environment(None, row.id)
+            known = read_spec(fresh if fresh is not None else row)
+            merged = known.model_copy(update={"env": {**known.env, **spec.env}})
+            await self._store.update_environment(row.id, spec=dump_spec(merged))
         if row.id in self._live:
             self._live[row.id].variables.update(variables_of(spec))
 
@@ -278,6 +286,12 @@ class Environments:
             if sandbox.ref.sandbox_id == sandbox_id:
                 # A task: whoever holds the lock may be long, and other ends are reported behind this one.
                 self._own(asyncio.create_task(self._take_note(environment_id, sandbox), name=f"ended-{environment_id}"))
+
+    async def _notice_ends(self) -> None:
+        """Of sandboxes that ended while nobody watched."""
+        for environment_id, sandbox in list(self._live.items()):
+            if not sandbox.is_connected:
+                await self._take_note(environment_id, sandbox)
 
     async def _take_note(self, environment_id: str, sandbox: Sandbox) -> None:
         try:

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 
 import structlog
 
@@ -100,6 +100,7 @@ class Lifecycle:
         waiting = await self.pools.claim(profile) if is_plain else None
         ref = waiting.ref if waiting is not None else SandboxRef(row.sandbox_id or ids.new_sandbox_id(), "")
         self._starting.add(ref.sandbox_id)
+        link = waiting.link if waiting is not None else None
         try:
             if waiting is not None:
                 sandbox = await self._bind(row, waiting, spec)
@@ -111,12 +112,14 @@ class Lifecycle:
                     async for ref in stages:
                         await self._store.update_environment(row.id, sandbox_id=ref.sandbox_id, sandbox_ref=ref.token)
                     sandbox = await self._connect(ref, spec)
+                    link = sandbox.link
             await self._complete(row, sandbox, spec)
         except BaseException as error:
-            await asyncio.shield(self._undo(row.id, ref, error))
+            await asyncio.shield(self._undo(row, ref, link, error))
             raise
         finally:
             self._starting.discard(ref.sandbox_id)
+        self._let_go_of(row.snapshot)
         duration_ms = round((self._clock.monotonic() - started) * 1000, 1)
         told = {"duration_ms": duration_ms, "from_pool": waiting is not None}
         await self._note(row.id, "sandbox.started", sandbox_id=ref.sandbox_id, **told)
@@ -133,17 +136,26 @@ class Lifecycle:
         status = await self._driver.inspect(ref)
         if status.state is SandboxState.UNKNOWN:
             raise EngineUnavailable(status.reason)
+        if status.state is SandboxState.ABSENT and row.status == "pending":
+            # Its first start was undone, and the store was not told. Nobody has had files in it.
+            return await self.start(dataclasses.replace(row, sandbox_id=None, sandbox_ref=None))
         if status.state is SandboxState.ABSENT:
-            await self._store.update_environment(row.id, status="lost")
-            await self._note(row.id, "sandbox.gone", sandbox_id=ref.sandbox_id, reason="not on the engine any more")
+            if row.status != "lost":
+                await self._store.update_environment(row.id, status="lost")
+                await self._note(row.id, "sandbox.gone", sandbox_id=ref.sandbox_id, reason="not on the engine any more")
             raise SandboxGone(
                 f"The sandbox of environment {row.id} is gone from the engine, and its files with it. "
                 "Delete the environment and start a new one."
             )
         spec = read_spec(row)
         sandbox = await self._reconnect(ref, spec, status.state)
-        await self._complete(row, sandbox, spec)
-        await self._note(row.id, "sandbox.started", sandbox_id=ref.sandbox_id, was=status.state.value)
+        try:
+            await self._complete(row, sandbox, spec)
+            await self._note(row.id, "sandbox.started", sandbox_id=ref.sandbox_id, was=status.state.value)
+        except BaseException:
+            await asyncio.shield(sandbox.link.aclose())
+            raise
+        self._let_go_of(row.snapshot)
         return sandbox
 
     def profile_of(self, row: EnvironmentRow) -> Profile:
@@ -157,32 +169,38 @@ class Lifecycle:
         # From this write on the sandbox is the environment's, whatever happens to us.
         ref = waiting.ref
         await self._store.update_environment(row.id, sandbox_id=ref.sandbox_id, sandbox_ref=ref.token)
-        self._own_rename(ref, row.id)
+        # People who list containers find the environment by name; no call needs to wait for that.
+        self._own(self._driver.rename(ref, row.id), f"rename-{row.id}")
         return Sandbox(ref, waiting.link, variables_of(spec))
 
     async def _complete(self, row: EnvironmentRow, sandbox: Sandbox, spec: EnvironmentSpec) -> None:
-        """Puts sources in place, unless the files that it began with hold them, and lets go of the snapshot."""
+        """Puts sources in place, unless the files that it began with hold them. From here on it needs no snapshot."""
         if row.status == "pending" and not row.snapshot:
             await _furnish(sandbox, spec)
         await self._store.update_environment(row.id, status="active", snapshot="", accessed=True)
-        if row.snapshot:
-            await self._driver.drop_snapshot(row.snapshot)
 
-    def _own_rename(self, ref: SandboxRef, name: str) -> None:
-        """People who list containers find the environment by name; no call needs to wait for that."""
+    def _let_go_of(self, snapshot: str | None) -> None:
+        """Nobody needs to wait for that, and the reaper drops what could not be dropped."""
+        if snapshot is not None:
+            self._own(self._driver.drop_snapshot(snapshot), f"drop-{snapshot}")
 
-        async def rename() -> None:
+    def _own(self, work: Coroutine[None, None, None], name: str) -> None:
+        """Carries out work whose failure changes nothing for anybody."""
+
+        async def carry_out() -> None:
             with contextlib.suppress(SandboxError):
-                await self._driver.rename(ref, name)
+                await work
 
-        task = asyncio.create_task(rename(), name=f"rename-{name}")
+        task = asyncio.create_task(carry_out(), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _reconnect(self, ref: SandboxRef, spec: EnvironmentSpec, state: SandboxState) -> Sandbox:
         for wait_s in _RECONNECT_WAITS_S:
             try:
-                if state is not SandboxState.RUNNING:
+                if state is SandboxState.PAUSED:
+                    await self._driver.resume(ref)
+                elif state is not SandboxState.RUNNING:
                     async with self.queue.turn(Urgency.AWAITED):
                         await self._driver.start(ref)
                 return await self._connect(ref, spec)
@@ -196,15 +214,21 @@ class Lifecycle:
         link = await Link.open(await self._driver.connect(ref), self._generation)
         return Sandbox(ref, link, variables_of(spec))
 
-    async def _undo(self, environment_id: str, ref: SandboxRef, error: BaseException) -> None:
+    async def _undo(self, row: EnvironmentRow, ref: SandboxRef, link: Link | None, error: BaseException) -> None:
         """A failed start leaves nothing on the engine, or in the store what it takes to try again."""
         reason = error.message if isinstance(error, CorralError) else type(error).__name__
-        if ref.token:
-            with contextlib.suppress(SandboxError):
+        log.warning("sandbox_start_failed", environment_id=row.id, reason=reason)
+        if link is not None:
+            await link.aclose()
+        # The first error is the one to be told; what this leaves behind is found when the environment is next used.
+        with contextlib.suppress(CorralError):
+            if ref.token:
                 await self._driver.destroy(ref)
-                await self._store.update_environment(environment_id, status="pending", sandbox_id="", sandbox_ref="")
-        await self._note(environment_id, "sandbox.gone", reason=reason)
-        log.warning("sandbox_start_failed", environment_id=environment_id, reason=reason)
+                # The snapshot again: the write that gave it up may have come through.
+                await self._store.update_environment(
+                    row.id, status="pending", sandbox_id="", sandbox_ref="", snapshot=row.snapshot
+                )
+            await self._note(row.id, "sandbox.gone", reason=reason)
 
     # snapshots
 
@@ -237,19 +261,20 @@ class Lifecycle:
         ref = SandboxRef(ids.new_sandbox_id(), "")
         self._starting.add(ref.sandbox_id)
         try:
-            if name not in await self._driver.snapshots():
-                wanted = _sandbox_spec(ref.sandbox_id, profile, f"template-{ref.sandbox_id[:12]}", "")
-                async with self.queue.turn(Urgency.AWAITED), contextlib.aclosing(self._driver.create(wanted)) as stages:
-                    async for stage in stages:
-                        ref = stage
-                    sandbox = await self._connect(ref, EnvironmentSpec())
-                try:
-                    if (base := await self._store.template(name)) is None:
-                        raise SandboxStartFailed("its template is not in the store", stage="sources")
-                    await _furnish(sandbox, parse_spec(base))
-                    await self._driver.snapshot(ref, name)
-                finally:
-                    await sandbox.link.aclose()
+            # One of an earlier server may be of another image under the same name.
+            await self._driver.drop_snapshot(name)
+            wanted = _sandbox_spec(ref.sandbox_id, profile, f"template-{ref.sandbox_id[:12]}", "")
+            async with self.queue.turn(Urgency.AWAITED), contextlib.aclosing(self._driver.create(wanted)) as stages:
+                async for stage in stages:
+                    ref = stage
+                sandbox = await self._connect(ref, EnvironmentSpec())
+            try:
+                if (base := await self._store.template(name)) is None:
+                    raise SandboxStartFailed("its template is not in the store", stage="sources")
+                await _furnish(sandbox, parse_spec(base))
+                await self._driver.snapshot(ref, name)
+            finally:
+                await sandbox.link.aclose()
             self._templates.add(name)
             log.info("template_built", name=name)
         finally:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import structlog
 
-from orchestrator.errors import SandboxError
+from orchestrator.errors import EngineUnavailable, SandboxError
 from orchestrator.sandboxes.driver import SandboxDriver
 from orchestrator.sandboxes.lifecycle import Lifecycle
 from orchestrator.store.port import EnvironmentRow, Store
@@ -32,14 +32,18 @@ class Reconciler:
         image: str,
         delete: Callable[[EnvironmentRow], Awaitable[None]],
         ended: Callable[[str], Awaitable[None]],
+        notice: Callable[[], Awaitable[None]],
     ) -> None:
-        """`delete` takes up a deletion; `ended` is told the id of each sandbox that ends."""
+        """`delete` takes up a deletion; `ended` is told the id of each sandbox that ends; `notice` looks for those that
+        ended while nobody watched.
+        """
         self._store = store
         self._driver = driver
         self._lifecycle = lifecycle
         self._image = image
         self._delete = delete
         self._ended = ended
+        self._notice = notice
         self._task: asyncio.Task[None] | None = None
 
     def open(self) -> None:
@@ -58,6 +62,7 @@ class Reconciler:
                     log.warning("image_missing", image=self._image)
                 await self._finish_deletions()
                 await self.reap()
+                await self._notice()
                 async for sandbox_id in self._driver.exits():
                     await self._ended(sandbox_id)
             except SandboxError as error:
@@ -75,23 +80,23 @@ class Reconciler:
             return
         # Rows last: of what was found, what is not in hand now is either in its row already or nobody's.
         sandbox_ids, snapshots = self._lifecycle.sandbox_ids, self._lifecycle.snapshots
-        snapshots |= await self._store.drop_unused_templates()
+        await self._store.drop_unused_templates()
         async for row in self._rows():
             sandbox_ids.add(row.sandbox_id or "")
             snapshots.add(row.snapshot or "")
         for ref in found:
             if ref.sandbox_id not in sandbox_ids:
                 log.warning("sandbox_reaped", sandbox_id=ref.sandbox_id)
-                await self._driver.destroy(ref)
+                await _try(self._driver.destroy(ref))
         for name in copies - snapshots:
-            log.warning("snapshot_reaped", name=name)
-            await self._driver.drop_snapshot(name)
+            log.info("snapshot_reaped", name=name)
+            await _try(self._driver.drop_snapshot(name))
 
     async def _finish_deletions(self) -> None:
         """Takes up deletions that the engine's or the server's end came in between."""
         async for row in self._rows():
             if row.status == "deleting":
-                await self._delete(row)
+                await _try(self._delete(row))
 
     async def _rows(self) -> AsyncIterator[EnvironmentRow]:
         """Every environment of every project."""
@@ -100,3 +105,13 @@ class Reconciler:
             for row in rows:
                 yield row
             after = rows[-1].id
+
+
+async def _try(work: Awaitable[None]) -> None:
+    """One that cannot be removed now must not keep the others; the next round tries again."""
+    try:
+        await work
+    except EngineUnavailable:
+        raise
+    except SandboxError as error:
+        log.warning("not_removed", reason=error.message)

@@ -164,8 +164,8 @@ class Store(ABC):
         """The JSON of the environment object that a template is built from; None if there is no such template."""
 
     @abstractmethod
-    async def drop_unused_templates(self) -> set[str]:
-        """Removes the templates of which there is no environment any more. Returns the names of all others."""
+    async def drop_unused_templates(self) -> None:
+        """Removes the templates of which there is no environment any more."""
 
     @abstractmethod
     async def environment(self, project_id: str | None, environment_id: str) -> EnvironmentRow | None:

@@ -154,11 +154,10 @@ def template(connection: sqlite3.Connection, name: str) -> str | None:
     return None if found is None else str(found[0])
 
 
-def drop_unused_templates(connection: sqlite3.Connection) -> set[str]:
+def drop_unused_templates(connection: sqlite3.Connection) -> None:
     connection.execute(
         "DELETE FROM templates WHERE NOT EXISTS (SELECT 1 FROM environments WHERE template = templates.name)"
     )
-    return {str(name) for (name,) in connection.execute("SELECT name FROM templates")}
 
 
 def is_environment(connection: sqlite3.Connection, log_id: str) -> bool:

@@ -112,8 +112,8 @@ class SqliteStore(Store):
     async def template(self, name: str) -> str | None:
         return await self._readers.run(partial(rows.template, name=name))
 
-    async def drop_unused_templates(self) -> set[str]:
-        return await self._writer.run(rows.drop_unused_templates)
+    async def drop_unused_templates(self) -> None:
+        await self._writer.run(rows.drop_unused_templates)
 
     async def environment(self, project_id: str | None, environment_id: str) -> EnvironmentRow | None:
         return await self._readers.run(partial(rows.environment, project_id=project_id, environment_id=environment_id))

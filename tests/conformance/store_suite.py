@@ -221,10 +221,11 @@ class StoreSuite(ABC):
         assert await store.template("t") == '{"type":"remote"}'
         assert await store.template("v") is None
         await store.delete_environment(first.id)
-        assert await store.drop_unused_templates() == {"t", "u"}
+        await store.drop_unused_templates()
+        assert await store.template("t") is not None
         await store.delete_environment(second.id)
-        assert await store.drop_unused_templates() == {"u"}
-        assert await store.template("t") is None
+        await store.drop_unused_templates()
+        assert (await store.template("t"), await store.template("u")) == (None, "{}")
 
     async def test_a_deleted_environment_takes_its_log_and_leaves_its_interactions(
         self, store: Store, project: str

@@ -269,3 +269,20 @@ def test_without_shared_blocks_copies_are_copies(folder: Path, monkeypatch: pyte
 @pytest.mark.parametrize("url", ["ssh://host", "tcp://host:2375"])
 def test_an_engine_elsewhere_has_no_disks_of_ours(url: str) -> None:
     assert "another machine" in can_use_disks(url)
+
+
+def test_a_full_pool_stays_and_takes_no_further_disk(disks: Disks, folder: Path) -> None:
+    (made(disks) / "file").write_text("kept")
+    filler = folder / "files" / "filler"
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, int(os.statvfs(folder / "files").f_bavail * 4096 * 0.97))
+    with pytest.raises(SandboxStartFailed, match="left"):
+        made(disks, "b")
+    disks.unmount("a")
+    disks.close()
+    following = Disks(folder)
+    following.open()
+    assert following.is_sharing
+    assert (following.mount("a") / "workspace" / "file").read_text() == "kept"
+    filler.unlink()
+    following.make("b", following.template("image", SIZE_BYTES, fill))

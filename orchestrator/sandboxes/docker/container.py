@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from docker.types import Ulimit
@@ -14,6 +14,8 @@ from orchestrator.sandboxes.driver import SandboxSpec
 
 INSTANCE_LABEL = "corral.instance"
 SANDBOX_LABEL = "corral.sandbox"
+READER_LABEL = "corral.reader"
+"""Instead of both, on a container that never starts and is only read from: the instance."""
 GUEST_LABEL = "corral.guest"
 """On an image: the digest of the guest it carries."""
 _SHM_BYTES = 64 << 20
@@ -33,16 +35,27 @@ BRIDGE_COMMAND = [
 
 
 def container_config(
-    spec: SandboxSpec, instance: str, placement: Placement, host_config: Callable[..., Any]
+    spec: SandboxSpec,
+    instance: str,
+    placement: Placement,
+    host_config: Callable[..., Any],
+    *,
+    volumes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The arguments of the SDK's `create_container`: every protection of the design's section 7 that Docker sets."""
+    """The arguments of the SDK's `create_container`: every protection of the design's section 7 that Docker sets.
+
+    `volumes` are those that the image declares: it gets a little memory there instead.
+    """
     resources = spec.resources
     shm_bytes = min(_SHM_BYTES, resources.memory_bytes // 8)
     tmp_bytes = resources.memory_bytes // 4 - shm_bytes
+    bound = {bind.split(":")[1] for bind in placement.binds}
     return {
         "image": placement.image,
         "command": GUEST_COMMAND,
         "entrypoint": [],
+        # An image's own would run as root, every few seconds.
+        "healthcheck": {"test": ["NONE"]},
         # Open for the first who attaches, closed with them: a stale server cannot speak to the guest again.
         "stdin_open": True,
         "name": f"corral-{spec.name}" if spec.name else None,
@@ -65,6 +78,7 @@ def container_config(
             runtime=spec.runtime or None,
             shm_size=shm_bytes,
             tmpfs={
+                **{path: "rw,noexec,nosuid,nodev,mode=755,size=1m" for path in volumes if path not in bound},
                 "/tmp": f"rw,exec,nosuid,nodev,mode=1777,size={tmp_bytes}",  # noqa: S108 - the sandbox's own
                 "/run": "rw,noexec,nosuid,nodev,mode=755,size=1m",
             },

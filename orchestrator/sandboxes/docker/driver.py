@@ -11,9 +11,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import docker
@@ -29,6 +28,7 @@ from orchestrator.sandboxes.docker.container import (
     BRIDGE_COMMAND,
     GUEST_LABEL,
     INSTANCE_LABEL,
+    READER_LABEL,
     SANDBOX_LABEL,
     container_config,
 )
@@ -62,6 +62,8 @@ class DockerDriver(SandboxDriver):
         self._threads = ThreadPoolExecutor(_ENGINE_THREADS, thread_name_prefix="engine")
         self._storage_threads = ThreadPoolExecutor(_STORAGE_THREADS, thread_name_prefix="storage")
         self._client: docker.DockerClient | None = None
+        self._opened_at: str | None = None
+        """By the engine's clock."""
         self._guest_digest = guest_bundle.digest()
         self._storage: Storage = (
             LayerStorage(lambda: self._engine.api, instance) if disks is None else DiskStorage(disks, self._read_image)
@@ -72,7 +74,9 @@ class DockerDriver(SandboxDriver):
     async def open(self) -> DriverInfo:
         def connect() -> DriverInfo:
             if self._client is None:
-                self._client = engine.connect(self._engine_url, _ENGINE_TIMEOUT_S, _ENGINE_THREADS * 2)
+                client = engine.connect(self._engine_url, _ENGINE_TIMEOUT_S, _ENGINE_THREADS * 2)
+                self._remove_readers(client)
+                self._client = client
             version, info = self._client.version(), self._client.info()
             components = version.get("Components") or []
             details = {each["Name"]: each["Version"] for each in components}
@@ -83,6 +87,7 @@ class DockerDriver(SandboxDriver):
             }
             details |= {"cgroup": str(info.get("CgroupVersion", "1")), "storage": str(info.get("Driver", ""))}
             details["files"] = self._storage.name
+            self._opened_at = info.get("SystemTime")
             name = (version.get("Platform") or {}).get("Name") or "Docker Engine"
             return DriverInfo(f"{name} {version['Version']}", tuple(sorted(info.get("Runtimes") or {})), details)
 
@@ -113,7 +118,8 @@ class DockerDriver(SandboxDriver):
         return (await self._run(lambda: self._image(image))).carries_guest
 
     async def create(self, spec: SandboxSpec) -> AsyncGenerator[SandboxRef, None]:
-        existing, image = await self._run(lambda: (self._find(spec.sandbox_id), self._image(spec.image)))
+        begins_with = self._storage.image_of(spec)
+        existing, image = await self._run(lambda: (self._find(spec.sandbox_id), self._image(begins_with)))
         # A disk takes a fraction of the time that the engine takes for the container.
         files = asyncio.ensure_future(self._keep(self._prepare_files, spec, image))
         try:
@@ -122,9 +128,11 @@ class DockerDriver(SandboxDriver):
                 yield ref
             else:
                 ref = SandboxRef(spec.sandbox_id, existing)
-            await files
+            await asyncio.shield(files)
             if existing is None or (await self._known(ref)).state is SandboxState.CREATED:
-                await self._run(lambda: self._equip(ref.token, image), stage="create")
+                self._first_streams[ref.token] = await _whole_socket(
+                    self._run(lambda: self._equip(ref.token, image), stage="create")
+                )
             await self._run(lambda: self._engine.api.start(ref.token), stage="start")
             yield ref
         finally:
@@ -212,7 +220,9 @@ class DockerDriver(SandboxDriver):
             yield SandboxRef(sandbox_id, "")
 
     async def connect(self, ref: SandboxRef) -> GuestStream:
-        raw = self._first_streams.pop(ref.token, None) or await self._open_bridge(ref.token)
+        raw = self._first_streams.pop(ref.token, None) or await _whole_socket(
+            self._run(lambda: self._bridge(ref.token))
+        )
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=1 << 20)
         protocol = AttachedProtocol(reader)
@@ -223,7 +233,9 @@ class DockerDriver(SandboxDriver):
         loop = asyncio.get_running_loop()
         seen: asyncio.Queue[str | None] = asyncio.Queue()
         filters = {"type": "container", "event": "die", "label": f"{INSTANCE_LABEL}={self._instance}"}
-        stream = await self._run(lambda: self._engine.api.events(filters=filters, decode=True))
+        # From when the engine was asked who is there: in between somebody may have ended.
+        since = self._opened_at
+        stream = await self._run(lambda: self._engine.api.events(since=since, filters=filters, decode=True))
 
         def pump() -> None:
             try:
@@ -253,7 +265,7 @@ class DockerDriver(SandboxDriver):
 
     async def _run(self, call: Callable[[], T], stage: str | None = None) -> T:
         def translated() -> T:
-            with _translated(self._engine_url, stage):
+            with engine.translated(self._engine_url, stage):
                 return call()
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, translated)
@@ -275,7 +287,7 @@ class DockerDriver(SandboxDriver):
         """Calls the storage."""
 
         def translated() -> T:
-            with _translated(self._engine_url, stage):
+            with engine.translated(self._engine_url, stage):
                 try:
                     return call(*arguments)
                 except (docker.errors.DockerException, requests.exceptions.RequestException):
@@ -305,7 +317,8 @@ class DockerDriver(SandboxDriver):
     def _image(self, name: str) -> Image:
         found = self._engine.api.inspect_image(name)
         labels = found["Config"].get("Labels") or {}
-        return Image(str(found["Id"]), labels.get(GUEST_LABEL) == self._guest_digest)
+        volumes = tuple(found["Config"].get("Volumes") or ())
+        return Image(str(found["Id"]), labels.get(GUEST_LABEL) == self._guest_digest, volumes)
 
     def _prepare_files(self, spec: SandboxSpec, image: Image) -> None:
         self._storage.make(spec, image)
@@ -313,19 +326,21 @@ class DockerDriver(SandboxDriver):
 
     def _create(self, spec: SandboxSpec, image: Image) -> str:
         placement = self._storage.placement(spec, image)
-        config = container_config(spec, self._instance, placement, self._engine.api.create_host_config)
+        config = container_config(
+            spec, self._instance, placement, self._engine.api.create_host_config, volumes=image.volumes
+        )
         created = self._engine.api.create_container(**config)
         return str(created["Id"])
 
-    def _equip(self, token: str, image: Image) -> None:
-        """What a container needs between its creation and its first start."""
+    def _equip(self, token: str, image: Image) -> socket.socket:
+        """What a container needs between its creation and its first start; returns its first stream."""
         if not image.carries_guest and self._storage.puts_guest:
             self._engine.api.put_archive(token, "/opt", guest_bundle.archive())
-        self._first_streams[token] = self._attach(token)
+        return own_socket(self._engine.api.attach_socket(token, params={"stdin": 1, "stdout": 1, "stream": 1}))
 
     def _read_image(self, image_id: str, path: str) -> Iterator[bytes] | None:
         """A tar of a folder of an image, read from a container that never starts."""
-        labels = {INSTANCE_LABEL: self._instance, SANDBOX_LABEL: ""}
+        labels = {READER_LABEL: self._instance}
         token = self._engine.api.create_container(image_id, ["none"], labels=labels, network_disabled=True)["Id"]
         try:
             pieces, _ = self._engine.api.get_archive(token, path)
@@ -341,17 +356,10 @@ class DockerDriver(SandboxDriver):
 
         return read()
 
-    def _attach(self, token: str) -> socket.socket:
-        """Of a container that was created and not started."""
-        return own_socket(self._engine.api.attach_socket(token, params={"stdin": 1, "stdout": 1, "stream": 1}))
-
-    async def _open_bridge(self, token: str) -> socket.socket:
-        opening = asyncio.ensure_future(self._run(lambda: self._bridge(token)))
-        try:
-            return await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            opening.add_done_callback(_close)  # the engine goes on, and nobody else would know the stream
-            raise
+    def _remove_readers(self, client: docker.DockerClient) -> None:
+        """What a crash left of reading images."""
+        for left in client.api.containers(all=True, filters={"label": f"{READER_LABEL}={self._instance}"}):
+            client.api.remove_container(left["Id"], force=True)
 
     def _bridge(self, token: str) -> socket.socket:
         api = self._engine.api
@@ -371,31 +379,16 @@ async def _settled(task: asyncio.Future[Any]) -> None:
         task.exception()  # whoever awaited it got it
 
 
+async def _whole_socket(opening: Coroutine[Any, Any, socket.socket]) -> socket.socket:
+    """What a thread opens: the engine goes on with what we no longer wait for, and nobody else would close it."""
+    task = asyncio.ensure_future(opening)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(_close)
+        raise
+
+
 def _close(opened: asyncio.Future[socket.socket]) -> None:
     if not opened.cancelled() and opened.exception() is None:
         opened.result().close()
-
-
-@contextmanager
-def _translated(engine_url: str, stage: str | None) -> Iterator[None]:
-    """Turns what the SDK and its HTTP library raise into our errors."""
-    try:
-        yield
-    except docker.errors.ImageNotFound as error:
-        raise ImageMissing(_reason(error)) from error
-    except docker.errors.NotFound as error:
-        if stage == "create" and "image" in _reason(error).lower():
-            raise ImageMissing(_reason(error)) from error
-        raise SandboxGone(f"the sandbox is not on the engine: {_reason(error)}") from error
-    except docker.errors.APIError as error:
-        if stage is not None:
-            raise SandboxStartFailed(f"the engine refused ({stage}): {_reason(error)}", stage=stage) from error
-        if error.status_code == 409:
-            raise SandboxGone(_reason(error)) from error
-        raise EngineUnavailable(f"the engine failed: {_reason(error)}") from error
-    except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
-        raise EngineUnavailable(f"the container engine at {engine_url} does not answer: {error}") from error
-
-
-def _reason(error: docker.errors.APIError) -> str:
-    return str(error.explanation or error)

@@ -9,14 +9,18 @@ All calls block, the driver makes them in its threads; for one sandbox one at a 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import tempfile
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+
+import docker.errors
 
 from orchestrator.errors import SandboxStartFailed
 from orchestrator.sandboxes import guest_bundle
@@ -28,6 +32,7 @@ _FOLDERS = {"workspace": "/workspace", "home": "/home/agent", "agents": "/.agent
 GUEST_FOLDER = "/opt/corral"
 _AGENT_UID = 1000
 _SNAPSHOT_REPOSITORY = "corral/snapshot"
+_SNAPSHOT_LABEL = "corral.snapshot"
 _UNPACK = ("tar", "--extract", "--numeric-owner", "--preserve-permissions", "--delay-directory-restore")
 
 
@@ -38,6 +43,8 @@ class Image:
     id: str
     carries_guest: bool
     """The guest of this version."""
+    volumes: tuple[str, ...] = ()
+    """Where it wants volumes of the engine's, which no limit bounds and nobody removes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,10 @@ class Storage(ABC):
 
     def close(self) -> None:  # noqa: B027
         """Lets go. Files stay."""
+
+    def image_of(self, spec: SandboxSpec) -> str:
+        """The image that a new container is made from. Pure."""
+        return spec.image
 
     @abstractmethod
     def placement(self, spec: SandboxSpec, image: Image) -> Placement:
@@ -106,6 +117,7 @@ class DiskStorage(Storage):
         """`read_image(image, path)` yields a tar of a folder of an image; None if there is none."""
         self._disks = disks
         self._read_image = read_image
+        self._locks: dict[str, threading.Lock] = {}
         self._guest = disks.folder / "guests" / guest_bundle.digest()
 
     def open(self) -> None:
@@ -128,6 +140,10 @@ class DiskStorage(Storage):
         return Placement(spec.image, tuple(binds), True)
 
     def make(self, spec: SandboxSpec, image: Image) -> None:
+        with self._lock(spec.sandbox_id):
+            self._make(spec, image)
+
+    def _make(self, spec: SandboxSpec, image: Image) -> None:
         if spec.snapshot:
             self._disks.make(spec.sandbox_id, self._disks.snapshot_file(spec.snapshot))
             return
@@ -140,13 +156,21 @@ class DiskStorage(Storage):
         self._disks.make(spec.sandbox_id, self._disks.template(key, spec.resources.disk_bytes, fill))
 
     def mount(self, sandbox_id: str) -> None:
-        self._disks.mount(sandbox_id)
+        with self._lock(sandbox_id):
+            self._disks.mount(sandbox_id)
 
     def unmount(self, sandbox_id: str) -> None:
-        self._disks.unmount(sandbox_id)
+        with self._lock(sandbox_id):
+            self._disks.unmount(sandbox_id)
 
     def remove(self, sandbox_id: str) -> None:
-        self._disks.remove(sandbox_id)
+        with self._lock(sandbox_id):
+            self._disks.remove(sandbox_id)
+        self._locks.pop(sandbox_id, None)
+
+    def _lock(self, sandbox_id: str) -> threading.Lock:
+        """A thread cannot be cancelled: what undoes a start may come while it is still going on."""
+        return self._locks.setdefault(sandbox_id, threading.Lock())
 
     def sandbox_ids(self) -> set[str]:
         return self._disks.sandbox_ids()
@@ -182,18 +206,37 @@ class LayerStorage(Storage):
     def __init__(self, engine: Callable[[], Any], instance: str) -> None:
         """`engine` gives the SDK's low-level client."""
         self._engine = engine
+        self._instance = instance
         self._prefix = f"{instance}-"
 
     def placement(self, spec: SandboxSpec, image: Image) -> Placement:
-        return Placement(self._image(spec.snapshot) if spec.snapshot else spec.image)
+        return Placement(self.image_of(spec))
+
+    def image_of(self, spec: SandboxSpec) -> str:
+        return self._image(spec.snapshot) if spec.snapshot else spec.image
+
+    def remove(self, sandbox_id: str) -> None:
+        self._remove_dangling()
 
     def snapshot(self, ref: SandboxRef, name: str) -> None:
         if name not in self.snapshots():
-            self._engine().commit(ref.token, repository=_SNAPSHOT_REPOSITORY, tag=f"{self._prefix}{name}")
+            label = f"LABEL {_SNAPSHOT_LABEL}={self._instance}"
+            self._engine().commit(
+                ref.token, repository=_SNAPSHOT_REPOSITORY, tag=f"{self._prefix}{name}", changes=[label]
+            )
 
     def drop_snapshot(self, name: str) -> None:
         if name in self.snapshots():
             self._engine().remove_image(self._image(name), force=True)
+            self._remove_dangling()
+
+    def _remove_dangling(self) -> None:
+        """Images of dropped snapshots, each as soon as no container is left that began with it."""
+        api = self._engine()
+        filters = {"dangling": True, "label": f"{_SNAPSHOT_LABEL}={self._instance}"}
+        for image in api.images(filters=filters):
+            with contextlib.suppress(docker.errors.APIError):  # it is still needed
+                api.remove_image(image["Id"])
 
     def snapshots(self) -> set[str]:
         prefix = f"{_SNAPSHOT_REPOSITORY}:{self._prefix}"
