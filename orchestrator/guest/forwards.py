@@ -93,10 +93,15 @@ class Connection:
             return
         self._deadline.cancel()
         self._stream.send_message({"connected": host})
-        self._input = _SocketInput(self._reactor, self._socket, self._stream, lambda: self._finished("written"))
+        try:
+            # Descriptors of their own: the reactor knows one reader or writer for each.
+            self._input = _SocketInput(self._reactor, self._socket, self._stream, lambda: self._finished("written"))
+            self._pump = Pump(self._reactor, os.dup(self._socket.fileno()), self._stream, self._output_ended)
+        except OSError as error:
+            self._stream.reset("failed", error.strerror or "no descriptor is left")
+            return
         self._stream.on_data = self._input.feed
         self._stream.on_end = self._input_ended
-        self._pump = Pump(self._reactor, os.dup(self._socket.fileno()), self._stream, self._output_ended)
 
     def _input_ended(self) -> None:
         assert self._input is not None

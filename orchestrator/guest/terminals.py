@@ -53,22 +53,25 @@ class Terminal:
         self.is_over = False
         """Nothing of it runs any more, or only what it left in the background after a normal end."""
         master, self._slave = _open(pool.user)
+        writer = -1
         try:
+            # Of its own: the reactor knows one reader or writer for each descriptor.
+            writer = os.dup(master)
             fcntl.ioctl(master, termios.TIOCSWINSZ, size)
             task = {"do": "spawn", "argv": argv, "env": env, "cwd": cwd, "terminal": os.ttyname(self._slave)}
             message = encode_request(task)
             self._hand = pool.take()
         except (OSError, NoHand, FrameError):
-            os.close(master)
-            os.close(self._slave)
+            for fd in (master, self._slave, writer):
+                if fd >= 0:
+                    os.close(fd)
             raise
         self._master = master
         self._hand.on_answer = self._answered
         self._hand.on_end = self._hand_ended
         self._start_deadline = reactor.after(_START_TIMEOUT_S, self._hand.kill)
         self._hand.send(message, [self._slave, self._slave])
-        # A descriptor of its own: the reactor knows one reader or writer for each.
-        self._input = InputPipe(reactor, os.dup(master), stream.take)
+        self._input = InputPipe(reactor, writer, stream.take)
         stream.on_data = self._input.feed
         stream.on_message = self._on_message
         stream.on_end = self._hang_up
@@ -78,7 +81,7 @@ class Terminal:
     def _on_message(self, message: Dict[str, Any]) -> None:
         try:
             size = window_size(message["resize"])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             return
         if not self._is_hung_up and self._exit is None:
             fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)

@@ -61,7 +61,13 @@ def test_its_size_follows(client: Client) -> None:
     talk.until_data(b"33 99\r\n")
     talk.tell(resize={"rows": 0, "cols": 1 << 40})
     talk.until_data(b"1 1000\r\n")
-    for nonsense in ({"resize": 5}, {"resize": {"rows": "x", "cols": None}}, {"size": 1}, {"resize": {"rows": 1}}):
+    for nonsense in (
+        {"resize": 5},
+        {"resize": {"rows": "x", "cols": None}},
+        {"resize": {"rows": float("inf"), "cols": 1}},
+        {"size": 1},
+        {"resize": {"rows": 1}},
+    ):
         talk.tell(**nonsense)
     talk.tell(resize={"rows": 5, "cols": 6})
     talk.until_data(b"5 6\r\n")
