@@ -1,4 +1,4 @@
-"""The runner: measures family after family, prints each row as it is there, and keeps all of them as JSON.
+"""The runner: measures family after family, prints each row as it is there, and keeps all of them as JSON and Markdown.
 
 A goal that is missed is printed as such and is no failure; the exit code is 0 unless something broke.
 """
@@ -60,6 +60,7 @@ def main() -> int:
     finally:
         document = {"machine": machine, "rounds": rounds, "rows": [table.as_json(row) for row in rows]}
         (OUTPUT / "bench.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (OUTPUT / "bench.md").write_text(table.markdown(rows), encoding="utf-8")
     print(f"\n{_closing(rows)}; {time.monotonic() - began:.0f} s; {OUTPUT.name}/bench.json")
     return 0
 

@@ -1,8 +1,9 @@
-"""Rows for people (a plain table, a line at a time) and for programs (JSON). Prints nothing itself."""
+"""Rows for people (a plain table, a line at a time; Markdown for pages) and for programs (JSON). Prints nothing."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.figures import Row, Summary, Unit
@@ -34,6 +35,26 @@ def line(row: Row) -> str:
             row.verdict,
         )
     )
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """All rows as a table for a page of documentation."""
+    lines = ["| what | p50 | p99 | baseline | p50 | × better | goal | |", "|---|--:|--:|---|--:|--:|---|---|"]
+    for row in rows:
+        rate = row.unit.value if row.unit is Unit.PER_S else f" {row.unit.value}"
+        p50, p99 = _figures(row.ours, row.unit)
+        cells = (
+            row.name,
+            f"{p50}{rate}",
+            f"{p99}{rate}" if p99 else "",
+            row.baseline_name,
+            f"{_figures(row.baseline, row.unit)[0]}{rate}",
+            f"{row.ratio:.2f}",
+            ", ".join(each.text for each in row.goals),
+            row.verdict,
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def as_json(row: Row) -> dict[str, Any]:

@@ -43,3 +43,9 @@ def test_json_holds_figures_unrounded_and_each_goal_by_itself():
     assert document["ratio"] == 10.0
     assert document["goals"] == [{"goal": "≥ 6 ×", "ok": True}, {"goal": "p50 ≤ 40", "ok": False}]
     assert document["verdict"] == "SHORT"
+
+
+def test_markdown_has_a_line_for_each_row_and_units_at_the_figures():
+    header, rule, line = table.markdown([SHORT]).splitlines()
+    assert header.count("|") == rule.count("|") == line.count("|")
+    assert line == "| launch | 41.2 ms | 99.5 ms | docker run | 412.5 ms | 10.00 | ≥ 6 ×, p50 ≤ 40 | SHORT |"
