@@ -27,17 +27,25 @@ class Bench:
         self.driver = driver
         self._spec = spec
         self._shared: Sandbox | None = None
+        self._own: list[Sandbox] = []
+        """Of the check that runs now."""
         self._links: list[Link] = []
+        self._leaving: set[asyncio.Task[None]] = set()
 
     async def shared(self) -> Sandbox:
         """The shared sandbox; a new one if a check has ended it."""
         if self._shared is None or not self._shared.is_connected:
-            self._shared = await self.fresh()
+            self._shared = await self._made(self._spec())
         return self._shared
 
     async def fresh(self, resources: Resources | None = None, snapshot: str = "") -> Sandbox:
-        """A new sandbox, connected."""
+        """A new sandbox, connected, for one check."""
         spec = self._spec(snapshot=snapshot) if resources is None else self._spec(resources=resources)
+        box = await self._made(spec)
+        self._own.append(box)
+        return box
+
+    async def _made(self, spec: SandboxSpec) -> Sandbox:
         return await self.enter(await make(self.driver, spec))
 
     async def enter(self, ref: SandboxRef, generation: int = 1) -> Sandbox:
@@ -46,8 +54,17 @@ class Bench:
         self._links.append(link)
         return Sandbox(ref, link, {})
 
+    def leave(self) -> None:
+        """The check is over: its sandboxes go while the next one runs."""
+        for box in self._own:
+            task = asyncio.create_task(self.driver.destroy(box.ref), name="destroy-sandbox")
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+        self._own.clear()
+
     async def aclose(self) -> None:
         """Ends all links and all sandboxes of this driver's instance, then lets go of the driver."""
+        await asyncio.gather(*self._leaving)
         for link in self._links:
             await link.aclose()
         refs = [ref async for ref in self.driver.owned()]

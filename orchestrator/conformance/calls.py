@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.conformance.bench import PATIENCE_S, Bench, call_id, entered, execute, run, says
+from orchestrator.conformance.differences import Difference
 from orchestrator.conformance.platform import Platform
 from orchestrator.errors import InvalidRequest, SandboxGone
 from orchestrator.sandboxes.handle import Sandbox
@@ -125,7 +126,8 @@ class CallChecks(Platform):
         before = int(await says(box, count))
         for _ in range(30):
             await says(box, "(true &) ; true")
-        assert int(await says(box, count)) <= before + 4
+        if not self.states(Difference.NO_ISOLATION):  # where others' processes are seen, they come and go
+            assert int(await says(box, count)) <= before + 4
 
     async def test_cancelling_ends_the_call_inside(self, box: Sandbox, folder: str) -> None:
         code = f"(while sleep 0.05; do echo on >> {folder}/ticks; done) & sleep 60"

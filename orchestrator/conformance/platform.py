@@ -76,12 +76,18 @@ class Platform(ABC):
 
     @pytest.fixture(scope="class")
     @classmethod
-    async def bench(cls, anyio_backend: str) -> AsyncGenerator[Bench, None]:
+    async def bench_of_class(cls, anyio_backend: str) -> AsyncGenerator[Bench, None]:
         """An open driver for the whole class; everything on it is gone afterwards."""
         bench = Bench(cls.driver(cls.instance("bench")), cls.spec)
         await bench.driver.open()
         yield bench
         await bench.aclose()
+
+    @pytest.fixture
+    async def bench(self, bench_of_class: Bench) -> AsyncGenerator[Bench, None]:
+        """What the checks of the class share. Sandboxes that one has for itself go with it."""
+        yield bench_of_class
+        bench_of_class.leave()
 
     @pytest.fixture
     async def opened(self) -> AsyncGenerator[SandboxDriver, None]:
