@@ -146,12 +146,8 @@ def test_figures(caller: Caller, environment: str) -> None:
         return found
 
     before = figures()
-    caller.create(
-        bash(
-            "python3 -c 'import time\nwhile time.process_time() < 0.3: pass'; head -c 30000000 /dev/urandom > /workspace/big"
-        ),
-        environment,
-    )
+    burn = "python3 -c 'import time\nwhile time.process_time() < 0.3: pass'"
+    caller.create(bash(f"{burn}; head -c 30000000 /dev/urandom > /workspace/big"), environment)
     after = figures()
     assert after["cpu_time_s"] > before["cpu_time_s"] + 0.2
     assert 1 <= after["pids"] <= after["pids_limit"] == 1024
