@@ -1,8 +1,8 @@
 """What the attack suite tried and what happened: collected by the tests, written as one table.
 
-Pure but for `save` and the command, which touch `attack-output/`. As a command (`python -m tests.attack.report FOLDER RUNTIME…`)
-it joins what each runtime's run saved there into `report.md`, prints it, and exits 1 if a case failed or has no
-attempt.
+Pure but for `save` and the command, which touch `attack-output/`. As a command
+(`python -m tests.attack.report FOLDER RUNTIME…`) it joins what each runtime's run saved there into `report.md`, prints
+it, and exits 1 if a case failed or has no attempt.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import array
 import ctypes
-import mmap
 import os
 import resource
 import socket
@@ -23,12 +22,6 @@ def anonymous() -> None:
     kept: list[bytearray] = []
     while len(kept) * _PIECE < _TOO_MUCH:
         kept.append(bytearray(b"x" * _PIECE))
-
-
-def mapped() -> None:
-    page = mmap.mmap(-1, _TOO_MUCH, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
-    for offset in range(0, _TOO_MUCH, 4096):
-        page[offset] = 1
 
 
 def families() -> None:
@@ -162,7 +155,6 @@ ATTACKS = {
     each.__name__: each
     for each in (
         anonymous,
-        mapped,
         families,
         memfd,
         tmpfs,

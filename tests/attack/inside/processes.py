@@ -75,9 +75,10 @@ def until_refused() -> None:
 
 
 def short_lived() -> None:
-    """10,000 processes: waited for, left as zombies, and orphaned, one after the other."""
+    """So many processes: waited for, left as zombies, and orphaned, one after the other."""
     children = 0
-    for number in range(10_000):
+    count = int(sys.argv[2])
+    for number in range(count):
         child = os.fork()
         if child == 0:
             if number % 3 == 2 and os.fork() > 0:
@@ -92,7 +93,7 @@ def short_lived() -> None:
                     children -= 1
                     if children == 0:
                         break
-    print("made 10000")
+    print(f"made {count}")
 
 
 def leave_daemons() -> None:

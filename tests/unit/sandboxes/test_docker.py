@@ -56,6 +56,16 @@ def test_no_new_privileges_and_our_own_seccomp_profile() -> None:
     assert len(options) == 2
 
 
+def test_what_an_image_wants_to_run_or_keep_outside_of_the_limits_is_not_given() -> None:
+    def host_config(**options: Any) -> HostConfig:
+        return HostConfig(version="1.41", **options)
+
+    config = container_config(SPEC, "instance", DISK, host_config, volumes=("/data", "/workspace"))
+    assert config["healthcheck"] == {"test": ["NONE"]}
+    assert set(config["host_config"]["Tmpfs"]) == {"/data", "/run", "/tmp"}, "the workspace is on the disk"
+    assert "size=1m" in config["host_config"]["Tmpfs"]["/data"]
+
+
 def test_memory_without_swap_beyond_it() -> None:
     host = engine_config()[1]
     assert host["Memory"] == host["MemorySwap"] == 2 << 30
