@@ -13,6 +13,7 @@ import socket
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import Any, TypeVar
 
 import docker
@@ -87,7 +88,7 @@ class DockerDriver(SandboxDriver):
             }
             details |= {"cgroup": str(info.get("CgroupVersion", "1")), "storage": str(info.get("Driver", ""))}
             details["files"] = self._storage.name
-            self._opened_at = info.get("SystemTime")
+            self._opened_at = _unix_time(info.get("SystemTime"))
             name = (version.get("Platform") or {}).get("Name") or "Docker Engine"
             return DriverInfo(f"{name} {version['Version']}", tuple(sorted(info.get("Runtimes") or {})), details)
 
@@ -370,6 +371,11 @@ class DockerDriver(SandboxDriver):
         stream = self._first_streams.pop(token, None)
         if stream is not None:
             stream.close()
+
+
+def _unix_time(system_time: str | None) -> str | None:
+    """As the engine takes it: what it gives itself as the time, it ends its event stream upon."""
+    return None if system_time is None else f"{datetime.fromisoformat(system_time).timestamp():.6f}"
 
 
 async def _settled(task: asyncio.Future[Any]) -> None:
