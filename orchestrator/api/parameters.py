@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
-from fastapi import Depends, Request, params
+from fastapi import Depends, params
+from fastapi.requests import HTTPConnection
 from pydantic import AliasChoices
 
 from orchestrator.api.services import TheCaller
@@ -17,7 +18,7 @@ from orchestrator.wire.base import quote
 _FORMATS = frozenset({"json", "sse"})
 
 
-async def refuse_unknown(request: Request, _caller: TheCaller) -> None:
+async def refuse_unknown(request: HTTPConnection, _caller: TheCaller) -> None:
     """Lets a request pass whose parameters its route reads, or which clients send everywhere: `key` (an API key), `alt`
     and `$alt` (JSON or events; the rest of the request says which) and `fields=*` (the whole answer).
 
@@ -25,11 +26,12 @@ async def refuse_unknown(request: Request, _caller: TheCaller) -> None:
         InvalidRequest: a parameter is unknown here, or given twice. NotSupported: another format, or some fields only.
     """
     given = Counter(name for name, _ in request.query_params.multi_items())
+    known = _known(request.scope["endpoint"])
     for name, times in given.items():
         value = request.query_params[name]
-        if times > 1:
+        if times > 1 and name not in known.lists:
             raise InvalidRequest(f"Invalid value at {quote(name)}: it is given {times} times.")
-        if name in _known(request.scope["endpoint"]) or name == "key":
+        if name in known.names or name == "key":
             continue
         if name in ("alt", "$alt"):
             if value.partition(";")[0] not in _FORMATS:
@@ -44,13 +46,23 @@ async def refuse_unknown(request: Request, _caller: TheCaller) -> None:
 OnlyKnown = Depends(refuse_unknown)
 
 
+class _Known(NamedTuple):
+    names: frozenset[str]
+    lists: frozenset[str]
+    """Those of them that may be given several times."""
+
+
 @functools.cache
-def _known(endpoint: Callable[..., Any]) -> frozenset[str]:
-    """The names of the query parameters that a route's function reads."""
+def _known(endpoint: Callable[..., Any]) -> _Known:
+    """The query parameters that a route's function reads."""
     names: set[str] = set()
+    lists: set[str] = set()
     for name, hint in get_type_hints(endpoint, include_extras=True).items():
         for mark in getattr(hint, "__metadata__", ()):
             if isinstance(mark, params.Query):
                 alias = mark.validation_alias
-                names |= {str(each) for each in alias.choices} if isinstance(alias, AliasChoices) else {name}
-    return frozenset(names)
+                own = {str(each) for each in alias.choices} if isinstance(alias, AliasChoices) else {name}
+                names |= own
+                if "list[" in str(hint.__origin__):
+                    lists |= own
+    return _Known(frozenset(names), frozenset(lists))

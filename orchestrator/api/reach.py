@@ -20,6 +20,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from orchestrator.api import sse
 from orchestrator.api.auth import Caller
+from orchestrator.api.parameters import OnlyKnown
 from orchestrator.api.services import Services, TheCaller, TheServices
 from orchestrator.errors import Conflict, CorralError, InvalidRequest, NotFound
 from orchestrator.sandboxes.handle import Sandbox
@@ -29,7 +30,7 @@ from orchestrator.wire.base import encode_json
 from orchestrator.wire.errors import error_body
 from orchestrator.wire.events import DONE_FRAME, HEARTBEAT_FRAME, sse_frame
 
-router = APIRouter(prefix="/ops/environments/{environment_id}", tags=["operators"])
+router = APIRouter(prefix="/ops/environments/{environment_id}", tags=["operators"], dependencies=[OnlyKnown])
 
 _HEARTBEAT_S = 15.0
 _NORMAL, _INTERNAL_ERROR, _GOING_AWAY = 1000, 1011, 1001

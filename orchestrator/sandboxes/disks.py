@@ -114,6 +114,8 @@ class Disks:
         Raises:
             SandboxStartFailed: there is no such source, or what is left for all disks together is too little.
         """
+        if self._sandbox(sandbox_id).exists():
+            return
         room = os.statvfs(self._files)
         if room.f_bavail < room.f_blocks * _RESERVED_SHARE:
             left = room.f_bavail * room.f_frsize >> 20

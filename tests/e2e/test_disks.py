@@ -278,6 +278,7 @@ def test_a_full_pool_stays_and_takes_no_further_disk(disks: Disks, folder: Path)
         os.posix_fallocate(file.fileno(), 0, int(os.statvfs(folder / "files").f_bavail * 4096 * 0.97))
     with pytest.raises(SandboxStartFailed, match="left"):
         made(disks, "b")
+    assert (made(disks, "a") / "file").read_text() == "kept", "one that is there is taken up"
     disks.unmount("a")
     disks.close()
     following = Disks(folder)

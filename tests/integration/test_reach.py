@@ -200,6 +200,16 @@ async def test_watches_that_are_left_are_closed(server: RunningServer, environme
         await asyncio.sleep(0.1)
 
 
+@pytest.mark.parametrize("route", ["usage?colour=red", "watch?path=.&colour=red"])
+async def test_a_parameter_that_nobody_knows_is_refused(server: RunningServer, environment: str, route: str) -> None:
+    answer = await server.client.get(f"/ops/environments/{environment}/{route}")
+    assert (answer.status_code, "colour" in answer.text) == (400, True)
+
+
+async def test_a_terminal_refuses_what_it_does_not_know(server: RunningServer, environment: str) -> None:
+    assert (await refusal(server, f"/ops/environments/{environment}/terminal?colour=red"))[0] == 400
+
+
 async def test_usage(server: RunningServer, environment: str) -> None:
     answer = await server.client.get(f"/ops/environments/{environment}/usage")
     assert answer.status_code == 200
