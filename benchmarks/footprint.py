@@ -71,8 +71,16 @@ async def _measure(plan: Plan) -> list[Row]:
             (p50_at_most(live * 25),),
         )
     )
-    nothing = Summary(0, None, 1)
-    rows.append(Row(f"memory, {stopped} stopped ones", Unit.MIB, Summary(stopped_mib, None, 1), "none", nothing))
+    rows.append(
+        Row(
+            f"memory, with {stopped} stopped ones",
+            Unit.MIB,
+            Summary(live_mib + stopped_mib, None, 1),
+            f"{live} × {idle}",
+            expected,
+            (p50_at_most(live * 25),),
+        )
+    )
     return rows
 
 
