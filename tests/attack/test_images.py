@@ -201,7 +201,7 @@ async def test_volumes_and_health_checks_of_an_image(case: Case, build: Build, d
     image = build(
         "volumes",
         "RUN mkdir -p /data && chmod 777 /data",
-        "VOLUME /data /opt/corral /usr/local/bin",
+        "VOLUME /data /usr/local/bin /workspace",
         "HEALTHCHECK --interval=1s --timeout=1s --start-period=1s CMD touch /run/checked",
     )
     await judge_image(case, driver, "volumes of its own", image)

@@ -106,7 +106,17 @@ MEMORY_IN_GVISOR = ("anonymous", "memfd", "tmpfs", "sockets")
 def test_memory_bombs(case: Case, attacker: Attacker, neighbour: Neighbour, server: ServerProcess) -> None:
     with neighbour.watching(server.pid) as times:
         for kind in MEMORY_IN_GVISOR if case.runtime == "runsc" else (*MEMORY, *MEMORY_THAT_STAYS):
-            verdict, text = attacker.ended(attacker.command("memory", kind) + " 2>&1")
+            running = attacker.start(attacker.command("memory", kind) + " 2>&1")
+            deadline = time.monotonic() + 40
+            while (ended := attacker.caller.read(running))["status"] == "in_progress" and time.monotonic() < deadline:
+                time.sleep(0.1)
+            if ended["status"] == "in_progress":
+                duration_s, verdict = attacker.cancel(running)
+                judged = DIFFERS if duration_s <= 10 else Verdict.FAILED
+                happened = f"still at it after 40 s; cancelled in {duration_s:.1f} s, verdict {verdict}"
+                case.tried(f"{kind}: its end", happened, ok=False, otherwise=judged)
+                continue
+            verdict, text = attacker.verdict(running), only_result(ended)
             lines = text.strip().splitlines() or [""]
             is_well = verdict == "oom"
             if case.runtime == "runsc" and verdict == "lost":
@@ -410,7 +420,7 @@ def test_short_lived_processes(case: Case, attacker: Attacker, server: ServerPro
     container = server.container(attacker.environment_id)
     attacker.bash("true")
     before = inside_guest(container)
-    count = 10_000 if case.runtime == "runc" else 1_500  # gVisor needs five times as long for each
+    count = 10_000 if case.runtime == "runc" else 500  # gVisor needs many times as long for each
     verdict, text = attacker.ended(attacker.command("processes", "short_lived", count))
     case.tried(
         f"{count} processes, a third of them orphans",
@@ -432,7 +442,10 @@ def test_short_lived_processes(case: Case, attacker: Attacker, server: ServerPro
         attacker.bash("true")
     after = inside_guest(container)
     container.client.close()
-    case.tried("the guest's descriptors", f"{before} before, {after} after", ok=0 < after <= before + 60)
+    if before:
+        case.tried("the guest's descriptors", f"{before} before, {after} after", ok=0 < after <= before + 60)
+    else:
+        case.not_tried("the guest's descriptors", "from outside nobody can count them in this runtime")
 
 
 def inside_guest(container: Any) -> int:
