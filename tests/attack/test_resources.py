@@ -98,7 +98,7 @@ MEMORY = (
 MEMORY_THAT_STAYS = ("sockets", "system_v")
 """Held by what outlives the process, or by many of them: tried last."""
 
-MEMORY_IN_GVISOR = ("anonymous", "memfd", "tmpfs", "sockets")
+MEMORY_IN_GVISOR = ("anonymous", "tmpfs", "sockets", "memfd")
 """Each costs a restart of the sandbox there."""
 
 
@@ -107,15 +107,14 @@ def test_memory_bombs(case: Case, attacker: Attacker, neighbour: Neighbour, serv
     with neighbour.watching(server.pid) as times:
         for kind in MEMORY_IN_GVISOR if case.runtime == "runsc" else (*MEMORY, *MEMORY_THAT_STAYS):
             running = attacker.start(attacker.command("memory", kind) + " 2>&1")
-            deadline = time.monotonic() + 40
+            deadline = time.monotonic() + 30
             while (ended := attacker.caller.read(running))["status"] == "in_progress" and time.monotonic() < deadline:
                 time.sleep(0.1)
             if ended["status"] == "in_progress":
-                duration_s, verdict = attacker.cancel(running)
-                judged = DIFFERS if duration_s <= 10 else Verdict.FAILED
-                happened = f"still at it after 40 s; cancelled in {duration_s:.1f} s, verdict {verdict}"
-                case.tried(f"{kind}: its end", happened, ok=False, otherwise=judged)
-                continue
+                duration_s, _ = attacker.cancel(running)
+                happened = f"the sandbox hangs: still at it after 30 s, cancelled after {duration_s:.1f} s"
+                case.tried(f"{kind}: its end", happened, ok=False)
+                return
             verdict, text = attacker.verdict(running), only_result(ended)
             lines = text.strip().splitlines() or [""]
             is_well = verdict == "oom"
