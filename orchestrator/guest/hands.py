@@ -37,6 +37,8 @@ _ENDED_SESSIONS = 1000
 """Sessions of requests that ended well; what they left in the background stays."""
 _NICENESS = 19
 """Counts within the sandbox only: between sandboxes it is their control groups that share."""
+_DEFAULT_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""The guest handles the first; who started it may ignore the others, which what the agent runs would inherit."""
 _SPARE_HANDS = 2
 _REFILL_DELAY_S = 0.02
 """A fork while a call starts would delay that call."""
@@ -292,7 +294,8 @@ class HandPool:
 def _live_as_hand(channel: socket.socket, user: User) -> NoReturn:
     try:
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in _DEFAULT_SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
         os.dup2(channel.fileno(), 3, inheritable=False)
         os.closerange(4, 65536)
         channel.detach()

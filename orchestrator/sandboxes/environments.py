@@ -222,6 +222,10 @@ class Environments:
             row = await self._store.environment(None, environment_id)
             if row is None or row.status == "deleting":
                 raise NotFound(f"Environment {environment_id!r} not found.")
+            if live is not None and live.link.is_unresponsive:
+                log.warning("sandbox_unresponsive", environment_id=environment_id)
+                await self._note(environment_id, "sandbox.unresponsive", sandbox_id=live.ref.sandbox_id)
+                await self._driver.stop(live.ref)
             sandbox = await (self._lifecycle.resume(row) if row.sandbox_ref else self._lifecycle.start(row))
             self._live[environment_id] = sandbox
             self._disk_watch.add(sandbox, self._lifecycle.profile_of(row).resources.disk_bytes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine
 from typing import Any
 
 from orchestrator.errors import InvalidRequest, LimitExceeded, SandboxGone
@@ -21,6 +21,10 @@ Content = bytes | AsyncIterable[bytes] | None
 
 _HELLO_TIMEOUT_S = 15.0
 _CANCEL_GRACE_S = 8.0
+_OVERDUE_S = 15.0
+"""So long after its time limit, which the guest keeps, a call that goes on makes us ask whether the guest lives."""
+_ANSWER_TIMEOUT_S = 20.0
+"""Of a guest that has processor time it is a millisecond; busy ones took seconds."""
 _READ_BYTES = 256 * 1024
 _REPLY_LIMIT_BYTES = 96 << 20
 """Output cap plus attachments stay far below; a guest that sends more is not ours."""
@@ -80,6 +84,8 @@ class Link:
     def __init__(self, stream: GuestStream, generation: int) -> None:
         self.generation = generation
         self.ended = asyncio.Event()
+        self.is_unresponsive = False
+        """The link ended because the guest stopped answering: who connects again must start the sandbox anew first."""
         self.guest_id = ""
         """Names this start of the guest."""
         self.calls: dict[str, str] = {}
@@ -89,6 +95,7 @@ class Link:
         self._decoder = frames.Decoder()
         self._streams: dict[int, Stream] = {}
         self._calling: set[Stream] = set()
+        self._looking: set[asyncio.Task[None]] = set()
         self._next_number = 1
         self._task: asyncio.Task[None] | None = None
         self._reason = "the link to the sandbox ended"
@@ -113,6 +120,9 @@ class Link:
 
     async def aclose(self) -> None:
         """Ends the link; calls go on inside. May be called twice."""
+        for task in list(self._looking):
+            task.cancel()
+        await asyncio.gather(*self._looking, return_exceptions=True)
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -153,10 +163,13 @@ class Link:
 
         stream.on_data = on_data
         stream.on_message = answer.append
+        due_s = float(request.get("timeout_s") or 0.0) + _OVERDUE_S
+        overdue = asyncio.get_running_loop().call_later(due_s, self._look_after, stream)
         try:
             await self._send_content(stream, content)
             await stream.end()
         finally:
+            overdue.cancel()
             # Cancelled, or the content could not be read to its end.
             if not stream.ended.done() and not self._has_let_go:
                 await self._cancel(stream)
@@ -291,7 +304,36 @@ class Link:
 
     async def _cancel(self, stream: Stream) -> None:
         self.send(frames.encode_json(frames.MESSAGE, stream.number, {"stop": "cancelled"}))
-        await asyncio.wait([stream.ended], timeout=_CANCEL_GRACE_S)
+        _, late = await asyncio.wait([stream.ended], timeout=_CANCEL_GRACE_S)
+        if late:  # nobody needs to wait for the answer
+            self._look(self._probe())
+
+    def _look_after(self, stream: Stream) -> None:
+        """Of a call that is over its limit: asks again and again, until it ends or the guest does not answer."""
+
+        async def look() -> None:
+            while not stream.ended.done():
+                await self._probe()
+                await asyncio.wait([stream.ended], timeout=_OVERDUE_S)
+
+        if not stream.ended.done():
+            self._look(look())
+
+    def _look(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work, name="overdue-call")
+        self._looking.add(task)
+        task.add_done_callback(self._looking.discard)
+
+    async def _probe(self) -> None:
+        """Ends the link if the guest does not answer: what hangs so far down is not waited for."""
+        try:
+            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+                await self.ask({"service": "calls"})
+        except TimeoutError:
+            self.is_unresponsive = True
+            self._end(SandboxGone("the sandbox does not answer any more"))
+        except (SandboxGone, InvalidRequest):
+            return
 
     async def _greet(self) -> None:
         hello = {"protocol": frames.PROTOCOL, "generation": self.generation}

@@ -535,6 +535,9 @@ async def test_cancelling_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch
         with pytest.raises(asyncio.CancelledError):
             await asyncio.wait_for(call, 5)
         guest.outcome(stream)
+        probe, request = await guest.hear_open()
+        assert request["service"] == "calls", "whether it still lives"
+        guest.outcome(probe)
         other = begun(link.call(EXEC))
         guest.outcome((await guest.hear_open())[0])
         assert (await other).is_ok
