@@ -163,7 +163,8 @@ class Link:
 
         stream.on_data = on_data
         stream.on_message = answer.append
-        due_s = float(request.get("timeout_s") or 0.0) + _OVERDUE_S
+        limit_s = request.get("timeout_s")
+        due_s = _OVERDUE_S + (limit_s if isinstance(limit_s, int | float) else 0.0)
         overdue = asyncio.get_running_loop().call_later(due_s, self._look_after, stream)
         try:
             await self._send_content(stream, content)
