@@ -19,7 +19,7 @@ from orchestrator import app
 from orchestrator.api.application import create_application
 from orchestrator.api.server import Server, bind
 from orchestrator.api.services import Services
-from orchestrator.config import Settings
+from orchestrator.config import PoolSettings, Settings
 from orchestrator.sandboxes.driver import SandboxDriver
 from tests.fakes.local_driver import IMAGE, LocalDriver
 
@@ -68,7 +68,8 @@ class RunningServer:
 
 @asynccontextmanager
 async def running(data_dir: Path, driver: SandboxDriver, **settings: Any) -> AsyncGenerator[RunningServer, None]:
-    """A server in this process, from its start to its orderly end."""
+    """A server in this process, from its start to its orderly end; without a pool, since tests count sandboxes."""
+    settings = {"pool": PoolSettings(size=0), **settings}
     chosen = Settings(data_dir=data_dir, image=IMAGE, port=0, **settings)
     async with app.open_services(chosen, driver) as services:
         listening = bind(chosen.host, 0)
