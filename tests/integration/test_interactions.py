@@ -223,9 +223,11 @@ async def test_readers_that_come_and_go_leave_nothing_open(server: RunningServer
 
 
 async def test_a_start_that_fails_fails_the_run_and_the_next_may_succeed(tmp_path: Path, sandboxes: Path) -> None:
-    async with running(tmp_path / "data", FailsDuringCreate(sandboxes, "start", times=2)) as server:
+    driver = FailsDuringCreate(sandboxes, "start")
+    async with running(tmp_path / "data", driver) as server:
         failed = await server.create("```bash\necho hello\n```", environment="remote")
         assert (failed["status"], failed["errors"][0]["code"]) == ("failed", "sandbox_start_failed")
+        driver.times = 0
         again = await server.create("```bash\necho hello\n```", environment=failed["environment_id"])
         assert results(again) == ["hello\n"]
 
