@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import struct
+from collections.abc import Coroutine
 from typing import Any
 
 
@@ -16,6 +17,21 @@ def own_socket(attached: Any) -> socket.socket:
     attached.close()
     own.setblocking(False)
     return own
+
+
+async def whole_socket(opening: Coroutine[Any, Any, socket.socket]) -> socket.socket:
+    """What a thread opens: the engine goes on with what we no longer wait for, and nobody else would close it."""
+    task = asyncio.ensure_future(opening)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(_close)
+        raise
+
+
+def _close(opened: asyncio.Future[socket.socket]) -> None:
+    if not opened.cancelled() and opened.exception() is None:
+        opened.result().close()
 
 
 class AttachedProtocol(asyncio.StreamReaderProtocol):

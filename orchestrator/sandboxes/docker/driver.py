@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from orchestrator.errors import CorralError, EngineUnavailable, ImageMissing, Sa
 from orchestrator.sandboxes import guest_bundle
 from orchestrator.sandboxes.disks import Disks
 from orchestrator.sandboxes.docker import engine
-from orchestrator.sandboxes.docker.attached import AttachedProtocol, own_socket
+from orchestrator.sandboxes.docker.attached import AttachedProtocol, own_socket, whole_socket
 from orchestrator.sandboxes.docker.container import (
     BRIDGE_COMMAND,
     GUEST_LABEL,
@@ -130,10 +130,13 @@ class DockerDriver(SandboxDriver):
             else:
                 ref = SandboxRef(spec.sandbox_id, existing)
             await asyncio.shield(files)
-            if existing is None or (await self._known(ref)).state is SandboxState.CREATED:
-                self._first_streams[ref.token] = await _whole_socket(
-                    self._run(lambda: self._equip(ref.token, image), stage="create")
-                )
+            if existing is None:
+                await self._run(lambda: self._equip(ref.token, image), stage="create")
+                attaching = self._run(lambda: self._attach(ref.token), stage="create")
+                self._first_streams[ref.token] = await whole_socket(attaching)
+            elif (await self._known(ref)).state is SandboxState.CREATED:
+                # Who made it may have attached to it: that stream is spent, and the only one of its kind.
+                await self._run(lambda: self._equip(ref.token, image), stage="create")
             await self._run(lambda: self._engine.api.start(ref.token), stage="start")
             yield ref
         finally:
@@ -221,9 +224,7 @@ class DockerDriver(SandboxDriver):
             yield SandboxRef(sandbox_id, "")
 
     async def connect(self, ref: SandboxRef) -> GuestStream:
-        raw = self._first_streams.pop(ref.token, None) or await _whole_socket(
-            self._run(lambda: self._bridge(ref.token))
-        )
+        raw = self._first_streams.pop(ref.token, None) or await whole_socket(self._run(lambda: self._bridge(ref.token)))
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=1 << 20)
         protocol = AttachedProtocol(reader)
@@ -333,10 +334,13 @@ class DockerDriver(SandboxDriver):
         created = self._engine.api.create_container(**config)
         return str(created["Id"])
 
-    def _equip(self, token: str, image: Image) -> socket.socket:
-        """What a container needs between its creation and its first start; returns its first stream."""
+    def _equip(self, token: str, image: Image) -> None:
+        """What a container needs between its creation and its first start."""
         if not image.carries_guest and self._storage.puts_guest:
             self._engine.api.put_archive(token, "/opt", guest_bundle.archive())
+
+    def _attach(self, token: str) -> socket.socket:
+        """The first stream of a container that was created and not started."""
         return own_socket(self._engine.api.attach_socket(token, params={"stdin": 1, "stdout": 1, "stream": 1}))
 
     def _read_image(self, image_id: str, path: str) -> Iterator[bytes] | None:
@@ -383,18 +387,3 @@ async def _settled(task: asyncio.Future[Any]) -> None:
     await asyncio.wait([task])
     if not task.cancelled():
         task.exception()  # whoever awaited it got it
-
-
-async def _whole_socket(opening: Coroutine[Any, Any, socket.socket]) -> socket.socket:
-    """What a thread opens: the engine goes on with what we no longer wait for, and nobody else would close it."""
-    task = asyncio.ensure_future(opening)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        task.add_done_callback(_close)
-        raise
-
-
-def _close(opened: asyncio.Future[socket.socket]) -> None:
-    if not opened.cancelled() and opened.exception() is None:
-        opened.result().close()
