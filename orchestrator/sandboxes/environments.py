@@ -23,8 +23,7 @@ from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.lifecycle import Lifecycle, dump_profile, dump_spec, read_spec, template_name, variables_of
 from orchestrator.sandboxes.pool import PoolSettings
 from orchestrator.sandboxes.reconciler import Reconciler
-from orchestrator.store.port import EnvironmentRow, NewEvent, Store
-from orchestrator.wire.base import encode_json
+from orchestrator.store.port import EnvironmentRow, Store
 from orchestrator.wire.environments import EnvironmentSpec, Network
 
 log = structlog.get_logger(__name__)
@@ -112,7 +111,7 @@ class Environments:
         if files is not None:
             row = replace(row, template=template_name(self._lifecycle.profile_of(row), files))
         await self._insert(row, files)
-        await self._note(row.id, "environment.created", project=project_id)
+        await self._lifecycle.note(row.id, "environment.created", project=project_id)
         return row
 
     async def fork(self, parent: EnvironmentRow, network: Network | None = None) -> EnvironmentRow:
@@ -149,7 +148,7 @@ class Environments:
                 row = replace(row, snapshot=f"fork-{row.id}")
                 async with self._lifecycle.copied(fresh, row.snapshot or ""):
                     await self._insert(row)
-        await self._note(row.id, "environment.forked", project=row.project_id, parent=parent.id)
+        await self._lifecycle.note(row.id, "environment.forked", project=row.project_id, parent=parent.id)
         return row
 
     def _new_row(self, project_id: str, spec: str) -> EnvironmentRow:
@@ -224,7 +223,7 @@ class Environments:
                 raise NotFound(f"Environment {environment_id!r} not found.")
             if live is not None and live.link.is_unresponsive:
                 log.warning("sandbox_unresponsive", environment_id=environment_id)
-                await self._note(environment_id, "sandbox.unresponsive", sandbox_id=live.ref.sandbox_id)
+                await self._lifecycle.note(environment_id, "sandbox.unresponsive", sandbox_id=live.ref.sandbox_id)
                 await self._driver.stop(live.ref)
             sandbox = await (self._lifecycle.resume(row) if row.sandbox_ref else self._lifecycle.start(row))
             self._live[environment_id] = sandbox
@@ -314,11 +313,10 @@ class Environments:
             await sandbox.link.aclose()
             is_lost = status.state is SandboxState.ABSENT
             await self._store.update_environment(environment_id, status="lost" if is_lost else "stopped")
-            await self._note(environment_id, "sandbox.stopped", sandbox_id=sandbox.ref.sandbox_id, reason=status.reason)
+            await self._lifecycle.note(
+                environment_id, "sandbox.stopped", sandbox_id=sandbox.ref.sandbox_id, reason=status.reason
+            )
             log.info("sandbox_stopped", environment_id=environment_id, reason=status.reason)
-
-    async def _note(self, environment_id: str, kind: str, **fields: object) -> None:
-        await self._store.note(environment_id, [NewEvent(kind, encode_json(fields))])
 
 
 @asynccontextmanager

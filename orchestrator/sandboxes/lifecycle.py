@@ -106,7 +106,7 @@ class Lifecycle:
                 sandbox = await self._bind(row, waiting, spec)
             else:
                 wanted = _sandbox_spec(ref.sandbox_id, profile, row.id, row.snapshot or await self._template(row))
-                await self._note(row.id, "sandbox.starting", sandbox_id=ref.sandbox_id, image=profile.image)
+                await self.note(row.id, "sandbox.starting", sandbox_id=ref.sandbox_id, image=profile.image)
                 await self._store.update_environment(row.id, sandbox_id=ref.sandbox_id)
                 async with self.queue.turn(Urgency.AWAITED), contextlib.aclosing(self._driver.create(wanted)) as stages:
                     async for ref in stages:
@@ -122,7 +122,7 @@ class Lifecycle:
         self._let_go_of(row.snapshot)
         duration_ms = round((self._clock.monotonic() - started) * 1000, 1)
         told = {"duration_ms": duration_ms, "from_pool": waiting is not None}
-        await self._note(row.id, "sandbox.started", sandbox_id=ref.sandbox_id, **told)
+        await self.note(row.id, "sandbox.started", sandbox_id=ref.sandbox_id, **told)
         log.info("sandbox_started", environment_id=row.id, **told)
         return sandbox
 
@@ -142,7 +142,7 @@ class Lifecycle:
         if status.state is SandboxState.ABSENT:
             if row.status != "lost":
                 await self._store.update_environment(row.id, status="lost")
-                await self._note(row.id, "sandbox.gone", sandbox_id=ref.sandbox_id, reason="not on the engine any more")
+                await self.note(row.id, "sandbox.gone", sandbox_id=ref.sandbox_id, reason="not on the engine any more")
             raise SandboxGone(
                 f"The sandbox of environment {row.id} is gone from the engine, and its files with it. "
                 "Delete the environment and start a new one."
@@ -151,7 +151,7 @@ class Lifecycle:
         sandbox = await self._reconnect(ref, spec, status.state)
         try:
             await self._complete(row, sandbox, spec)
-            await self._note(row.id, "sandbox.started", sandbox_id=ref.sandbox_id, was=status.state.value)
+            await self.note(row.id, "sandbox.started", sandbox_id=ref.sandbox_id, was=status.state.value)
         except BaseException:
             await asyncio.shield(sandbox.link.aclose())
             raise
@@ -228,7 +228,7 @@ class Lifecycle:
                 await self._store.update_environment(
                     row.id, status="pending", sandbox_id="", sandbox_ref="", snapshot=row.snapshot
                 )
-            await self._note(row.id, "sandbox.gone", reason=reason)
+            await self.note(row.id, "sandbox.gone", reason=reason)
 
     # snapshots
 
@@ -284,7 +284,8 @@ class Lifecycle:
             self._starting.discard(ref.sandbox_id)
             self._copying.discard(name)
 
-    async def _note(self, environment_id: str, kind: str, **fields: object) -> None:
+    async def note(self, environment_id: str, kind: str, **fields: object) -> None:
+        """Writes into the environment's log, for operators."""
         await self._store.note(environment_id, [NewEvent(kind, encode_json(fields))])
 
 

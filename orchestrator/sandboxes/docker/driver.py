@@ -130,13 +130,13 @@ class DockerDriver(SandboxDriver):
             else:
                 ref = SandboxRef(spec.sandbox_id, existing)
             await asyncio.shield(files)
+            lacks_guest = self._storage.puts_guest and not image.carries_guest
+            if lacks_guest and (existing is None or (await self._known(ref)).state is SandboxState.CREATED):
+                await self._run(lambda: self._put_guest(ref.token), stage="create")
+            # Who made one that was there may have attached to it: that stream is spent, and the only one of its kind.
             if existing is None:
-                await self._run(lambda: self._equip(ref.token, image), stage="create")
                 attaching = self._run(lambda: self._attach(ref.token), stage="create")
                 self._first_streams[ref.token] = await whole_socket(attaching)
-            elif (await self._known(ref)).state is SandboxState.CREATED:
-                # Who made it may have attached to it: that stream is spent, and the only one of its kind.
-                await self._run(lambda: self._equip(ref.token, image), stage="create")
             await self._run(lambda: self._engine.api.start(ref.token), stage="start")
             yield ref
         finally:
@@ -334,10 +334,8 @@ class DockerDriver(SandboxDriver):
         created = self._engine.api.create_container(**config)
         return str(created["Id"])
 
-    def _equip(self, token: str, image: Image) -> None:
-        """What a container needs between its creation and its first start."""
-        if not image.carries_guest and self._storage.puts_guest:
-            self._engine.api.put_archive(token, "/opt", guest_bundle.archive())
+    def _put_guest(self, token: str) -> None:
+        self._engine.api.put_archive(token, "/opt", guest_bundle.archive())
 
     def _attach(self, token: str) -> socket.socket:
         """The first stream of a container that was created and not started."""
