@@ -250,6 +250,16 @@ class IsolationChecks(Platform):
     async def test_loopback_works(self, box: Sandbox) -> None:
         assert await runs_python(box, _LOOPBACK) == "hello\n"
 
+    async def test_localhost_is_the_only_name(self, box: Sandbox) -> None:
+        if self.states(Difference.NO_ISOLATION):
+            assert await self.shares_this_machine(box, "net")
+            return
+        program = (
+            "import socket\nprint(socket.gethostbyname('localhost'))\n"
+            "try: print(socket.gethostbyname('example.com'))\nexcept OSError: print('unknown')"
+        )
+        assert await runs_python(box, program) == "127.0.0.1\nunknown\n"
+
     async def test_no_packet_can_be_made_by_hand(self, box: Sandbox) -> None:
         if self.states(Difference.NO_ISOLATION):
             assert await self.shares_this_machine(box, "net")

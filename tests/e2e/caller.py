@@ -102,6 +102,13 @@ class Caller:
         """What an operator sees."""
         return as_object(self.http.get("/ops/ps"))
 
+    def standing(self) -> Json:
+        """What an operator sees, without when environments were last used: a run that has just ended still moves it."""
+        seen = self.ps()
+        for environment in seen["environments"]:
+            del environment["last_accessed"]
+        return seen
+
     def journal(self, log_id: str) -> list[Json]:
         """Everything that is stored about an interaction or environment, as operators read it."""
         answer = self.http.get(f"/ops/logs/{log_id}")

@@ -195,12 +195,14 @@ def test_engine_was_told_every_protection(inspected: dict[str, Any]) -> None:
 
 
 def test_nothing_of_the_host_is_bound_but_its_own_disk(inspected: dict[str, Any], server: ServerProcess) -> None:
-    """And the guest, read-only, where the image has an older one."""
+    """And, read-only, its name table, and the guest where the image has an older one."""
     disks = server.data_dir / "disks"
     for mount in inspected["Mounts"]:
         source = Path(mount["Source"])
         if mount["Destination"] == "/opt/corral/guest":
             assert (mount["RW"], source.parent) == (False, disks / "guests")
+        elif mount["Destination"] == "/etc/hosts":
+            assert (mount["RW"], source) == (False, disks / "hosts")
         else:
             assert mount["Destination"] in ("/workspace", "/home/agent", "/.agents", "/var/tmp")
             assert source.parent == disks / "mounts" / inspected["Config"]["Labels"]["corral.sandbox"]

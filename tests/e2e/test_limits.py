@@ -291,7 +291,7 @@ def test_output_limit_is_the_operators(tight: Caller, small: str) -> None:
 
 
 def test_body_over_the_limit_is_refused_and_changes_nothing(tight: Caller) -> None:
-    before = tight.ps()
+    before = tight.standing()
     big = b'{"agent": "general", "input": "' + b"x" * 100_000 + b'"}'
     refused = tight.http.post("/v1/interactions", content=big)
     assert refused.status_code == 413
@@ -299,18 +299,18 @@ def test_body_over_the_limit_is_refused_and_changes_nothing(tight: Caller) -> No
     assert "100000" in refused.json()["error"]["message"]
     pieces = iter([big[:50_000], big[50_000:]])
     assert tight.http.post("/v1/interactions", content=pieces).status_code == 413
-    assert tight.ps() == before
+    assert tight.standing() == before
 
 
 def test_environments_per_project_are_limited(start_server: StartServer) -> None:
     server = start_server(MAX_ENVIRONMENTS_PER_PROJECT="2")
     with server.caller() as caller:
         first, _ = (caller.create("x", "remote")["environment_id"] for _ in range(2))
-        before = caller.environments(), caller.ps()
+        before = caller.environments(), caller.standing()
         refused = caller.post("x", "remote")
         assert refused.status_code == 429
         assert refused.json()["error"]["code"] == "too_many_requests"
         assert "retry-after" in refused.headers
-        assert (caller.environments(), caller.ps()) == before
+        assert (caller.environments(), caller.standing()) == before
         caller.delete_environment(first)
         assert caller.create("x", "remote")["status"] == "completed"

@@ -50,7 +50,7 @@ def test_foreign_ids_look_like_ids_that_never_were(keyed: Keyed) -> None:
     made = owner.create(bash("echo mine >mine"), "remote")
     running = owner.start(bash("echo begun; sleep 60"), made["environment_id"])
     owner.await_output(running, "begun")
-    before = owner.ps(), owner.read_raw(made["id"]).content
+    before = owner.standing(), owner.read_raw(made["id"]).content
     known = {"interaction": made["id"], "environment": made["environment_id"]}
     unknown = {"interaction": "v1_" + made["id"][3:][::-1], "environment": made["environment_id"][::-1]}
     for method, path, kind in _ROUTES:
@@ -75,7 +75,7 @@ def test_foreign_ids_look_like_ids_that_never_were(keyed: Keyed) -> None:
         assert answers[0] == answers[1], field
     assert other.environments() == []
     assert other.ps() == {"environments": [], "interactions": []}
-    assert (owner.ps(), owner.read_raw(made["id"]).content) == before
+    assert (owner.standing(), owner.read_raw(made["id"]).content) == before
     assert owner.read(running)["status"] == "in_progress"
     owner.cancel(running)
     assert only_result(owner.create(bash("ls"), made["environment_id"])) == "mine\n"
@@ -174,14 +174,14 @@ def test_keys_are_made_listed_and_revoked_beside_a_running_server(start_server: 
     ],
 )
 def test_single_user_mode_refuses_what_a_web_page_could_cause(caller: Caller, headers: dict[str, str]) -> None:
-    before = caller.ps(), caller.environments()
+    before = caller.standing(), caller.environments()
     for method, path in (("POST", INTERACTIONS), ("GET", ENVIRONMENTS), ("GET", "/ops/ps")):
         answer = caller.http.request(method, path, json={"agent": "general", "input": "x"}, headers=headers)
         assert (answer.status_code, answer.json()["error"]["code"]) == (403, "permission_denied"), path
         assert "access-control-allow-origin" not in answer.headers
     preflight = caller.http.options(INTERACTIONS, headers={**headers, "access-control-request-method": "POST"})
     assert "access-control-allow-origin" not in preflight.headers
-    assert (caller.ps(), caller.environments()) == before
+    assert (caller.standing(), caller.environments()) == before
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.1.2.3", "[::1]"])

@@ -270,9 +270,9 @@ def test_good_request_beside_all_these_is_served(caller: Caller, environment: st
 
 @contextmanager
 def _nothing_changes(caller: Caller) -> Iterator[None]:
-    before = caller.ps(), caller.environments()
+    before = caller.standing(), caller.environments()
     yield
-    assert (caller.ps(), caller.environments()) == before
+    assert (caller.standing(), caller.environments()) == before
 
 
 def _check(answer: Any, status: int, code: str, named: list[str]) -> None:

@@ -60,6 +60,9 @@ def container_config(
         "stdin_open": True,
         "name": f"corral-{spec.name}" if spec.name else None,
         "hostname": "sandbox",
+        # Then the namespace with nothing but loopback is the runtime's alone. With `none` the engine's network layer goes
+        # over it again, in a process that takes half the time of a start (180 instead of 90 ms).
+        "network_disabled": placement.has_hosts,
         "user": "0:0",
         "working_dir": "/",
         "labels": {INSTANCE_LABEL: instance, SANDBOX_LABEL: spec.sandbox_id},

@@ -31,6 +31,7 @@ _FOLDERS = {"workspace": "/workspace", "home": "/home/agent", "agents": "/.agent
 """Folder on a disk → where it is in the sandbox."""
 GUEST_FOLDER = "/opt/corral"
 _AGENT_UID = 1000
+_HOSTS = "127.0.0.1\tlocalhost sandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 _SNAPSHOT_REPOSITORY = "corral/snapshot"
 _SNAPSHOT_LABEL = "corral.snapshot"
 _UNPACK = ("tar", "--extract", "--numeric-owner", "--preserve-permissions", "--delay-directory-restore")
@@ -55,6 +56,8 @@ class Placement:
     binds: tuple[str, ...] = ()
     is_read_only: bool = False
     """The image's own file system."""
+    has_hosts: bool = False
+    """`/etc/hosts` is among the binds: the engine's network layer, which else writes it, is not needed."""
 
 
 class Storage(ABC):
@@ -119,6 +122,7 @@ class DiskStorage(Storage):
         self._read_image = read_image
         self._locks: dict[str, threading.Lock] = {}
         self._guest = disks.folder / "guests" / guest_bundle.digest()
+        self._hosts = disks.folder / "hosts"
 
     def open(self) -> None:
         self._disks.open()
@@ -128,6 +132,8 @@ class DiskStorage(Storage):
             for name, content in guest_bundle.files().items():
                 (guest / name).write_bytes(content)
             guest.replace(self._guest)
+        if not self._hosts.exists():
+            self._hosts.write_text(_HOSTS, encoding="ascii")
 
     def close(self) -> None:
         self._disks.close()
@@ -135,9 +141,10 @@ class DiskStorage(Storage):
     def placement(self, spec: SandboxSpec, image: Image) -> Placement:
         at = self._disks.mount_point(spec.sandbox_id)
         binds = [f"{at}/{folder}:{path}" for folder, path in _FOLDERS.items()]
+        binds.append(f"{self._hosts}:/etc/hosts:ro")
         if not image.carries_guest:
             binds.append(f"{self._guest}:{GUEST_FOLDER}/guest:ro")
-        return Placement(spec.image, tuple(binds), True)
+        return Placement(spec.image, tuple(binds), is_read_only=True, has_hosts=True)
 
     def make(self, spec: SandboxSpec, image: Image) -> None:
         with self._lock(spec.sandbox_id):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import struct
 from itertools import pairwise
@@ -40,6 +41,9 @@ def engine_config(spec: SandboxSpec = SPEC, placement: Placement = LAYER) -> tup
 
 def test_no_network() -> None:
     assert engine_config()[1]["NetworkMode"] == "none"
+    config, host = engine_config(placement=dataclasses.replace(DISK, has_hosts=True))
+    assert host["NetworkMode"] == "none"
+    assert config["network_disabled"] is True
 
 
 def test_no_capability_but_those_of_the_guest() -> None:
