@@ -1,10 +1,12 @@
 """Files in and out: one large file as a tar stream through the link, and the memory that this takes on both sides.
 
-Baseline: `docker cp` of the same file into and out of a container that does nothing.
+Baseline: `docker cp` of the same file into and out of a container that does nothing. What the one before has left to be
+written to the machine's disk is written before the next begins.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tarfile
 import tempfile
@@ -61,9 +63,11 @@ async def _measure(plan: Plan, folder: Path) -> list[Row]:
                     memory.append(peak())
                     if target.stat().st_size < source.stat().st_size:
                         raise RuntimeError("not all of the file came back")
+                    await asyncio.to_thread(os.sync)
                     took_s, mib = engine.copy(str(source), f"{idle}:/root/{_NAME}")
                     plain_up.append(_per_s(took_s))
                     plain_memory.append(mib)
+                    await asyncio.to_thread(os.sync)
                     plain_down.append(_per_s(engine.copy(f"{idle}:/root/{_NAME}", str(target))[0]))
                     target.unlink()
     finally:
@@ -91,6 +95,7 @@ def _per_s(took_s: float) -> float:
 
 async def _put(sandbox: Sandbox, source: Path) -> float:
     call_id = next(_ids)
+    await asyncio.to_thread(os.sync)
     started = time.perf_counter()
     outcome = await sandbox.put(call_id, "/workspace", _tar(source))
     took_s = time.perf_counter() - started
@@ -111,6 +116,7 @@ async def _tar(source: Path) -> AsyncIterator[bytes]:
 
 
 async def _get(sandbox: Sandbox, target: Path) -> float:
+    await asyncio.to_thread(os.sync)
     started = time.perf_counter()
     with target.open("wb") as file:
         async for piece in sandbox.get([_NAME]):

@@ -14,7 +14,8 @@ import re
 import stat
 from typing import Any, BinaryIO, Callable, Dict, Iterable, Iterator, Tuple
 
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 256 * 1024
+"""Larger ones leave the processor's caches: 1 MiB takes half as much time again."""
 _LIST_LIMIT = 2000
 _SEARCH_LIMIT = 200
 _SEARCH_FILE_LIMIT_BYTES = 4 << 20

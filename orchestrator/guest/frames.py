@@ -75,7 +75,8 @@ class Decoder:
     """Cuts a byte stream into frames, whatever pieces it arrives in."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._begun = bytearray()
+        """The first bytes of a frame whose others have not come."""
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """The frames that are complete with `data`. Consume the iterator before the next call.
@@ -83,19 +84,40 @@ class Decoder:
         Raises:
             FrameError: a header is impossible; the stream must be given up.
         """
-        self._buffer += data
-        start = 0
-        size = len(self._buffer)
+        rest = memoryview(data)
         try:
-            while size - start >= _HEADER.size:
-                length, kind, stream = _HEADER.unpack_from(self._buffer, start)
-                if length > MAX_PAYLOAD_BYTES or not HELLO <= kind <= RESET:
-                    raise FrameError(f"impossible frame: kind {kind}, {length} bytes")
-                end = start + _HEADER.size + length
-                if size < end:
-                    break
-                payload = bytes(self._buffer[start + _HEADER.size : end])
-                start = end
+            if self._begun:
+                # Only what this one frame lacks goes through the buffer: bulk is copied once, into its payload.
+                rest = self._add(rest, _HEADER.size)
+                if len(self._begun) < _HEADER.size:
+                    return
+                length, kind, stream = _read_header(self._begun)
+                rest = self._add(rest, _HEADER.size + length)
+                if len(self._begun) < _HEADER.size + length:
+                    return
+                payload = bytes(memoryview(self._begun)[_HEADER.size :])
+                self._begun = bytearray()
+                yield kind, stream, payload
+            while len(rest) >= _HEADER.size:
+                length, kind, stream = _read_header(rest)
+                end = _HEADER.size + length
+                if len(rest) < end:
+                    return
+                payload = bytes(rest[_HEADER.size : end])
+                rest = rest[end:]
                 yield kind, stream, payload
         finally:
-            del self._buffer[:start]
+            self._begun += rest
+
+    def _add(self, rest: memoryview, wanted_bytes: int) -> memoryview:
+        """Makes the begun frame so long if `rest` is enough; what is left of `rest`."""
+        missing_bytes = max(0, wanted_bytes - len(self._begun))
+        self._begun += rest[:missing_bytes]
+        return rest[missing_bytes:]
+
+
+def _read_header(buffer: "bytearray | memoryview") -> "tuple[int, int, int]":
+    length, kind, stream = _HEADER.unpack_from(buffer)
+    if length > MAX_PAYLOAD_BYTES or not HELLO <= kind <= RESET:
+        raise FrameError(f"impossible frame: kind {kind}, {length} bytes")
+    return length, kind, stream

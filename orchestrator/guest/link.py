@@ -1,6 +1,7 @@
 """The guest's end of the link: accepts bridges, keeps streams, frames and flow control (design 4.2).
 
-A bridge connects to the Unix socket and hands over two descriptors. The orchestrator speaks first: HELLO with the
+A bridge connects to the Unix socket and hands over two descriptors; an orchestrator on the same machine connects to it
+itself, and that connection is the link. The orchestrator speaks first: HELLO with the
 generation of its lease. A lower generation than any seen before is refused; an equal or higher one replaces the link
 that was there.
 """
@@ -34,6 +35,8 @@ from .frames import (
 from .reactor import Reactor
 
 _STREAMS_LIMIT = 1024
+_DIRECT = b"\1"
+"""The first byte of a connection that is a link itself; a bridge sends another."""
 _READ_BYTES = 256 * 1024
 
 
@@ -125,10 +128,19 @@ class Link:
         """Queues a frame; credit bounds what can pile up."""
         if not self._is_open or self._is_ending:
             return
-        was_idle = not self._unsent
-        self._unsent += frame
-        if was_idle:
-            self._flush()
+        if self._unsent:
+            self._unsent += frame
+            return
+        try:
+            written_bytes = os.write(self._outgoing, frame)
+        except BlockingIOError:
+            written_bytes = 0
+        except OSError:
+            self.close()
+            return
+        if written_bytes < len(frame):
+            self._unsent += memoryview(frame)[written_bytes:]
+            self._reactor.watch(self._outgoing, on_writable=self._flush)
 
     def drop(self, stream: Stream) -> None:
         self._streams.pop(stream.number, None)
@@ -298,9 +310,13 @@ class Listener:
         bridge.settimeout(1.0)
         try:
             space = socket.CMSG_SPACE(2 * array.array("i").itemsize)
-            _, ancillary, _, _ = bridge.recvmsg(1, space, socket.MSG_CMSG_CLOEXEC)
+            greeting, ancillary, _, _ = bridge.recvmsg(1, space, socket.MSG_CMSG_CLOEXEC)
         except OSError:
-            ancillary = []
+            greeting, ancillary = b"", []
+        if greeting == _DIRECT:
+            outgoing = os.dup(bridge.fileno())
+            Link(self, self._reactor, bridge.detach(), outgoing)
+            return
         descriptors = array.array("i")
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

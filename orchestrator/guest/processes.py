@@ -7,10 +7,12 @@ from the hand.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
-from typing import Any, Callable, Dict, List, Optional
+from collections import deque
+from typing import Any, Callable, Deque, Dict, List, Optional
 
 from .calls import Call
 from .hands import Answer, HandPool, HandProcess, NoHand, encode_request, exit_of
@@ -19,7 +21,8 @@ from .trees import Sweep
 from .verdicts import Judge
 
 _PIPE_READ_BYTES = 256 * 1024
-_F_GETPIPE_SZ = 1032
+_F_SETPIPE_SZ, _F_GETPIPE_SZ = 1031, 1032
+_INPUT_PIPE_BYTES = 512 * 1024
 _START_TIMEOUT_S = 10.0
 """A hand that the agent stopped never answers."""
 _CROWD_CHECK_S = 1.0
@@ -33,9 +36,11 @@ class InputPipe:
         self._reactor = reactor
         self._fd: Optional[int] = fd
         self._on_taken = on_taken
-        self._waiting = bytearray()
+        self._waiting: Deque[memoryview] = deque()
         self._ended = False
         os.set_blocking(fd, False)
+        with contextlib.suppress(OSError):  # a limit of the host's
+            fcntl.fcntl(fd, _F_SETPIPE_SZ, _INPUT_PIPE_BYTES)
 
     def feed(self, data: Optional[bytes]) -> None:
         """Adds input; None ends it."""
@@ -44,7 +49,7 @@ class InputPipe:
         elif self._fd is None:
             self._on_taken(len(data))  # nobody reads any more: taken and dropped
         else:
-            self._waiting += data
+            self._waiting.append(memoryview(data))
         self._write()
 
     def close(self) -> None:
@@ -53,17 +58,20 @@ class InputPipe:
             os.close(self._fd)
             self._fd = None
         if self._waiting:
-            dropped, self._waiting = len(self._waiting), bytearray()
-            self._on_taken(dropped)
+            dropped_bytes = sum(map(len, self._waiting))
+            self._waiting.clear()
+            self._on_taken(dropped_bytes)
 
     def _write(self) -> None:
         if self._fd is None:
             return
         try:
             while self._waiting:
-                written = os.write(self._fd, self._waiting[:_PIPE_READ_BYTES])
-                del self._waiting[:written]
-                self._on_taken(written)
+                written_bytes = os.write(self._fd, self._waiting[0])
+                self._waiting[0] = self._waiting[0][written_bytes:]
+                if not self._waiting[0]:
+                    self._waiting.popleft()
+                self._on_taken(written_bytes)
         except BlockingIOError:
             self._reactor.watch(self._fd, on_writable=self._write)
             return

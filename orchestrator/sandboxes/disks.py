@@ -18,8 +18,6 @@ import contextlib
 import fcntl
 import os
 import shutil
-import socket
-import struct
 import subprocess
 import threading
 import time
@@ -28,6 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.errors import SandboxGone, SandboxStartFailed
+from orchestrator.sandboxes.engine_host import reason_to_stay_out
 
 _FICLONE = 0x40049409
 _FIFREEZE = 0xC0045877
@@ -40,7 +39,6 @@ _RESERVED_SHARE = 0.05
 that finds no room in the pool loses what is written on it.
 """
 _COMMAND_TIMEOUT_S = 300
-_PROBE_TIMEOUT_S = 2.0
 _RELEASE_TIMEOUT_S = 5.0
 _RELEASE_INTERVAL_S = 0.05
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -250,12 +248,8 @@ class Disks:
 
 def can_use_disks(engine_url: str) -> str:
     """Why the sandboxes of that engine cannot have disks made by this process; empty if they can."""
-    if not engine_url.startswith("unix://"):
-        return "the engine is on another machine"
-    if os.geteuid() != 0:
-        return "only root can mount disks"
-    if _sees_other_files(engine_url.removeprefix("unix://")):
-        return "the engine does not see what is mounted here: the server, or the engine, runs in a container"
+    if reason := reason_to_stay_out(engine_url, "mnt"):
+        return reason
     missing = [name for name in ("mkfs.ext4", "mount", "umount") if shutil.which(name, path=_PATH) is None]
     return f"there is no {missing[0]}" if missing else ""
 
@@ -266,19 +260,6 @@ def can_share_blocks(folder: Path) -> bool:
         return True
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     return _shares_blocks(existing)
-
-
-def _sees_other_files(engine_socket: str) -> bool:
-    """Whether whoever listens there is in another mount namespace. Without an answer, the usual marks of containers."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(_PROBE_TIMEOUT_S)
-        try:
-            probe.connect(engine_socket)
-            pid, _, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-            # 0: a process that this namespace of processes does not hold.
-            return not pid or Path(f"/proc/{pid}/ns/mnt").readlink() != Path("/proc/self/ns/mnt").readlink()
-        except OSError:
-            return Path("/.dockerenv").exists() or Path("/run/.containerenv").exists()
 
 
 def _shares_blocks(folder: Path) -> bool:

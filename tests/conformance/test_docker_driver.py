@@ -24,6 +24,8 @@ class _OnDocker(DriverSuite):
     disks: ClassVar[Path | None]
     """Where the sandboxes' disks are; None for layers."""
     uses_disks: ClassVar[bool] = True
+    is_direct: ClassVar[bool | None] = None
+    """Whether guests are reached past the engine; None: where that can be."""
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
@@ -43,7 +45,7 @@ class _OnDocker(DriverSuite):
     @classmethod
     def driver(cls, instance: str) -> SandboxDriver:
         disks = None if cls.disks is None else Disks(cls.disks / instance)
-        return DockerDriver(cls.settings.engine_url, instance, disks)
+        return DockerDriver(cls.settings.engine_url, instance, disks, is_direct=cls.is_direct)
 
     @classmethod
     def driver_of_silent_platform(cls) -> SandboxDriver:
@@ -65,6 +67,7 @@ class TestRuncWithLayers(_OnDocker):
 
     runtime = "runc"
     uses_disks = False
+    is_direct = False
     differs = frozenset({Difference.NO_DISK_LIMIT, Difference.WRITABLE_ROOT})
 
 

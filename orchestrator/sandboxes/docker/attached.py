@@ -7,7 +7,9 @@ import os
 import socket
 import struct
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
+
+AnySocket = TypeVar("AnySocket", socket.socket, socket.socket | None)
 
 
 def own_socket(attached: Any) -> socket.socket:
@@ -19,7 +21,7 @@ def own_socket(attached: Any) -> socket.socket:
     return own
 
 
-async def whole_socket(opening: Coroutine[Any, Any, socket.socket]) -> socket.socket:
+async def whole_socket(opening: Coroutine[Any, Any, AnySocket]) -> AnySocket:
     """What a thread opens: the engine goes on with what we no longer wait for, and nobody else would close it."""
     task = asyncio.ensure_future(opening)
     try:
@@ -29,9 +31,10 @@ async def whole_socket(opening: Coroutine[Any, Any, socket.socket]) -> socket.so
         raise
 
 
-def _close(opened: asyncio.Future[socket.socket]) -> None:
-    if not opened.cancelled() and opened.exception() is None:
-        opened.result().close()
+def _close(opened: asyncio.Future[AnySocket]) -> None:
+    link = None if opened.cancelled() or opened.exception() is not None else opened.result()
+    if link is not None:
+        link.close()
 
 
 class AttachedProtocol(asyncio.StreamReaderProtocol):

@@ -1,9 +1,9 @@
-"""The driver itself: lifecycle calls, first streams, bridges, the engine's events.
+"""The driver itself: lifecycle calls, streams to guests, the engine's events.
 
-The SDK is synchronous: its calls run in a small thread pool of the driver's own. Streams do not: what is attached is a
-socket that asyncio reads. A new sandbox's first stream is the standard input and output of its main process, attached
-before it starts; every later one is an exec of the bridge. Labels on a container are its instance and sandbox; labels
-cannot change later.
+The SDK is synchronous: its calls run in a small thread pool of the driver's own. Streams do not: each is a socket that
+asyncio reads. Beside the engine it is the guest's own (`direct.py`). Elsewhere, a new sandbox's first stream is the
+standard input and output of its main process, attached before it starts, and every later one an exec of the bridge.
+Labels on a container are its instance and sandbox; labels cannot change later.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import requests.exceptions
 from orchestrator.errors import CorralError, EngineUnavailable, ImageMissing, SandboxGone, SandboxStartFailed
 from orchestrator.sandboxes import guest_bundle
 from orchestrator.sandboxes.disks import Disks
-from orchestrator.sandboxes.docker import engine
+from orchestrator.sandboxes.docker import direct, engine
 from orchestrator.sandboxes.docker.attached import AttachedProtocol, own_socket, whole_socket
 from orchestrator.sandboxes.docker.container import (
     BRIDGE_COMMAND,
@@ -56,13 +56,20 @@ _STOP_TIMEOUT_S = 3
 class DockerDriver(SandboxDriver):
     """Sandboxes as containers of one Docker engine."""
 
-    def __init__(self, engine_url: str, instance: str, disks: Disks | None = None) -> None:
-        """With `disks` each sandbox has one of its own; without, its files are in the container's writable layer."""
+    def __init__(
+        self, engine_url: str, instance: str, disks: Disks | None = None, *, is_direct: bool | None = None
+    ) -> None:
+        """With `disks` each sandbox has one of its own; without, its files are in the container's writable layer.
+
+        `is_direct`: whether guests are reached past the engine where that can be; by default if it is on this machine.
+        """
         self._engine_url = engine_url
         self._instance = instance
         self._threads = ThreadPoolExecutor(_ENGINE_THREADS, thread_name_prefix="engine")
         self._storage_threads = ThreadPoolExecutor(_STORAGE_THREADS, thread_name_prefix="storage")
         self._client: docker.DockerClient | None = None
+        self._is_direct = direct.is_possible(engine_url) if is_direct is None else is_direct
+        self._default_runtime = ""
         self._opened_at: str | None = None
         """By the engine's clock."""
         self._guest_digest = guest_bundle.digest()
@@ -87,7 +94,8 @@ class DockerDriver(SandboxDriver):
                 for each in components
             }
             details |= {"cgroup": str(info.get("CgroupVersion", "1")), "storage": str(info.get("Driver", ""))}
-            details["files"] = self._storage.name
+            details |= {"files": self._storage.name, "links": "direct" if self._is_direct else "through the engine"}
+            self._default_runtime = str(info.get("DefaultRuntime") or "")
             self._opened_at = _unix_time(info.get("SystemTime"))
             name = (version.get("Platform") or {}).get("Name") or "Docker Engine"
             return DriverInfo(f"{name} {version['Version']}", tuple(sorted(info.get("Runtimes") or {})), details)
@@ -134,7 +142,7 @@ class DockerDriver(SandboxDriver):
             if lacks_guest and (existing is None or (await self._known(ref)).state is SandboxState.CREATED):
                 await self._run(lambda: self._put_guest(ref.token), stage="create")
             # Who made one that was there may have attached to it: that stream is spent, and the only one of its kind.
-            if existing is None:
+            if existing is None and not self._is_reached_directly(spec.runtime):
                 attaching = self._run(lambda: self._attach(ref.token), stage="create")
                 self._first_streams[ref.token] = await whole_socket(attaching)
             await self._run(lambda: self._engine.api.start(ref.token), stage="start")
@@ -224,10 +232,15 @@ class DockerDriver(SandboxDriver):
             yield SandboxRef(sandbox_id, "")
 
     async def connect(self, ref: SandboxRef) -> GuestStream:
-        raw = self._first_streams.pop(ref.token, None) or await whole_socket(self._run(lambda: self._bridge(ref.token)))
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=1 << 20)
-        protocol = AttachedProtocol(reader)
+        protocol: asyncio.StreamReaderProtocol = AttachedProtocol(reader)
+        raw = self._first_streams.pop(ref.token, None)
+        if raw is None and self._is_direct:
+            raw = await whole_socket(self._run(lambda: self._direct_link(ref.token)))
+            protocol = asyncio.StreamReaderProtocol(reader) if raw is not None else protocol
+        if raw is None:
+            raw = await whole_socket(self._run(lambda: self._bridge(ref.token)))
         transport, _ = await loop.create_connection(lambda: protocol, sock=raw)
         return GuestStream(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
 
@@ -329,7 +342,12 @@ class DockerDriver(SandboxDriver):
     def _create(self, spec: SandboxSpec, image: Image) -> str:
         placement = self._storage.placement(spec, image)
         config = container_config(
-            spec, self._instance, placement, self._engine.api.create_host_config, volumes=image.volumes
+            spec,
+            self._instance,
+            placement,
+            self._engine.api.create_host_config,
+            volumes=image.volumes,
+            is_linked=not self._is_reached_directly(spec.runtime),
         )
         created = self._engine.api.create_container(**config)
         return str(created["Id"])
@@ -363,6 +381,22 @@ class DockerDriver(SandboxDriver):
         """What a crash left of reading images."""
         for left in client.api.containers(all=True, filters={"label": f"{READER_LABEL}={self._instance}"}):
             client.api.remove_container(left["Id"], force=True)
+
+    def _is_reached_directly(self, runtime: str) -> bool:
+        return self._is_direct and direct.shares_kernel(runtime or self._default_runtime)
+
+    def _direct_link(self, token: str) -> socket.socket | None:
+        """None where a bridge must do."""
+        found = self._engine.api.inspect_container(token)
+        state = found["State"]
+        if not self._is_reached_directly(found["HostConfig"].get("Runtime") or ""):
+            return None
+        if not state["Running"] or state["Paused"]:
+            raise SandboxGone(f"the sandbox is {state['Status']}")
+        try:
+            return direct.connect(state["Pid"], found["Id"])
+        except PermissionError:
+            return None
 
     def _bridge(self, token: str) -> socket.socket:
         api = self._engine.api
