@@ -95,7 +95,7 @@ def test_an_older_generation_is_told_so_and_the_link_stays(guest: Guest) -> None
     [
         encode_json(OPEN, 2, {"service": "calls"}),
         encode(OPEN, 1, b"[]"),
-        encode_json(OPEN, 1, {"service": "exec", "call": "x", "argv": ["cat"], "timeout_s": 9, "input": True})
+        encode_json(OPEN, 1, {"service": "exec", "call": "x", "argv": ["sleep", "9"], "timeout_s": 9, "input": True})
         + b"".join(encode(DATA, 1, b"x" * (WINDOW_BYTES // 4)) for _ in range(40)),
         b"\xff" * 100,
     ],
