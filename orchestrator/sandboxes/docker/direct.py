@@ -53,7 +53,7 @@ def connect(pid: int, container_id: str) -> socket.socket:
             root = _hold(held, "root", process)
             while True:
                 try:
-                    return _connect(root)
+                    return _connect(root, os.fstat(process).st_uid)
                 except (FileNotFoundError, ConnectionRefusedError, BlockingIOError) as error:
                     if time.monotonic() > give_up_at:
                         raise SandboxGone("the guest did not start in time") from error
@@ -75,7 +75,7 @@ def _check(process: int, container_id: str) -> None:
         raise SandboxGone("the sandbox has ended")
 
 
-def _connect(root: int) -> socket.socket:
+def _connect(root: int, owner: int) -> socket.socket:
     with ExitStack() as held:
         folder = root
         for name in _FOLDERS:
@@ -83,7 +83,7 @@ def _connect(root: int) -> socket.socket:
         place = os.open(_SOCKET, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
         held.callback(os.close, place)
         found = os.fstat(place)
-        if not stat.S_ISSOCK(found.st_mode) or found.st_uid != 0:
+        if not stat.S_ISSOCK(found.st_mode) or found.st_uid != owner:
             raise SandboxGone("what is in the place of the guest's socket is none")
         link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with ExitStack() as failing:
