@@ -274,7 +274,7 @@ async def remove_containers(instance: str) -> int:
     driver = DockerDriver(Settings.load().engine_url, instance)
     try:
         await driver.open()
-        left = [ref async for ref in driver.owned()]
+        left = [found.ref async for found in driver.owned()]
         for ref in left:
             await driver.destroy(ref)
         return len(left)

@@ -67,8 +67,7 @@ class Bench:
         await asyncio.gather(*self._leaving)
         for link in self._links:
             await link.aclose()
-        refs = [ref async for ref in self.driver.owned()]
-        await asyncio.gather(*(self.driver.destroy(ref) for ref in refs))
+        await asyncio.gather(*(self.driver.destroy(ref) for ref in await owned(self.driver)))
         await self.driver.aclose()
 
 
@@ -76,6 +75,11 @@ async def make(driver: SandboxDriver, spec: SandboxSpec) -> SandboxRef:
     """The ref of a started sandbox."""
     refs = [ref async for ref in driver.create(spec)]
     return refs[-1]
+
+
+async def owned(driver: SandboxDriver) -> set[SandboxRef]:
+    """All sandboxes of the driver's owner."""
+    return {found.ref async for found in driver.owned()}
 
 
 @asynccontextmanager

@@ -10,7 +10,8 @@ from contextlib import aclosing
 
 import pytest
 
-from orchestrator.conformance.bench import PATIENCE_S, entered, make, says
+from orchestrator.conformance.bench import PATIENCE_S, entered, make, owned, says
+from orchestrator.conformance.differences import Difference
 from orchestrator.conformance.platform import Platform
 from orchestrator.errors import CorralError, EngineUnavailable, ImageMissing, SandboxGone
 from orchestrator.ids import new_sandbox_id
@@ -21,7 +22,9 @@ _NO_IMAGE = "corral/there-is-no-such-image:none"
 
 class LifecycleChecks(Platform):
     async def test_open_says_what_it_found_and_may_be_called_again(self, opened: SandboxDriver) -> None:
-        assert (await opened.open()).engine
+        found = await opened.open()
+        assert found.engine
+        assert found.can_pause is not self.states(Difference.NO_PAUSE)
 
     async def test_close_may_be_called_twice_and_leaves_sandboxes(self, opened: SandboxDriver) -> None:
         ref = await make(opened, self.spec())
@@ -54,7 +57,7 @@ class LifecycleChecks(Platform):
         assert second == first
         async with entered(opened, second) as sandbox:
             assert await says(sandbox, "cat marker") == b"kept\n"
-        assert [ref async for ref in opened.owned()] == [first]
+        assert await owned(opened) == {first}
 
     async def test_a_sandbox_that_has_ended_is_adopted_and_started(self, opened: SandboxDriver) -> None:
         spec = self.spec()
@@ -100,7 +103,7 @@ class LifecycleChecks(Platform):
             creating.cancel()
             await asyncio.gather(creating, return_exceptions=True)
         ref = await make(opened, spec)
-        assert [found async for found in opened.owned()] == [ref]
+        assert await owned(opened) == {ref}
         async with entered(opened, ref) as sandbox:
             assert await says(sandbox, "echo ready") == b"ready\n"
 
@@ -114,16 +117,16 @@ class LifecycleChecks(Platform):
         spec = SandboxSpec(new_sandbox_id(), _NO_IMAGE)
         with pytest.raises(ImageMissing):
             await make(opened, spec)
-        assert [ref async for ref in opened.owned()] == []
+        assert await owned(opened) == set()
 
     async def test_several_are_made_at_once(self, opened: SandboxDriver) -> None:
         refs = await asyncio.gather(*(make(opened, self.spec()) for _ in range(4)))
-        assert {ref async for ref in opened.owned()} == set(refs)
+        assert await owned(opened) == set(refs)
 
     async def test_a_new_name_changes_nothing_else(self, opened: SandboxDriver) -> None:
         ref = await make(opened, self.spec(name=new_sandbox_id()))
         await opened.rename(ref, new_sandbox_id())
-        assert [found async for found in opened.owned()] == [ref]
+        assert await owned(opened) == {ref}
         async with entered(opened, ref) as sandbox:
             assert await says(sandbox, "echo ready") == b"ready\n"
 
@@ -193,8 +196,8 @@ class LifecycleChecks(Platform):
         running, stopped = await make(opened, self.spec()), await make(opened, self.spec())
         await opened.stop(stopped)
         try:
-            assert {ref async for ref in opened.owned()} == {running, stopped}
-            assert [ref async for ref in stranger.owned()] == [foreign]
+            assert await owned(opened) == {running, stopped}
+            assert await owned(stranger) == {foreign}
         finally:
             await stranger.destroy(foreign)
             await stranger.aclose()
@@ -208,12 +211,27 @@ class LifecycleChecks(Platform):
         after = self.driver(instance)
         await after.open()
         try:
-            assert [found async for found in after.owned()] == [ref]
+            assert await owned(after) == {ref}
             async with entered(after, ref) as sandbox:
                 assert await says(sandbox, "echo hello") == b"hello\n"
         finally:
             await after.destroy(ref)
             await after.aclose()
+
+    async def test_whatever_state_they_are_in_owned_says_what_inspect_says(self, opened: SandboxDriver) -> None:
+        running, stopped, paused = [await make(opened, self.spec()) for _ in range(3)]
+        await opened.stop(stopped)
+        if not self.states(Difference.NO_PAUSE):
+            await opened.pause(paused)
+        async with aclosing(opened.create(self.spec())) as stages:
+            created = await anext(stages)
+        for found in [each async for each in opened.owned()]:
+            status = await opened.inspect(found.ref)
+            assert (found.state, found.has_files) == (status.state, True)
+            assert status.has_files
+        assert await owned(opened) == {running, stopped, paused, created}
+        await opened.destroy(stopped)
+        assert not (await opened.inspect(stopped)).has_files
 
     # exits
 
@@ -258,7 +276,7 @@ class LifecycleChecks(Platform):
             with pytest.raises(EngineUnavailable):
                 await attempt
         with pytest.raises(EngineUnavailable):
-            _ = [found async for found in driver.owned()]
+            await owned(driver)
         with pytest.raises(EngineUnavailable):
             await anext(driver.exits())
         await driver.aclose()

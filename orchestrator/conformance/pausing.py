@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from orchestrator.conformance.bench import PATIENCE_S, Bench, cell, make, run, says
+from orchestrator.conformance.bench import PATIENCE_S, Bench, cell, make, owned, run, says
 from orchestrator.conformance.differences import Difference
 from orchestrator.conformance.platform import Platform
 from orchestrator.errors import SandboxGone
@@ -47,7 +47,7 @@ class PausingChecks(Platform):
         for _ in range(2):
             await opened.pause(ref)
             assert (await opened.inspect(ref)).state is SandboxState.PAUSED
-        assert [found async for found in opened.owned()] == [ref]
+        assert await owned(opened) == {ref}
         for _ in range(2):
             await opened.resume(ref)
             assert (await opened.inspect(ref)).state is SandboxState.RUNNING

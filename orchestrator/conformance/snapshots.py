@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from orchestrator.conformance.bench import Bench, cell, entered, make, says
+from orchestrator.conformance.bench import Bench, cell, entered, make, owned, says
 from orchestrator.conformance.differences import Difference
 from orchestrator.conformance.platform import Platform
 from orchestrator.errors import CorralError, SandboxGone
@@ -209,7 +209,7 @@ class SnapshotChecks(Platform):
                 refs.append(ref)
         for ref in refs:
             await opened.destroy(ref)
-        assert [ref async for ref in opened.owned()] == []
+        assert await owned(opened) == set()
 
     async def test_processes_and_calls_are_not_in_it(self, bench: Bench) -> None:
         if await self._cannot(bench.driver):

@@ -145,6 +145,10 @@ class Disks:
         self.unmount(sandbox_id)
         self._sandbox(sandbox_id).unlink(missing_ok=True)
 
+    def exists(self, sandbox_id: str) -> bool:
+        """Whether the sandbox has a disk."""
+        return self._sandbox(sandbox_id).exists()
+
     def sandbox_ids(self) -> set[str]:
         """The sandboxes that have a disk."""
         return {each.stem for each in (self._files / "sandboxes").glob("*.img")}

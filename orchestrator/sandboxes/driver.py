@@ -73,6 +73,21 @@ class SandboxStatus:
     state: SandboxState
     reason: str = ""
     """For people: the exit code, the engine's message."""
+    has_files: bool = False
+    """Whether the files that last are there. If they are, and the sandbox is `ABSENT`, then `create` with the spec that
+    it had puts it around them again. Without meaning while the state is `UNKNOWN`.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A sandbox of this server on the platform."""
+
+    ref: SandboxRef
+    """Without a token if there is nothing of it but files."""
+    state: SandboxState
+    has_files: bool
+    """See `SandboxStatus.has_files`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +97,10 @@ class DriverInfo:
     engine: str
     """For people: name and version."""
     runtimes: tuple[str, ...] = ()
+    can_pause: bool = False
+    """Whether `pause` and `resume` do something here."""
+    is_remote: bool = False
+    """On another machine, behind a connection that can be cut while both ends are well."""
     details: dict[str, str] = field(default_factory=dict)
 
 
@@ -113,7 +132,8 @@ class SandboxDriver(ABC):
     @abstractmethod
     def create(self, spec: SandboxSpec) -> AsyncGenerator[SandboxRef, None]:
         """Makes and starts a sandbox. Yields a ref right after each resource exists, so that it can be stored before
-        the next step; the last ref is of a started sandbox. A spec whose `sandbox_id` exists already is adopted.
+        the next step; the last ref is of a started sandbox. A spec whose `sandbox_id` exists already is adopted, and
+        so are the files of one that is gone; whatever fails, they are kept.
 
         Raises:
             ImageMissing, SandboxStartFailed, EngineUnavailable: what was made may remain; `destroy` the last ref.
@@ -165,8 +185,8 @@ class SandboxDriver(ABC):
         """Removes everything of the sandbox; absent is success. Returns when the name can be used again."""
 
     @abstractmethod
-    def owned(self) -> AsyncIterator[SandboxRef]:
-        """All sandboxes, running or not, that carry this server's instance label."""
+    def owned(self) -> AsyncIterator[Found]:
+        """All sandboxes, running or not, that carry this server's instance label. Asks the platform once, for all."""
 
     async def written_bytes(self, ref: SandboxRef) -> int | None:
         """What a sandbox has written, where nothing but a look from time to time can limit it (`DiskWatch`).

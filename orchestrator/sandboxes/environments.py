@@ -267,9 +267,9 @@ class Environments:
         if token:
             await self._driver.destroy(SandboxRef(sandbox_id, token))
             return
-        async for ref in self._driver.owned():
-            if ref.sandbox_id == sandbox_id:
-                await self._driver.destroy(ref)
+        async for found in self._driver.owned():
+            if found.ref.sandbox_id == sandbox_id:
+                await self._driver.destroy(found.ref)
 
     def touch(self, environment_id: str) -> None:
         """Remembers that the environment was used now. Nobody waits for that, or fails of it."""

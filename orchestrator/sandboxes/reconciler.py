@@ -74,7 +74,7 @@ class Reconciler:
 
     async def reap(self) -> None:
         """Destroys sandboxes and snapshots of ours that no row knows: a crash came between engine and store."""
-        found = [ref async for ref in self._driver.owned()]
+        found = [each.ref async for each in self._driver.owned()]
         copies = await self._driver.snapshots()
         if not found and not copies:
             return

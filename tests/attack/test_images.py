@@ -75,8 +75,8 @@ async def driver(engine: Settings, short_path: Path) -> AsyncIterator[DockerDriv
     driver = DockerDriver(engine.engine_url, f"attack-{uuid.uuid4().hex[:8]}", disks)
     await driver.open()
     yield driver
-    async for ref in driver.owned():
-        await driver.destroy(ref)
+    async for found in driver.owned():
+        await driver.destroy(found.ref)
     await driver.aclose()
 
 

@@ -46,8 +46,8 @@ def container(client: docker.DockerClient, engine: Settings) -> Iterator[Any]:
 async def driver(engine: Settings, client: docker.DockerClient) -> AsyncIterator[DockerDriver]:
     driver = DockerDriver(engine.engine_url, f"direct-{uuid.uuid4().hex[:8]}")
     yield driver
-    async for ref in driver.owned():
-        await driver.destroy(ref)
+    async for found in driver.owned():
+        await driver.destroy(found.ref)
     await driver.aclose()
 
 

@@ -5,7 +5,7 @@ nothing: tests run only their own commands in it. Blocking work happens in threa
 of a sandbox's processes; a snapshot is a copy of its folders.
 
 Like any driver it remembers nothing: another object on the same folder finds the same sandboxes. `kill_all` ends every
-process that was ever started in them.
+process that was ever started in them. `prune` takes a sandbox away and leaves its files.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from orchestrator.errors import EngineUnavailable, ImageMissing, SandboxGone, Sa
 from orchestrator.guest import bridge
 from orchestrator.sandboxes.driver import (
     DriverInfo,
+    Found,
     GuestStream,
     SandboxDriver,
     SandboxRef,
@@ -41,7 +42,9 @@ _MARK = "CORRAL_LOCAL_SANDBOX"
 _WATCH_INTERVAL_S = 0.02
 _UNIX_PATH_LIMIT = 107
 _PARTS = ("workspace", "home")
-"""What of a sandbox's folder a snapshot holds."""
+"""What of a sandbox's folder lasts, and a snapshot holds."""
+_EMBODIED = "embodied"
+"""The file that says that there is more of a sandbox than its files."""
 
 _children: dict[int, subprocess.Popen[bytes]] = {}
 """Guests that are children of this process and must be reaped by it; others are reaped by init."""
@@ -58,7 +61,7 @@ class LocalDriver(SandboxDriver):
         self._instance = instance
 
     async def open(self) -> DriverInfo:
-        return DriverInfo("plain processes")
+        return DriverInfo("plain processes", can_pause=True)
 
     async def aclose(self) -> None:
         pass
@@ -85,8 +88,7 @@ class LocalDriver(SandboxDriver):
         await asyncio.to_thread(_kill, Path(ref.token))
 
     async def inspect(self, ref: SandboxRef) -> SandboxStatus:
-        state = await asyncio.to_thread(_state, Path(ref.token))
-        return SandboxStatus(state, "the guest ended" if state is SandboxState.EXITED else "")
+        return await asyncio.to_thread(_status, self._root / ref.sandbox_id)
 
     async def pause(self, ref: SandboxRef) -> None:
         await self._signal(ref, signal.SIGSTOP)
@@ -113,11 +115,17 @@ class LocalDriver(SandboxDriver):
         return {each.name for each in await asyncio.to_thread(lambda: list(self._snapshot("").glob("[!.]*")))}
 
     async def destroy(self, ref: SandboxRef) -> None:
-        await asyncio.to_thread(_destroy, Path(ref.token))
+        await asyncio.to_thread(_destroy, self._root / ref.sandbox_id)
 
-    async def owned(self) -> AsyncIterator[SandboxRef]:
+    async def owned(self) -> AsyncIterator[Found]:
         for folder in await asyncio.to_thread(self._folders):
-            yield SandboxRef(folder.name, str(folder))
+            status = await asyncio.to_thread(_status, folder)
+            token = "" if status.state is SandboxState.ABSENT else str(folder)
+            yield Found(SandboxRef(folder.name, token), status.state, status.has_files)
+
+    async def prune(self, ref: SandboxRef) -> None:
+        """As somebody does who removes stopped containers: there is nothing left of it but its files."""
+        await asyncio.to_thread(_prune, self._root / ref.sandbox_id)
 
     async def connect(self, ref: SandboxRef) -> GuestStream:
         if (await self.inspect(ref)).state is not SandboxState.RUNNING:
@@ -282,10 +290,10 @@ class EngineAway(LocalDriver):
         self._ask()
         await super().destroy(ref)
 
-    async def owned(self) -> AsyncIterator[SandboxRef]:
+    async def owned(self) -> AsyncIterator[Found]:
         self._ask()
-        async for ref in super().owned():
-            yield ref
+        async for found in super().owned():
+            yield found
 
     async def connect(self, ref: SandboxRef) -> GuestStream:
         self._ask()
@@ -336,15 +344,15 @@ class NeverAnswersHello(LocalDriver):
 
 def _make_folder(folder: Path, instance: str, snapshot: Path | None) -> None:
     assert len(str(folder / "s")) <= _UNIX_PATH_LIMIT, f"{folder} is too long for a Unix socket's path"
-    if (folder / "instance").exists():
-        return
-    if snapshot is not None:
-        if not snapshot.exists():
-            raise SandboxStartFailed(f"there is no snapshot {snapshot.name!r}", stage="disk")
-        _copy(snapshot, folder)
-    for part in _PARTS:
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    (folder / "instance").write_text(instance)
+    if not (folder / "instance").exists():
+        if snapshot is not None:
+            if not snapshot.exists():
+                raise SandboxStartFailed(f"there is no snapshot {snapshot.name!r}", stage="disk")
+            _copy(snapshot, folder)
+        for part in _PARTS:
+            (folder / part).mkdir(parents=True, exist_ok=True)
+        (folder / "instance").write_text(instance)
+    (folder / _EMBODIED).touch()
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -392,8 +400,14 @@ def start_bridge(folder: Path) -> socket.socket:
     return ours
 
 
+def _status(folder: Path) -> SandboxStatus:
+    state = _state(folder)
+    reason = "the guest ended" if state is SandboxState.EXITED else ""
+    return SandboxStatus(state, reason, has_files=(folder / "instance").exists())
+
+
 def _state(folder: Path) -> SandboxState:
-    if not folder.exists():
+    if not (folder / _EMBODIED).exists():
         return SandboxState.ABSENT
     pid = _pid(folder)
     if pid is None:
@@ -442,6 +456,12 @@ def _destroy(folder: Path) -> None:
     _kill(folder)
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder)
+
+
+def _prune(folder: Path) -> None:
+    (folder / _EMBODIED).unlink(missing_ok=True)
+    _kill(folder)
+    (folder / "pid").unlink(missing_ok=True)
 
 
 def _kill(folder: Path) -> None:

@@ -253,7 +253,7 @@ async def test_a_killed_guest_is_told_to_the_agent_and_files_are_kept(tmp_path: 
             background=True,
         )
         await eventually_exists(server, begun["environment_id"], "begun")
-        (ref,) = [ref async for ref in driver.owned()]
+        (ref,) = [found.ref async for found in driver.owned()]
         await driver.stop(ref)
         ended = await server.ended(begun["id"])
         assert ended["status"] == "completed"

@@ -36,6 +36,7 @@ from orchestrator.sandboxes.docker.container import (
 from orchestrator.sandboxes.docker.storage import DiskStorage, Image, LayerStorage, Storage
 from orchestrator.sandboxes.driver import (
     DriverInfo,
+    Found,
     GuestStream,
     SandboxDriver,
     SandboxRef,
@@ -51,6 +52,7 @@ _ENGINE_THREADS = 8
 _STORAGE_THREADS = 4
 _ENGINE_TIMEOUT_S = 60
 _STOP_TIMEOUT_S = 3
+_STATES = {each.value: each for each in (SandboxState.CREATED, SandboxState.RUNNING, SandboxState.PAUSED)}
 
 
 class DockerDriver(SandboxDriver):
@@ -98,7 +100,14 @@ class DockerDriver(SandboxDriver):
             self._default_runtime = str(info.get("DefaultRuntime") or "")
             self._opened_at = _unix_time(info.get("SystemTime"))
             name = (version.get("Platform") or {}).get("Name") or "Docker Engine"
-            return DriverInfo(f"{name} {version['Version']}", tuple(sorted(info.get("Runtimes") or {})), details)
+            return DriverInfo(
+                f"{name} {version['Version']}",
+                tuple(sorted(info.get("Runtimes") or {})),
+                # An engine of an ordinary user, without control groups, has nothing to freeze processes with.
+                can_pause=info.get("CgroupDriver") != "none",
+                is_remote=not self._engine_url.startswith("unix://"),
+                details=details,
+            )
 
         found = await self._run(connect)
         await self._keep(self._storage.open)
@@ -170,21 +179,17 @@ class DockerDriver(SandboxDriver):
 
     async def inspect(self, ref: SandboxRef) -> SandboxStatus:
         try:
-            state = (await self._run(lambda: self._engine.api.inspect_container(ref.token)))["State"]
+            found = (await self._run(lambda: self._engine.api.inspect_container(ref.token)))["State"]
         except SandboxGone:
-            return SandboxStatus(SandboxState.ABSENT)
+            has_files = await self._keep(self._storage.has_files, ref.sandbox_id, False)
+            return SandboxStatus(SandboxState.ABSENT, has_files=has_files)
         except CorralError as error:
             return SandboxStatus(SandboxState.UNKNOWN, error.message)
-        if state.get("Paused"):
-            return SandboxStatus(SandboxState.PAUSED)
-        if state.get("Running"):
-            return SandboxStatus(SandboxState.RUNNING)
-        if state.get("Status") == "created":
-            return SandboxStatus(SandboxState.CREATED)
-        reason = (
-            "out of memory" if state.get("OOMKilled") else state.get("Error") or f"exit code {state.get('ExitCode')}"
-        )
-        return SandboxStatus(SandboxState.EXITED, reason)
+        state, reason = _state(found["Status"]), ""
+        if state is SandboxState.EXITED:
+            is_oom = found.get("OOMKilled")
+            reason = "out of memory" if is_oom else found.get("Error") or f"exit code {found.get('ExitCode')}"
+        return SandboxStatus(state, reason, await self._keep(self._storage.has_files, ref.sandbox_id, True))
 
     async def pause(self, ref: SandboxRef) -> None:
         if (await self._known(ref)).state is not SandboxState.PAUSED:
@@ -220,16 +225,16 @@ class DockerDriver(SandboxDriver):
                 pass
         await self._keep(self._storage.remove, ref.sandbox_id)
 
-    async def owned(self) -> AsyncIterator[SandboxRef]:
+    async def owned(self) -> AsyncIterator[Found]:
         # Files first: a sandbox that is being made has a container later, not earlier.
-        without_container = await self._keep(self._storage.sandbox_ids)
+        disks = await self._keep(self._storage.sandbox_ids)
         filters = {"label": f"{INSTANCE_LABEL}={self._instance}"}
-        for container in await self._run(lambda: self._engine.api.containers(all=True, filters=filters)):
-            sandbox_id = container["Labels"].get(SANDBOX_LABEL, "")
-            without_container.discard(sandbox_id)
-            yield SandboxRef(sandbox_id, container["Id"])
-        for sandbox_id in without_container:
-            yield SandboxRef(sandbox_id, "")
+        containers = await self._run(lambda: self._engine.api.containers(all=True, filters=filters))
+        refs = {SandboxRef(each["Labels"].get(SANDBOX_LABEL, ""), each["Id"]): each["State"] for each in containers}
+        for ref, state in refs.items():
+            yield Found(ref, _state(state), not self._storage.has_hard_limit or ref.sandbox_id in disks)
+        for sandbox_id in disks - {ref.sandbox_id for ref in refs}:
+            yield Found(SandboxRef(sandbox_id, ""), SandboxState.ABSENT, has_files=True)
 
     async def connect(self, ref: SandboxRef) -> GuestStream:
         loop = asyncio.get_running_loop()
@@ -407,6 +412,11 @@ class DockerDriver(SandboxDriver):
         stream = self._first_streams.pop(token, None)
         if stream is not None:
             stream.close()
+
+
+def _state(status: str) -> SandboxState:
+    """In the engine's word for it. Whatever is neither new, running nor paused has ended, or is about to go."""
+    return _STATES.get(status, SandboxState.EXITED)
 
 
 def _unix_time(system_time: str | None) -> str | None:

@@ -94,6 +94,10 @@ class Storage(ABC):
     def remove(self, sandbox_id: str) -> None:  # noqa: B027
         """After the container is gone."""
 
+    def has_files(self, sandbox_id: str, has_container: bool) -> bool:
+        """Whether a sandbox's files are there."""
+        return has_container
+
     def sandbox_ids(self) -> set[str]:
         """Sandboxes that have files beside a container."""
         return set()
@@ -178,6 +182,9 @@ class DiskStorage(Storage):
     def _lock(self, sandbox_id: str) -> threading.Lock:
         """A thread cannot be cancelled: what undoes a start may come while it is still going on."""
         return self._locks.setdefault(sandbox_id, threading.Lock())
+
+    def has_files(self, sandbox_id: str, has_container: bool) -> bool:
+        return self._disks.exists(sandbox_id)
 
     def sandbox_ids(self) -> set[str]:
         return self._disks.sandbox_ids()

@@ -92,7 +92,7 @@ class World:
         return row
 
     async def owned(self) -> set[str]:
-        return {ref.sandbox_id async for ref in LocalDriver(self.root).owned()}
+        return {found.ref.sandbox_id async for found in LocalDriver(self.root).owned()}
 
     async def kinds(self, environment_id: str) -> list[str]:
         return [event.kind for event in await self.store.read(environment_id)]

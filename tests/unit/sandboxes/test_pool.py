@@ -15,6 +15,7 @@ from orchestrator.guest import frames
 from orchestrator.sandboxes import pool as module
 from orchestrator.sandboxes.driver import (
     DriverInfo,
+    Found,
     GuestStream,
     Profile,
     Resources,
@@ -114,9 +115,9 @@ class QuickDriver(SandboxDriver):
     async def inspect(self, ref: SandboxRef) -> SandboxStatus:
         return SandboxStatus(SandboxState.RUNNING if ref.sandbox_id in self.specs else SandboxState.ABSENT)
 
-    async def owned(self) -> AsyncIterator[SandboxRef]:
+    async def owned(self) -> AsyncIterator[Found]:
         for sandbox_id in list(self.specs):
-            yield SandboxRef(sandbox_id, "token")
+            yield Found(SandboxRef(sandbox_id, "token"), SandboxState.RUNNING, has_files=True)
 
     async def exits(self) -> AsyncIterator[str]:
         await asyncio.Event().wait()
