@@ -14,7 +14,8 @@
     │   ├─ EngineUnavailable       the container engine did not answer
     │   ├─ ImageMissing            the image is not there
     │   ├─ SandboxStartFailed      a stage of the start failed
-    │   └─ SandboxGone             it existed; it, or the link to it, does not now
+    │   ├─ SandboxGone             it existed; it, or the link to it, does not now
+    │   └─ CallForgotten           the guest had this call and has let it go
     ├─ ModelError                  the provider refused, failed or broke off
     ├─ ToolError                   said to the model, never to the client
     ├─ LeaseLost                   another worker owns this run; stop quietly
@@ -135,6 +136,12 @@ class SandboxGone(SandboxError):
     """The sandbox, or the link to it, ended while it was needed."""
 
     code = "sandbox_gone"
+
+
+class CallForgotten(SandboxError):
+    """The guest has had this call, and has forgotten what came of it: it is not carried out again."""
+
+    code = "call_forgotten"
 
 
 class ModelError(CorralError):

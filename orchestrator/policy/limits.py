@@ -16,6 +16,8 @@ class Limits:
     """What one call may write at all; then it is stopped."""
     run_timeout_s: float = 3600.0
     max_turns: int = 200
+    engine_patience_s: float = 60.0
+    """How long a call that goes on inside is waited for while its sandbox cannot be reached."""
     code_limit_bytes: int = 4 << 20
     """Code of one `code_execution` call (attack case R11)."""
     file_limit_bytes: int = 16 << 20
