@@ -67,7 +67,8 @@ class EnvironmentRow:
     id: str
     project_id: str
     status: str
-    """`pending` (no sandbox yet), `active`, `stopped`, `lost` (its sandbox vanished from the engine), `deleting`."""
+    """`pending` (no sandbox yet), `active`, `paused` (frozen in memory), `stopped` (only its files are kept), `lost`
+    (its sandbox vanished from the engine), `deleting`."""
     sandbox_id: str | None
     sandbox_ref: str | None
     """What the driver needs to find the sandbox again, opaque here."""
@@ -82,6 +83,26 @@ class EnvironmentRow:
     """The name of the template that it is a fork of."""
     snapshot: str | None = None
     """What the driver calls the files that its sandbox begins with; None as soon as it has."""
+    target: str | None = None
+    """The status that it is being brought to, stored before the engine is asked; None when it is there."""
+    guest_id: str | None = None
+    """The guest that was last greeted in its sandbox; another one there means that the sandbox began anew."""
+    stage_since: datetime | None = None
+    """When `status` became what it is; None: it never changed. The store keeps it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxRow:
+    """What a sweep over all environments needs of each: no objects of users, so a thousand of them are small."""
+
+    id: str
+    status: str
+    target: str | None
+    sandbox_id: str | None
+    sandbox_ref: str | None
+    snapshot: str | None
+    template: str | None
+    last_accessed: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +122,18 @@ class InteractionRow:
     """JSON of the canonical request."""
     created: datetime
     updated: datetime
+    is_cancelling: bool = False
+    """Somebody asked for its end; see `request_cancel`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunKey:
+    """An interaction without its request, which may have megabytes."""
+
+    id: str
+    project_id: str
+    environment_id: str | None
+    is_cancelling: bool
 
 
 class Store(ABC):
@@ -126,6 +159,13 @@ class Store(ABC):
     @abstractmethod
     async def next_generation(self) -> int:
         """A number larger than every one given before, durable: the generation of the caller's leases and links."""
+
+    @abstractmethod
+    async def raise_generation(self, at_least: int) -> int:
+        """As `next_generation`, and not below `at_least`.
+
+        For a database that was restored from a backup: guests in running sandboxes know later generations than it does.
+        """
 
     # projects and keys
 
@@ -184,6 +224,10 @@ class Store(ABC):
         """
 
     @abstractmethod
+    async def sandbox_rows(self) -> list[SandboxRow]:
+        """Every environment of every project, the longest unused first."""
+
+    @abstractmethod
     async def count_environments(self, project_id: str) -> int:
         """How many environments the project has, those being deleted included."""
 
@@ -197,6 +241,8 @@ class Store(ABC):
         sandbox_ref: str | None = None,
         spec: str | None = None,
         snapshot: str | None = None,
+        target: str | None = None,
+        guest_id: str | None = None,
         accessed: bool = False,
     ) -> None:
         """Changes what is not None; `accessed` sets `last_accessed` to now. An empty string clears a nullable column.
@@ -211,8 +257,14 @@ class Store(ABC):
     # interactions and logs
 
     @abstractmethod
-    async def create_interaction(self, row: InteractionRow, events: Sequence[NewEvent]) -> None:
-        """Inserts the row and its first events in one transaction."""
+    async def create_interaction(
+        self,
+        row: InteractionRow,
+        events: Sequence[NewEvent],
+        environment: EnvironmentRow | None = None,
+        base: str | None = None,
+    ) -> None:
+        """Inserts the row and its first events, and with them a new `environment` as `create_environment` does."""
 
     @abstractmethod
     async def interaction(self, project_id: str | None, interaction_id: str) -> InteractionRow | None: ...
@@ -228,6 +280,14 @@ class Store(ABC):
         limit: int = 50,
     ) -> list[InteractionRow]:
         """Newest first, at most `limit`; `after` as in `environments`."""
+
+    @abstractmethod
+    async def run_keys(self, status: str) -> list[RunKey]:
+        """All interactions of that status, oldest first."""
+
+    @abstractmethod
+    async def request_cancel(self, interaction_id: str) -> bool:
+        """Remembers that the run shall end, whoever holds it; False if it has ended or is unknown. Repeatable."""
 
     @abstractmethod
     async def delete_interaction(self, interaction_id: str) -> None:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from orchestrator.errors import InvalidRequest
-from orchestrator.store.port import EnvironmentRow, InteractionRow, KeyRow, ProjectRow
+from orchestrator.store.port import EnvironmentRow, InteractionRow, KeyRow, ProjectRow, RunKey, SandboxRow
 
 Delete = Callable[[sqlite3.Connection, str, datetime], None]
 
@@ -94,14 +94,30 @@ def revoke_key(connection: sqlite3.Connection, key_id: str, now: datetime) -> Ke
 
 _ENVIRONMENT = (
     "SELECT id, project_id, status, sandbox_id, sandbox_ref, spec, created, updated, last_accessed,"
-    " profile, template, snapshot FROM environments"
+    " profile, template, snapshot, target, guest_id, stage_since FROM environments"
 )
 
 
 def _environment(found: Any) -> EnvironmentRow:
-    row_id, project_id, status, sandbox_id, sandbox_ref, spec, created, updated, accessed, *origins = found
-    times = moment(created), moment(updated), moment(accessed)
-    return EnvironmentRow(row_id, project_id, status, sandbox_id, sandbox_ref, spec, *times, *origins)
+    row_id, project_id, status, sandbox_id, sandbox_ref, spec, created, updated, accessed, *rest = found
+    profile, of_template, snapshot, target, guest_id, since = rest
+    return EnvironmentRow(
+        row_id,
+        project_id,
+        status,
+        sandbox_id,
+        sandbox_ref,
+        spec,
+        moment(created),
+        moment(updated),
+        moment(accessed),
+        profile,
+        of_template,
+        snapshot,
+        target,
+        guest_id,
+        None if since is None else moment(since),
+    )
 
 
 def insert_environment(connection: sqlite3.Connection, row: EnvironmentRow, base: str | None) -> None:
@@ -110,7 +126,7 @@ def insert_environment(connection: sqlite3.Connection, row: EnvironmentRow, base
     connection.execute(
         "INSERT INTO environments"
         " (id, project_id, status, sandbox_id, sandbox_ref, spec, created, updated, last_accessed,"
-        " profile, template, snapshot) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " profile, template, snapshot, target, guest_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             row.id,
             row.project_id,
@@ -124,6 +140,8 @@ def insert_environment(connection: sqlite3.Connection, row: EnvironmentRow, base
             row.profile,
             row.template,
             row.snapshot,
+            row.target,
+            row.guest_id,
         ),
     )
 
@@ -134,6 +152,19 @@ def environment(connection: sqlite3.Connection, project_id: str | None, environm
         {"id": environment_id, "project_id": project_id},
     ).fetchone()
     return found and _environment(found)
+
+
+def sandbox_rows(connection: sqlite3.Connection) -> list[SandboxRow]:
+    found = connection.execute(
+        "SELECT id, status, target, sandbox_id, sandbox_ref, snapshot, template, last_accessed FROM environments"
+        " ORDER BY last_accessed, id"
+    )
+    return [_sandbox(columns) for columns in found]
+
+
+def _sandbox(found: Any) -> SandboxRow:
+    row_id, status, target, sandbox_id, sandbox_ref, snapshot, of_template, accessed = found
+    return SandboxRow(row_id, status, target, sandbox_id, sandbox_ref, snapshot, of_template, moment(accessed))
 
 
 def count_environments(connection: sqlite3.Connection, project_id: str) -> int:
@@ -180,6 +211,9 @@ def update_environment(
             sandbox_ref = CASE WHEN :sandbox_ref IS NULL THEN sandbox_ref ELSE nullif(:sandbox_ref, '') END,
             spec = coalesce(:spec, spec),
             snapshot = CASE WHEN :snapshot IS NULL THEN snapshot ELSE nullif(:snapshot, '') END,
+            target = CASE WHEN :target IS NULL THEN target ELSE nullif(:target, '') END,
+            guest_id = CASE WHEN :guest_id IS NULL THEN guest_id ELSE nullif(:guest_id, '') END,
+            stage_since = CASE WHEN :status != status THEN :now ELSE stage_since END,
             updated = CASE WHEN :is_changed THEN :now ELSE updated END,
             last_accessed = CASE WHEN :accessed THEN :now ELSE last_accessed END
         WHERE id = :id
@@ -208,13 +242,13 @@ def delete_environment(connection: sqlite3.Connection, environment_id: str, now:
 
 _INTERACTION = (
     "SELECT id, project_id, conversation, previous_id, environment_id, agent, status, is_background, generation, body,"
-    " created, updated FROM interactions JOIN requests ON interaction_id = id"
+    " created, updated, cancelling FROM interactions JOIN requests ON interaction_id = id"
 )
 
 
 def _interaction(found: Any) -> InteractionRow:
     row_id, project_id, conversation, previous_id, environment_id, agent, status, *rest = found
-    is_background, generation, request, created, updated = rest
+    is_background, generation, request, created, updated, is_cancelling = rest
     return InteractionRow(
         row_id,
         project_id,
@@ -228,6 +262,7 @@ def _interaction(found: Any) -> InteractionRow:
         request,
         moment(created),
         moment(updated),
+        bool(is_cancelling),
     )
 
 
@@ -271,6 +306,26 @@ def interactions(
     start = _start(connection, _START_INTERACTIONS, project_id, after)
     wanted = {"project_id": project_id, "environment_id": environment_id, "status": status}
     return [_interaction(columns) for columns in _page(connection, _INTERACTION, wanted, start, limit)]
+
+
+def run_keys(connection: sqlite3.Connection, status: str) -> list[RunKey]:
+    found = connection.execute(
+        "SELECT id, project_id, environment_id, cancelling FROM interactions"
+        " WHERE status = ? ORDER BY created, id DESC",
+        (status,),
+    )
+    return [
+        RunKey(row_id, project_id, environment_id, bool(cancelling))
+        for row_id, project_id, environment_id, cancelling in found
+    ]
+
+
+def request_cancel(connection: sqlite3.Connection, interaction_id: str) -> bool:
+    asked = connection.execute(
+        "UPDATE interactions SET cancelling = 1 WHERE id = ? AND status IN ('in_progress', 'requires_action')",
+        (interaction_id,),
+    )
+    return asked.rowcount == 1
 
 
 def is_interaction(connection: sqlite3.Connection, log_id: str) -> bool:

@@ -23,7 +23,17 @@ from orchestrator.ids import new_project_id
 from orchestrator.store import rows
 from orchestrator.store.channel import Channels
 from orchestrator.store.connection import connect_writer, translated
-from orchestrator.store.port import EnvironmentRow, Event, InteractionRow, KeyRow, NewEvent, ProjectRow, Store
+from orchestrator.store.port import (
+    EnvironmentRow,
+    Event,
+    InteractionRow,
+    KeyRow,
+    NewEvent,
+    ProjectRow,
+    RunKey,
+    SandboxRow,
+    Store,
+)
 from orchestrator.store.readers import Readers
 from orchestrator.store.rows import micros, moment
 from orchestrator.store.schema import migrate, shipped_migrations
@@ -73,8 +83,11 @@ class SqliteStore(Store):
         await self._writer.aclose()  # the last connection: SQLite folds the write-ahead log into the file
 
     async def next_generation(self) -> int:
+        return await self.raise_generation(1)
+
+    async def raise_generation(self, at_least: int) -> int:
         def work(connection: sqlite3.Connection) -> int:
-            connection.execute("UPDATE generations SET last = last + 1")
+            connection.execute("UPDATE generations SET last = max(last + 1, ?)", (at_least,))
             (last,) = connection.execute("SELECT last FROM generations").fetchone()
             return int(last)
 
@@ -123,6 +136,9 @@ class SqliteStore(Store):
     ) -> list[EnvironmentRow]:
         return await self._readers.run(partial(rows.environments, project_id=project_id, after=after, limit=limit))
 
+    async def sandbox_rows(self) -> list[SandboxRow]:
+        return await self._readers.run(rows.sandbox_rows)
+
     async def count_environments(self, project_id: str) -> int:
         return await self._readers.run(partial(rows.count_environments, project_id=project_id))
 
@@ -135,6 +151,8 @@ class SqliteStore(Store):
         sandbox_ref: str | None = None,
         spec: str | None = None,
         snapshot: str | None = None,
+        target: str | None = None,
+        guest_id: str | None = None,
         accessed: bool = False,
     ) -> None:
         changes = {
@@ -143,6 +161,8 @@ class SqliteStore(Store):
             "sandbox_ref": sandbox_ref,
             "spec": spec,
             "snapshot": snapshot,
+            "target": target,
+            "guest_id": guest_id,
         }
         now = self._clock.now()
         await self._writer.run(
@@ -154,10 +174,18 @@ class SqliteStore(Store):
 
     # interactions
 
-    async def create_interaction(self, row: InteractionRow, events: Sequence[NewEvent]) -> None:
+    async def create_interaction(
+        self,
+        row: InteractionRow,
+        events: Sequence[NewEvent],
+        environment: EnvironmentRow | None = None,
+        base: str | None = None,
+    ) -> None:
         stamped = self._stamp(events, 1)
 
         def work(connection: sqlite3.Connection) -> None:
+            if environment is not None:
+                rows.insert_environment(connection, environment, base)
             rows.insert_interaction(connection, row)
             _insert(connection, row.id, stamped)
 
@@ -185,6 +213,12 @@ class SqliteStore(Store):
                 limit=limit,
             )
         )
+
+    async def run_keys(self, status: str) -> list[RunKey]:
+        return await self._readers.run(partial(rows.run_keys, status=status))
+
+    async def request_cancel(self, interaction_id: str) -> bool:
+        return await self._writer.run(partial(rows.request_cancel, interaction_id=interaction_id))
 
     async def delete_interaction(self, interaction_id: str) -> None:
         await self._delete(rows.delete_interaction, interaction_id)

@@ -16,7 +16,7 @@ import pytest
 from orchestrator.clock import Clock
 from orchestrator.errors import InvalidRequest, LeaseLost, StoreError
 from orchestrator.ids import new_environment_id, new_interaction_id
-from orchestrator.store.port import Event, InteractionRow, NewEvent, Store
+from orchestrator.store.port import Event, InteractionRow, NewEvent, RunKey, SandboxRow, Store
 from tests.fakes.clock import ManualClock
 from tests.fakes.consistency import assert_store_consistent
 from tests.fakes.rows import START, delta, deltas, environment_row, interaction_row, key_hash, key_row
@@ -138,6 +138,13 @@ class StoreSuite(ABC):
         assert given == sorted(set(given))
         assert given[0] >= 1
 
+    async def test_a_generation_can_be_raised_and_never_falls(self, store: Store) -> None:
+        first = await store.next_generation()
+        raised = await store.raise_generation(first + 40)
+        assert raised == first + 40
+        assert await store.raise_generation(first) == raised + 1
+        assert await store.next_generation() == raised + 2
+
     # projects and keys
 
     async def test_a_project_is_made_once_by_name(self, store: Store) -> None:
@@ -212,6 +219,40 @@ class StoreSuite(ABC):
 
         await store.update_environment(new_environment_id(), status="lost")
         assert len(await store.environments(None)) == 1
+
+    async def test_an_environment_remembers_where_it_is_going_and_since_when_it_is_there(
+        self, store: Store, project: str, clock: ManualClock
+    ) -> None:
+        row = environment_row(project)
+        await store.create_environment(row)
+        clock.advance(5)
+        await store.update_environment(row.id, target="paused", guest_id="g")
+        going = await store.environment(project, row.id)
+        assert going is not None
+        assert (going.status, going.target, going.guest_id, going.stage_since) == ("pending", "paused", "g", None)
+
+        await store.update_environment(row.id, status="paused", target="")
+        since = clock.now()
+        clock.advance(5)
+        await store.update_environment(row.id, status="paused", guest_id="")
+        there = await store.environment(project, row.id)
+        assert there is not None
+        assert (there.status, there.target, there.guest_id, there.stage_since) == ("paused", None, None, since)
+
+    async def test_a_sweep_sees_every_environment_the_longest_unused_first(
+        self, store: Store, project: str, clock: ManualClock
+    ) -> None:
+        other = (await store.ensure_project("other")).id
+        used = environment_row(project, status="active", sandbox_id="s", sandbox_ref="r", target="stopped")
+        unused = environment_row(other, template="t", snapshot="n")
+        await store.create_environment(used)
+        await store.create_environment(unused, "{}")
+        clock.advance(5)
+        await store.update_environment(used.id, accessed=True)
+        assert await store.sandbox_rows() == [
+            SandboxRow(unused.id, "pending", None, None, None, "n", "t", START),
+            SandboxRow(used.id, "active", "stopped", "s", "r", None, None, clock.now()),
+        ]
 
     async def test_a_template_stays_as_long_as_an_environment_is_a_fork_of_it(self, store: Store, project: str) -> None:
         first, second = (environment_row(project, template="t") for _ in range(2))
@@ -321,6 +362,45 @@ class StoreSuite(ABC):
         assert {row.id for row in await store.interactions(None, environment_id="a" * 32)} == {running.id, done.id}
         assert {row.id for row in await store.interactions(None, status="in_progress")} == {running.id, elsewhere.id}
         assert await store.interactions(project, environment_id="a" * 32, status="completed") == [done]
+
+    async def test_an_environment_comes_with_its_interaction_or_not_at_all(self, store: Store, project: str) -> None:
+        environment = environment_row(project, template="t")
+        row = interaction_row(project, environment_id=environment.id)
+        await store.create_interaction(row, deltas(2), environment, "{}")
+        assert await store.environment(project, environment.id) == environment
+        assert await store.template("t") == "{}"
+        assert len(await store.read(row.id)) == 2
+
+        refused = environment_row(project, template="u")
+        with pytest.raises(StoreError):
+            await store.create_interaction(row, [], refused, "{}")
+        assert await store.environment(project, refused.id) is None
+        assert await store.template("u") is None
+
+    async def test_the_keys_of_runs_come_oldest_first(self, store: Store, project: str) -> None:
+        other = (await store.ensure_project("other")).id
+        young = interaction_row(project, created=START + timedelta(seconds=1), environment_id="a" * 32)
+        old = interaction_row(other)
+        for row in (young, old, interaction_row(project, status="completed")):
+            await store.create_interaction(row, [])
+        await store.request_cancel(young.id)
+        assert await store.run_keys("in_progress") == [
+            RunKey(old.id, other, None, False),
+            RunKey(young.id, project, "a" * 32, True),
+        ]
+
+    async def test_a_cancel_is_remembered_whoever_holds_the_run(self, store: Store, log: str) -> None:
+        await store.claim(log, 5)
+        assert await store.request_cancel(log)
+        assert await store.request_cancel(log)
+        row = await store.interaction(None, log)
+        assert row is not None
+        assert (row.is_cancelling, row.status) == (True, "in_progress")
+        await store.append(log, deltas(1), generation=5, expected_seq=1, status="requires_action")
+        assert await store.request_cancel(log)
+        await store.append(log, deltas(1), generation=5, expected_seq=2, status="cancelled")
+        assert not await store.request_cancel(log)
+        assert not await store.request_cancel(new_interaction_id())
 
     async def test_rows_come_back_as_they_were_given(self, store: Store, project: str) -> None:
         previous = new_interaction_id()
