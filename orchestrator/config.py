@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -103,6 +103,42 @@ class PoolSettings(BaseModel):
     """What waiting sandboxes may take together, counted at 25 MiB each."""
 
 
+class LifecycleSettings(BaseModel):
+    """What becomes of environments that nobody uses. A use is a run, a terminal, a forwarded port, a watch, a fork."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    pause_after_s: Annotated[float, Field(ge=0)] = 300.0
+    """Unused time after which a sandbox is frozen in memory, where the engine can; the next use goes on at once. 0
+    switches it off."""
+    stop_after_s: Annotated[float, Field(gt=0)] = 900.0
+    """Unused time after which a sandbox is stopped: files are kept, memory is given back, the next use starts it
+    again."""
+    delete_after_s: Annotated[float, Field(ge=0)] = 7 * 24 * 3600.0
+    """Unused time after which an environment is deleted with its files. 0 keeps it for ever."""
+    sweep_interval_s: Annotated[float, Field(gt=0)] = 15.0
+    """How often rows and engine are compared and what is due is done."""
+
+
+class EngineTlsSettings(BaseModel):
+    """How to speak TLS with an engine at a `tcp://` address."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    ca: Path | None = None
+    """Certificate of the authority that the engine's certificate must come from."""
+    cert: Path | None = None
+    """Certificate that this server shows the engine; needs `key`."""
+    key: Path | None = None
+    """Private key of `cert`."""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("'cert' and 'key' go together")
+        return self
+
+
 class Settings(BaseSettings):
     """Everything that an operator can set. Immutable."""
 
@@ -119,6 +155,10 @@ class Settings(BaseSettings):
     engine_url: str = "unix:///var/run/docker.sock"
     """The container engine: `unix://`, `tcp://` or `ssh://`. Unset: `DOCKER_HOST`, else the first socket of Docker or
     Podman that exists in its usual place."""
+    engine_tls: EngineTlsSettings = Field(default_factory=EngineTlsSettings)
+    """Unset: `ca.pem`, `cert.pem` and `key.pem` in `DOCKER_CERT_PATH`, where `DOCKER_TLS_VERIFY` is set."""
+    engine_patience_s: Annotated[float, Field(ge=0)] = 60.0
+    """How long a tool call that runs waits for an engine that does not answer, before it counts as lost."""
     image: str = "corral/base:latest"
     """The image that sandboxes are made from."""
     instance: str | None = None
@@ -132,6 +172,8 @@ class Settings(BaseSettings):
     """The server's own settings are not held by them."""
     pool: PoolSettings = Field(default_factory=PoolSettings)
     """Sandboxes that wait."""
+    lifecycle: LifecycleSettings = Field(default_factory=LifecycleSettings)
+    """Times of environments."""
     storage: Literal["auto", "disks", "layers"] = "auto"
     """Where the files of sandboxes are. `disks`: a disk for each, below the data folder, with a hard limit, and forks
     take milliseconds; needs root on the engine's machine. `layers`: the engine's writable layers, without a hard limit.
@@ -139,6 +181,10 @@ class Settings(BaseSettings):
     disk_pool_bytes: Annotated[int, Field(ge=2 << 30)] | None = None
     """Size of the pool that holds all disks, where the data folder's file system cannot share blocks between files.
     Unset: four fifths of what is free at first start. It is sparse: it takes what sandboxes have written."""
+    disk_reserve_bytes: Annotated[int, Field(ge=0)] = 64 << 20
+    """Space on the data folder's file system below which new work is refused, so that running work can end."""
+    shutdown_timeout_s: Annotated[float, Field(ge=1)] = 5.0
+    """Time from SIGTERM to the end of the process. Runs that do not end in it go on at the next start."""
     call_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     """Longest time one tool call may take."""
     output_limit_bytes: Annotated[int, Field(ge=1024)] = 1 << 20
@@ -216,6 +262,8 @@ class Settings(BaseSettings):
         merged = _merge(_merge(document, variables), given)
         if "engine_url" not in merged:
             merged["engine_url"] = _find_engine()
+        if "engine_tls" not in merged and (tls := _find_engine_tls()):
+            merged["engine_tls"] = tls
         try:
             return cls(**merged)
         except ValidationError as error:
@@ -274,6 +322,13 @@ def _find_engine() -> str:
     # A socket that we may not write is somebody else's engine; the first place is the best guess for the message.
     usable = (path for path in sockets if os.access(path, os.W_OK))
     return f"unix://{next(usable, sockets[0])}"
+
+
+def _find_engine_tls() -> dict[str, Path] | None:
+    if not os.environ.get("DOCKER_TLS_VERIFY"):
+        return None
+    folder = Path(os.environ.get("DOCKER_CERT_PATH") or "~/.docker").expanduser()
+    return {name: folder / f"{name}.pem" for name in EngineTlsSettings.model_fields}
 
 
 def _explain(

@@ -17,7 +17,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CORRAL_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
-    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    for name in ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"):
+        monkeypatch.delenv(name, raising=False)
     return tmp_path
 
 
@@ -152,3 +153,24 @@ def test_settings_cannot_be_changed(folder: Path) -> None:
 )
 def test_where_the_command_line_finds_the_server(given: dict[str, object], url: str) -> None:
     assert Settings.load(**given).server_url == url
+
+
+def test_the_engines_certificates_are_where_dockers_variables_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_CERT_PATH", "/certs")
+    assert Settings.load().engine_tls.ca is None
+    monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+    tls = Settings.load().engine_tls
+    assert (tls.ca, tls.cert, tls.key) == (Path("/certs/ca.pem"), Path("/certs/cert.pem"), Path("/certs/key.pem"))
+    monkeypatch.setenv("CORRAL_ENGINE_TLS__CA", "/own.pem")
+    assert (Settings.load().engine_tls.ca, Settings.load().engine_tls.key) == (Path("/own.pem"), None)
+
+
+def test_a_certificate_needs_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORRAL_ENGINE_TLS__CERT", "/cert.pem")
+    with pytest.raises(ConfigError, match=r"engine_tls.*'cert' and 'key' go together"):
+        Settings.load()
+
+
+def test_environments_rest_before_they_go() -> None:
+    lifecycle = Settings().lifecycle
+    assert (lifecycle.pause_after_s, lifecycle.stop_after_s, lifecycle.delete_after_s) == (300, 900, 7 * 24 * 3600)
