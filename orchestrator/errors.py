@@ -15,6 +15,7 @@
     │   ├─ ImageMissing            the image is not there
     │   ├─ SandboxStartFailed      a stage of the start failed
     │   ├─ SandboxGone             it existed; it, or the link to it, does not now
+    │   │   └─ NewerGeneration     its guest has served a server of a later generation
     │   └─ CallForgotten           the guest had this call and has let it go
     ├─ ModelError                  the provider refused, failed or broke off
     ├─ ToolError                   said to the model, never to the client
@@ -136,6 +137,15 @@ class SandboxGone(SandboxError):
     """The sandbox, or the link to it, ended while it was needed."""
 
     code = "sandbox_gone"
+
+
+class NewerGeneration(SandboxGone):
+    """The guest has served `generation`, which is newer than ours. Whoever holds the data folder's lock nevertheless
+    has gone back in time, as after a restore from a backup, and may go on with a newer one."""
+
+    def __init__(self, message: str, *, generation: int) -> None:
+        super().__init__(message)
+        self.generation = generation
 
 
 class CallForgotten(SandboxError):

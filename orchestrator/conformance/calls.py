@@ -12,7 +12,7 @@ import pytest
 from orchestrator.conformance.bench import PATIENCE_S, Bench, call_id, entered, execute, run, says
 from orchestrator.conformance.differences import Difference
 from orchestrator.conformance.platform import Platform
-from orchestrator.errors import InvalidRequest, SandboxGone
+from orchestrator.errors import CallForgotten, InvalidRequest, SandboxGone
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.outcome import CallOutcome, Verdict
 
@@ -40,22 +40,46 @@ class CallChecks(Platform):
         assert second.exit_code == 3
         assert await says(box, f"cat {folder}/log") == b"ran\n"
 
-    async def test_what_was_acknowledged_is_forgotten(self, box: Sandbox, folder: str) -> None:
+    async def test_what_was_acknowledged_is_forgotten_and_refused(self, box: Sandbox, folder: str) -> None:
         call, code = call_id(), f"echo ran >> {folder}/log"
         await box.bash(call, code, **_LIMITS)
         assert (await box.link.ask({"service": "calls"}))["calls"][call] == "finished"
         box.acknowledge(call)
         assert call not in (await box.link.ask({"service": "calls"}))["calls"]
-        await box.bash(call, code, **_LIMITS)
-        assert await says(box, f"cat {folder}/log") == b"ran\nran\n"
+        with pytest.raises(CallForgotten):
+            await box.bash(call, code, **_LIMITS)
+        assert await says(box, f"cat {folder}/log") == b"ran\n"
 
-    async def test_what_still_runs_is_not_forgotten(self, box: Sandbox) -> None:
+    async def test_what_is_acknowledged_while_it_runs_is_forgotten_at_its_end(self, box: Sandbox) -> None:
         call = call_id()
         running = asyncio.create_task(box.bash(call, "sleep 0.4; echo done", **_LIMITS))
         await asyncio.sleep(0.1)
         box.acknowledge(call)
         assert (await box.link.ask({"service": "calls"}))["calls"][call] == "running"
         assert (await running).head == b"done\n"
+        assert call not in (await box.link.ask({"service": "calls"}))["calls"]
+
+    async def test_a_call_of_another_link_is_stopped_by_its_id(self, bench: Bench) -> None:
+        box = await bench.fresh()
+        call, code = call_id(), "(while sleep 0.05; do echo on >> ticks; done) & sleep 60"
+        running = asyncio.create_task(box.bash(call, code, **_LIMITS))
+        await asyncio.sleep(0.4)
+        box.link.let_go()
+        await box.link.aclose()
+        await asyncio.gather(running, return_exceptions=True)
+        async with entered(bench.driver, box.ref) as again:
+            assert again.link.calls[call] == "running"
+            assert await again.stop(call)
+            await says(again, "test -s ticks && rm ticks; sleep 0.4; ! test -e ticks")
+            with pytest.raises(CallForgotten):
+                await again.bash(call, code, **_LIMITS)
+
+    async def test_what_never_came_is_not_carried_out_after_a_stop(self, box: Sandbox, folder: str) -> None:
+        call = call_id()
+        assert await box.stop(call)
+        with pytest.raises(CallForgotten):
+            await box.bash(call, f"touch {folder}/ran", **_LIMITS)
+        await says(box, f"! test -e {folder}/ran")
 
     async def test_a_call_goes_on_while_nobody_is_there(self, bench: Bench) -> None:
         box = await bench.fresh()

@@ -2,7 +2,8 @@
 
 A call's id is given by the orchestrator; the same id again is the same call. Its output (head and tail within a
 limit) and outcome are kept until the orchestrator acknowledges them, also while no link is there (design 4.2). Its
-input is taken once: whoever sends it again after a cut is taken on from where it stopped.
+input is taken once: whoever sends it again after a cut is taken on from where it stopped. An id that was forgotten is
+refused: whatever the orchestrator does, nothing is carried out twice here.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ _KEPT_CALLS = 256
 """Finished calls that nobody acknowledged; beyond, the oldest are forgotten. An orchestrator acknowledges within a
 second.
 """
+_KEPT_BYTES = 64 << 20
+"""Of their output and attachments together, which are the sandbox's memory. The latest is kept whatever its size."""
+_FORGOTTEN_CALLS = 4096
+"""Ids that are refused; beyond, the oldest could be used again. No orchestrator asks for so old ones."""
 
 OUTPUT_TOTAL_LIMIT_BYTES = 1 << 30
 """What one call may write at most unless the orchestrator says otherwise; far more than is kept."""
@@ -56,6 +61,10 @@ class Output:
         return self.total_bytes - len(self.head) - len(self.tail)
 
 
+class Forgotten(Exception):
+    """The call was acknowledged, stopped or kept for too long. Whoever asks for it again gets nothing carried out."""
+
+
 class Call:
     """One call. Whoever carries it out writes and finishes; followers are told."""
 
@@ -71,6 +80,8 @@ class Call:
         self.take_input: Callable[[Optional[bytes]], None] = lambda data: self.input_taken(len(data or b""))
         """Gets pieces of input, then None. Whoever takes them says so by `input_taken`."""
         self.followers: List["Follower"] = []
+        self.on_end: List[Callable[[], None]] = []
+        """Called once, when followers have been told of the end."""
         self._output_total_limit_bytes = output_total_limit_bytes
         self._source: Optional["Stream"] = None
         self._input_bytes = 0
@@ -132,6 +143,13 @@ class Call:
             attachment_bytes=[len(each) for each in attachments],
         )
         self._tell()
+        for callback in self.on_end:
+            callback()
+
+    @property
+    def kept_bytes(self) -> int:
+        """Of what came out."""
+        return self.output.total_bytes - self.output.dropped_bytes + sum(map(len, self.attachments))
 
     def _tell(self) -> None:
         for follower in list(self.followers):
@@ -174,26 +192,58 @@ class Follower:
 
 
 class CallBook:
-    """All calls that may still be asked for."""
+    """All calls that may still be asked for, and the ids of those that may not."""
 
     def __init__(self) -> None:
         self._calls: Dict[str, Call] = {}
+        self._forgotten: Dict[str, None] = {}
 
     def find(self, call_id: str) -> Optional[Call]:
+        """The call, or None if it has never come. Raises `Forgotten`."""
+        if call_id in self._forgotten:
+            raise Forgotten(f"call {call_id!r} is over and forgotten")
         return self._calls.get(call_id)
 
     def add(self, call: Call) -> None:
-        finished = [each.id for each in self._calls.values() if each.outcome is not None]
-        for call_id in finished[: max(0, len(finished) - _KEPT_CALLS)]:
-            del self._calls[call_id]
         self._calls[call.id] = call
+        if call.outcome is None:
+            call.on_end.append(lambda: self._ended(call))
+        else:
+            self._ended(call)
 
     def forget(self, call_id: str) -> None:
-        """The orchestrator has stored the outcome. A call that still runs is kept."""
+        """Nobody will ask for the call, which may not have come yet. One that runs is forgotten when it ends."""
+        self._forgotten.pop(call_id, None)
+        self._forgotten[call_id] = None
+        if len(self._forgotten) > _FORGOTTEN_CALLS:
+            del self._forgotten[next(iter(self._forgotten))]
         call = self._calls.get(call_id)
         if call is not None and call.outcome is not None:
             del self._calls[call_id]
 
+    def stop(self, call_id: str, verdict: str, on_stopped: Callable[[], None]) -> None:
+        """Ends a call and forgets it. `on_stopped` comes when nothing of it runs, at once if nothing does now."""
+        call = self._calls.get(call_id)
+        self.forget(call_id)
+        if call is None or call.outcome is not None:
+            on_stopped()
+        else:
+            call.on_end.append(on_stopped)
+            call.stop(verdict)
+
     def states(self) -> Dict[str, str]:
         """Id → `running` or `finished`."""
         return {each.id: "running" if each.outcome is None else "finished" for each in self._calls.values()}
+
+    def _ended(self, call: Call) -> None:
+        del self._calls[call.id]
+        if call.id in self._forgotten:
+            return
+        self._calls[call.id] = call  # behind those that ended before
+        finished = [each for each in self._calls.values() if each.outcome is not None]
+        kept_bytes = sum(each.kept_bytes for each in finished)
+        for kept_calls, oldest in zip(range(len(finished), 1, -1), finished):
+            if kept_calls <= _KEPT_CALLS and kept_bytes <= _KEPT_BYTES:
+                return
+            kept_bytes -= oldest.kept_bytes
+            self.forget(oldest.id)

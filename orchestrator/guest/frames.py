@@ -4,7 +4,8 @@ A frame is a header (payload length, kind, stream number; big endian, 9 bytes) a
 `MAX_PAYLOAD_BYTES`.
 Control payloads are JSON objects. Streams are opened by the orchestrator with odd numbers; even ones are the guest's.
 
-    HELLO    stream 0   first frame each way: protocol, generation
+    HELLO    stream 0   first frame each way: protocol, generation. The orchestrator names the oldest protocol that it
+                        speaks, since a guest refuses newer ones than its own; the guest names its own
     OPEN     JSON       begins a stream: {"service": …, …}
     DATA     bytes      needs credit: at most `WINDOW_BYTES` are under way unanswered, per stream and direction
     MESSAGE  JSON       a control message within a stream; needs no credit
@@ -19,7 +20,9 @@ import json
 import struct
 from typing import Any, Dict, Iterator, Tuple
 
-PROTOCOL = 1
+PROTOCOL = 2
+OLDEST_PROTOCOL = 1
+"""A guest of an earlier release goes on serving. 1 has no service `stop`, and forgets that it forgot a call."""
 MAX_PAYLOAD_BYTES = 256 * 1024
 WINDOW_BYTES = 512 * 1024
 

@@ -20,6 +20,7 @@ from .frames import (
     HELLO,
     MAX_PAYLOAD_BYTES,
     MESSAGE,
+    OLDEST_PROTOCOL,
     OPEN,
     PROTOCOL,
     RESET,
@@ -146,7 +147,7 @@ class Link:
         self._streams.pop(stream.number, None)
         stream.closed()
 
-    def dismiss(self, code: str, message: str) -> None:
+    def dismiss(self, code: str, message: str, **more: int) -> None:
         """Ends the link as soon as what was sent before is out, and says why. Calls go on.
 
         An end of file says nothing where the container's init holds the other half of the first link's pipe, too.
@@ -155,7 +156,7 @@ class Link:
             return
         self._reactor.forget(self._incoming)
         self._drop_all()
-        self.write(encode_json(RESET, 0, {"code": code, "message": message}))
+        self.write(encode_json(RESET, 0, {"code": code, "message": message, **more}))
         self._is_ending = True
         if not self._unsent:
             self.close()
@@ -242,11 +243,14 @@ class Link:
             self.drop(stream)
 
     def _greet(self, hello: Dict[str, Any]) -> None:
-        generation = hello.get("generation")
-        if hello.get("protocol") != PROTOCOL or not isinstance(generation, int) or generation < 0:
+        protocol, generation = hello.get("protocol"), hello.get("generation")
+        if not isinstance(protocol, int) or not OLDEST_PROTOCOL <= protocol <= PROTOCOL:
             raise FrameError("another protocol")
-        if not self._listener.admit(self, generation):
-            self.dismiss("stale", "a newer generation holds this sandbox")
+        if not isinstance(generation, int) or generation < 0:
+            raise FrameError("no generation")
+        newest = self._listener.admit(self, generation)
+        if newest > generation:
+            self.dismiss("stale", "a newer generation holds this sandbox", generation=newest)
             return
         self.generation = generation
         self.write(encode_json(HELLO, 0, self._listener.hello(generation)))
@@ -284,15 +288,15 @@ class Listener:
         self._socket.listen(8)
         reactor.watch(self._socket.fileno(), self._accept)
 
-    def admit(self, link: Link, generation: int) -> bool:
-        """Makes `link` the one that commands, unless its generation is an old one."""
+    def admit(self, link: Link, generation: int) -> int:
+        """Makes `link` the one that commands, unless its generation is an old one; the generation that commands now."""
         if generation < self._generation:
-            return False
+            return self._generation
         self._generation = generation
         older, self._link = self._link, link
         if older is not None:
             older.dismiss("replaced", "another link took this one's place")
-        return True
+        return generation
 
     def hello(self, generation: int) -> Dict[str, Any]:
         return dict(self._greeting(), protocol=PROTOCOL, generation=generation)

@@ -6,6 +6,7 @@
     put    {"call", "target", "timeout_s"}                                             DATA in: a tar stream
     get    {"paths"}                                                                    DATA out: a tar stream
     ack    {"call"}                    forgets a call whose outcome is stored
+    stop   {"call", "verdict"}         ends a call, whoever began it, and forgets it; END when nothing of it runs
     warm   {"env"}                     starts the Python interpreter early
     calls  {}                          MESSAGE out: {"calls": {id: "running" | "finished"}}
 
@@ -14,8 +15,9 @@ stopped; every request may carry it.
 
     terminal, connect, watch, usage    how people reach the sandbox: see `reach.py`
 
-exec, cell and file are calls: the same id again, with `from_bytes`, follows the call that is already there. Within a
-call's stream MESSAGE {"stop": "cancelled"} ends it, with that verdict.
+exec, cell, file and put are calls: the same id again, with `from_bytes`, follows the call that is already there; an id
+that was forgotten resets the stream with `forgotten`. Within a call's stream MESSAGE {"stop": "cancelled"} ends it,
+with that verdict.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional
 
-from .calls import OUTPUT_TOTAL_LIMIT_BYTES, Call, CallBook, Follower
+from .calls import OUTPUT_TOTAL_LIMIT_BYTES, STOPS, Call, CallBook, Follower, Forgotten
 from .cells import NOT_BEGUN, Cell, CellQueue
 from .cgroup import LimitCounters
 from .frames import FrameError
@@ -62,6 +64,7 @@ class Services:
             "put": self._open_call,
             "get": self._open_get,
             "ack": self._open_ack,
+            "stop": self._open_stop,
             "warm": self._open_warm,
             "calls": self._open_calls,
             **dict.fromkeys(("terminal", "connect", "watch", "usage"), self._open_reach),
@@ -80,6 +83,8 @@ class Services:
             return
         try:
             opener(stream, request)
+        except Forgotten as error:
+            stream.reset("forgotten", str(error))
         except NoHand as error:
             end_background(self._reactor, self._pool)
             stream.reset("no_process", f"no process can be started: {error}")
@@ -126,9 +131,13 @@ class Services:
 
     def _begin_cell(self, call: Call, env: Dict[str, str], timeout_s: float) -> None:
         code = bytearray()
+        # Who sends the code may be gone; the cell's own time begins when it runs.
+        deadline = self._reactor.after(timeout_s, lambda: call.stop("timeout"))
+        call.on_end.append(deadline.cancel)
 
         def take_input(data: Optional[bytes]) -> None:
             if data is None:
+                deadline.cancel()
                 self._cells.add(Cell(call, bytes(code), env, timeout_s))
                 return
             code.extend(data)
@@ -146,6 +155,12 @@ class Services:
     def _open_ack(self, stream: Stream, request: Dict[str, Any]) -> None:
         self._calls.forget(str(request["call"]))
         stream.end()
+
+    def _open_stop(self, stream: Stream, request: Dict[str, Any]) -> None:
+        verdict = request.get("verdict", STOPS[0])
+        if verdict not in STOPS:
+            raise ValueError(f"no call can be stopped as {verdict!r}")
+        self._calls.stop(str(request["call"]), verdict, stream.end)
 
     def _open_warm(self, stream: Stream, request: Dict[str, Any]) -> None:
         self._cells.warm(self._env(request))

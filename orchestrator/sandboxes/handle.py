@@ -6,15 +6,16 @@ after `SandboxGone` on a new link. Cancelling a call cancels it inside and waits
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from orchestrator.guest.calls import OUTPUT_TOTAL_LIMIT_BYTES
 from orchestrator.sandboxes import reach
 from orchestrator.sandboxes.driver import SandboxRef
 from orchestrator.sandboxes.link import Content, Link
-from orchestrator.sandboxes.outcome import CallOutcome
+from orchestrator.sandboxes.outcome import CallOutcome, Verdict
 
 OnOutput = Callable[[bytes], None]
 
@@ -153,6 +154,18 @@ class Sandbox:
     def acknowledge(self, call_id: str) -> None:
         """Lets the guest forget a call whose outcome is stored."""
         self.link.acknowledge(call_id)
+
+    async def stop(self, call_id: str, verdict: str = Verdict.CANCELLED) -> bool:
+        """Ends a call whoever began it: see `Link.stop`."""
+        return await self.link.stop(call_id, verdict)
+
+    async def settle(self, claimed: Collection[str]) -> None:
+        """Of the calls that the guest had when the link was opened, ends and forgets those that nobody claims."""
+        left = {call_id: state for call_id, state in self.link.calls.items() if call_id not in claimed}
+        for call_id, state in left.items():
+            if state == "finished":
+                self.acknowledge(call_id)
+        await asyncio.gather(*(self.stop(call_id) for call_id, state in left.items() if state == "running"))
 
     def terminal(
         self,

@@ -11,7 +11,8 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine
 from typing import Any
 
-from orchestrator.errors import InvalidRequest, LimitExceeded, SandboxGone
+from orchestrator import moments
+from orchestrator.errors import CallForgotten, InvalidRequest, LimitExceeded, NewerGeneration, SandboxGone
 from orchestrator.guest import frames
 from orchestrator.sandboxes.channel import Channel
 from orchestrator.sandboxes.driver import GuestStream
@@ -19,6 +20,9 @@ from orchestrator.sandboxes.outcome import CallOutcome, read_outcome
 
 Content = bytes | AsyncIterable[bytes] | None
 
+_PROTOCOLS = range(frames.OLDEST_PROTOCOL, frames.PROTOCOL + 1)
+_STOPS_BY_ID = 2
+"""The first protocol with the service `stop`. Before, a call could be stopped only on a stream of its own."""
 _HELLO_TIMEOUT_S = 15.0
 _CANCEL_GRACE_S = 8.0
 _OVERDUE_S = 15.0
@@ -33,6 +37,8 @@ _SEND_BYTES = 64 * 1024
 """Content goes in such pieces, so that what many calls have in the writer's buffer together stays small."""
 _SHOWN_CHARS = 500
 """Of what a guest says for people."""
+_GENERATION_LIMIT = 1 << 53
+"""What claims to be a generation beyond that is none."""
 
 
 class Stream:
@@ -85,9 +91,13 @@ class Link:
         self.generation = generation
         self.ended = asyncio.Event()
         self.is_unresponsive = False
-        """The link ended because the guest stopped answering: who connects again must start the sandbox anew first."""
+        """The link ended because nothing answered on it: the guest hangs, its sandbox is paused, or only this stream is
+        dead. Another stream tells.
+        """
         self.guest_id = ""
         """Names this start of the guest."""
+        self.protocol = frames.PROTOCOL
+        """What the guest speaks: one that an earlier release started may lack services."""
         self.calls: dict[str, str] = {}
         """The guest's calls at the time of the greeting: id → `running` or `finished`."""
         self._reader = stream.reader
@@ -103,7 +113,7 @@ class Link:
 
     @classmethod
     async def open(cls, stream: GuestStream, generation: int) -> Link:
-        """Greets the guest. Raises `SandboxGone` if it does not answer as one, or serves a newer generation."""
+        """Greets the guest. Raises `SandboxGone` if it does not answer as one, `NewerGeneration` if it serves one."""
         link = cls(stream, generation)
         with contextlib.ExitStack() as failing:
             failing.callback(link._writer.close)
@@ -144,9 +154,11 @@ class Link:
 
         Raises:
             SandboxGone: the link ended first; the call may go on inside.
+            CallForgotten: the guest had this call and does not carry it out again.
             InvalidRequest: the guest refused the request as such.
         """
         stream = self._open(request)
+        moments.passed("call.sent")
         self._calling.add(stream)
         head, rest = bytearray(), bytearray()
         answer: list[dict[str, Any]] = []
@@ -190,8 +202,35 @@ class Link:
         for stream in self._calling:
             self.send(frames.encode_json(frames.MESSAGE, stream.number, {"stop": verdict}))
 
+    async def stop(self, call_id: str, verdict: str = "cancelled") -> bool:
+        """Ends a call by its id, whoever began it, and makes the guest refuse that id from then on.
+
+        True: nothing of it runs. False: 8 seconds were not enough; the guest goes on ending it. May be repeated.
+
+        Raises:
+            SandboxGone: the link ended; nobody knows whether the guest heard it.
+        """
+        if self.protocol < _STOPS_BY_ID:
+            request = {"service": "exec", "call": call_id, "attach_only": True}
+        else:
+            request = {"service": "stop", "call": call_id, "verdict": verdict}
+        stream = self._open(request)
+        stream.on_data = lambda data: stream.take(len(data))
+        try:
+            if self.protocol < _STOPS_BY_ID:
+                self.send(frames.encode_json(frames.MESSAGE, stream.number, {"stop": verdict}))
+            if not await self._ends_soon(stream):
+                return False
+            with contextlib.suppress(InvalidRequest):  # an earlier guest that does not know the call
+                await stream.end()
+        finally:
+            self._streams.pop(stream.number, None)
+        if self.protocol < _STOPS_BY_ID:
+            self.acknowledge(call_id)
+        return True
+
     def acknowledge(self, call_id: str) -> None:
-        """Lets the guest forget a call whose outcome is stored."""
+        """Lets the guest forget a call whose outcome is stored. It refuses that id from then on."""
         if not self._has_let_go:
             self.send(frames.encode_json(frames.OPEN, self._number(), {"service": "ack", "call": call_id}))
 
@@ -305,9 +344,14 @@ class Link:
 
     async def _cancel(self, stream: Stream) -> None:
         self.send(frames.encode_json(frames.MESSAGE, stream.number, {"stop": "cancelled"}))
+        await self._ends_soon(stream)
+
+    async def _ends_soon(self, stream: Stream) -> bool:
+        """Whether what was told to stop does. If not, somebody looks whether the guest lives; nobody waits for that."""
         _, late = await asyncio.wait([stream.ended], timeout=_CANCEL_GRACE_S)
-        if late:  # nobody needs to wait for the answer
+        if late:
             self._look(self._probe())
+        return not late
 
     def _look_after(self, stream: Stream) -> None:
         """Of a call that is over its limit: asks again and again, until it ends or the guest does not answer."""
@@ -337,21 +381,28 @@ class Link:
             return
 
     async def _greet(self) -> None:
-        hello = {"protocol": frames.PROTOCOL, "generation": self.generation}
+        hello = {"protocol": frames.OLDEST_PROTOCOL, "generation": self.generation}
         self._writer.write(frames.encode_json(frames.HELLO, 0, hello))
         while True:
             data = await self._receive()
             for kind, _stream, payload in self._decoder.feed(data):
                 message = frames.decode_json(payload)
                 if kind != frames.HELLO:
-                    reason = str(message.get("message", "no reason given"))[:_SHOWN_CHARS]
-                    raise SandboxGone(f"the guest refused the link: {reason}")
-                if message.get("protocol") != frames.PROTOCOL:
+                    raise self._refused(message)
+                if message.get("protocol") not in _PROTOCOLS:
                     raise SandboxGone("the guest speaks another protocol")
+                self.protocol = message["protocol"]
                 self.guest_id = str(message.get("guest", ""))[:64]
                 calls = message.get("calls")
                 self.calls = {str(key): str(value) for key, value in calls.items()} if isinstance(calls, dict) else {}
                 return
+
+    def _refused(self, message: dict[str, Any]) -> SandboxGone:
+        reason = f"the guest refused the link: {str(message.get('message', 'no reason given'))[:_SHOWN_CHARS]}"
+        newest = message.get("generation")
+        if isinstance(newest, int) and self.generation < newest < _GENERATION_LIMIT:
+            return NewerGeneration(reason, generation=newest)
+        return SandboxGone(reason)
 
     async def _read(self) -> None:
         try:
@@ -420,8 +471,12 @@ def _protocol_broken(error: frames.FrameError) -> SandboxGone:
 
 def _refusal(payload: bytes) -> Exception:
     message = f"the guest refused: {_reason(payload)}"
-    is_full = frames.decode_json(payload).get("code") == "too_many"
-    return LimitExceeded(message) if is_full else InvalidRequest(message)
+    match frames.decode_json(payload).get("code"):
+        case "forgotten":
+            return CallForgotten(message)
+        case "too_many":
+            return LimitExceeded(message)
+    return InvalidRequest(message)
 
 
 def _reason(payload: bytes) -> str:

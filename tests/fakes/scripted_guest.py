@@ -89,10 +89,12 @@ class ScriptedGuest:
 
 
 @asynccontextmanager
-async def linked(generation: int = 1) -> AsyncGenerator[tuple[ScriptedGuest, Link], None]:
+async def linked(
+    generation: int = 1, protocol: int = frames.PROTOCOL
+) -> AsyncGenerator[tuple[ScriptedGuest, Link], None]:
     """A guest that has greeted, and the link to it."""
     guest, stream = await ScriptedGuest.open()
-    guest.hello(generation=generation)
+    guest.hello(generation=generation, protocol=protocol)
     link = await Link.open(stream, generation)
     await guest.hear(frames.HELLO)
     try:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.guest.calls import Call, CallBook, Follower, Output
+from orchestrator.guest.calls import Call, CallBook, Follower, Forgotten, Output
 from orchestrator.guest.frames import CREDIT, DATA, END, MAX_PAYLOAD_BYTES, MESSAGE, Decoder, decode_json
 from orchestrator.guest.link import Stream
 
@@ -238,32 +238,113 @@ def test_room_for_input_goes_to_whoever_sends_now() -> None:
 # the book
 
 
+def noted(book: CallBook, call_id: str) -> Call:
+    call = Call(call_id, 1000)
+    book.add(call)
+    return call
+
+
+def finished(book: CallBook, call_id: str, output: bytes = b"", attachments: tuple[bytes, ...] = ()) -> Call:
+    call = noted(book, call_id)
+    call.write(output)
+    call.finish({"verdict": "exited"}, attachments)
+    return call
+
+
 def test_the_book_keeps_calls_until_they_are_acknowledged() -> None:
     book = CallBook()
-    call = Call("c", 10)
-    book.add(call)
-    book.forget("c")
-    assert book.find("c") is call, "a call that runs is kept"
-    call.finish({"verdict": "exited"})
+    call = finished(book, "c")
+    assert book.find("c") is call
     assert book.states() == {"c": "finished"}
     book.forget("c")
+    assert book.states() == {}
+    with pytest.raises(Forgotten):
+        book.find("c")
+    book.forget("c")
+
+
+def test_what_runs_and_is_forgotten_is_refused_at_once_and_leaves_the_book_at_its_end() -> None:
+    book = CallBook()
+    call = noted(book, "c")
+    book.forget("c")
+    assert book.states() == {"c": "running"}
+    with pytest.raises(Forgotten):
+        book.find("c")
+    call.finish({"verdict": "exited"})
+    assert book.states() == {}
+    with pytest.raises(Forgotten):
+        book.find("c")
+
+
+def test_what_never_came_can_be_forgotten_before_it_comes() -> None:
+    """An order that is under way must not be carried out after it was taken back."""
+    book = CallBook()
     assert book.find("c") is None
     book.forget("c")
+    with pytest.raises(Forgotten):
+        book.find("c")
 
 
 def test_the_book_forgets_the_oldest_finished_calls_and_no_running_one() -> None:
     book = CallBook()
-    running = Call("running", 10)
-    book.add(running)
+    noted(book, "running")
     for number in range(1000):
-        call = Call(str(number), 10)
-        book.add(call)
-        call.finish({"verdict": "exited"})
+        finished(book, str(number))
     states = book.states()
     assert states["running"] == "running"
-    assert "0" not in states
     assert "999" in states
     assert len(states) < 300
+    with pytest.raises(Forgotten):
+        book.find("0")
+
+
+def test_the_book_holds_outcomes_only_up_to_so_many_bytes() -> None:
+    """Calls that all end while nobody is there: the sandbox's memory is not the place for what comes out of them."""
+    book = CallBook()
+    calls = [noted(book, str(number)) for number in range(20)]
+    for call in calls:
+        call.finish({"verdict": "exited"}, [bytes(16 << 20)])
+    assert list(book.states()) == ["16", "17", "18", "19"]
+    with pytest.raises(Forgotten):
+        book.find("15")
+
+
+def test_the_latest_outcome_is_kept_whatever_its_size() -> None:
+    book = CallBook()
+    finished(book, "small")
+    finished(book, "large", attachments=(bytes(70 << 20),))
+    assert list(book.states()) == ["large"]
+
+
+def test_output_that_is_kept_counts() -> None:
+    book = CallBook()
+    for number in range(3):
+        call = Call(str(number), 40 << 20)
+        book.add(call)
+        call.write(bytes(30 << 20))
+        call.finish({"verdict": "exited"})
+    assert list(book.states()) == ["1", "2"]
+
+
+def test_a_call_that_ended_before_it_was_noted_counts_too() -> None:
+    """As one for which there was no process."""
+    book = CallBook()
+    for number in range(300):
+        call = Call(str(number), 10)
+        call.finish({"verdict": "pids"})
+        book.add(call)
+    assert len(book.states()) == 256
+
+
+def test_the_names_of_what_is_forgotten_are_bounded_and_the_latest_last() -> None:
+    book = CallBook()
+    for number in range(5000):
+        book.forget(str(number))
+        book.forget("again")
+    assert book.find("0") is None
+    for known in ("4999", "1000", "again"):
+        with pytest.raises(Forgotten):
+            book.find(known)
 
 
 @pytest.mark.parametrize("start_bytes", [4, 100])

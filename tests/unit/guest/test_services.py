@@ -23,7 +23,7 @@ from orchestrator.guest.frames import (
     encode_json,
 )
 from tests.fakes.local_driver import LocalDriver, start_bridge
-from tests.unit.guest.conftest import Client, Guest, running_guest
+from tests.unit.guest.conftest import Client, Guest, Reply, running_guest
 
 
 def eventually(is_true: object, within_s: float = 5.0) -> None:
@@ -33,14 +33,18 @@ def eventually(is_true: object, within_s: float = 5.0) -> None:
         time.sleep(0.01)
 
 
-def reason_of_end(link: Client) -> str:
+def last_words(link: Client) -> dict[str, object]:
     """What a link is told before it is closed: an end of file may not come through everywhere."""
     kind, stream, payload = link.frame()
     while (kind, stream) != (RESET, 0):
         kind, stream, payload = link.frame()
     with pytest.raises(EOFError):
         link.frame()
-    return str(decode_json(payload)["code"])
+    return decode_json(payload)
+
+
+def reason_of_end(link: Client) -> str:
+    return str(last_words(link)["code"])
 
 
 # greeting
@@ -48,7 +52,7 @@ def reason_of_end(link: Client) -> str:
 
 def test_the_greeting_tells_generation_protocol_and_calls(guest: Guest) -> None:
     hello = guest.connect(generation=5).hello()
-    assert (hello["protocol"], hello["generation"], hello["calls"]) == (1, 5, {})
+    assert (hello["protocol"], hello["generation"], hello["calls"]) == (2, 5, {})
     assert guest.connect(generation=5).hello()["guest"] == hello["guest"] != ""
 
 
@@ -56,7 +60,10 @@ def test_the_greeting_tells_generation_protocol_and_calls(guest: Guest) -> None:
     "first",
     [
         encode_json(OPEN, 1, {"service": "calls"}),
-        encode_json(HELLO, 0, {"protocol": 2, "generation": 1}),
+        encode_json(HELLO, 0, {"protocol": 3, "generation": 1}),
+        encode_json(HELLO, 0, {"protocol": 0, "generation": 1}),
+        encode_json(HELLO, 0, {"protocol": "1", "generation": 1}),
+        encode_json(HELLO, 0, {"generation": 1}),
         encode_json(HELLO, 0, {"protocol": 1}),
         encode_json(HELLO, 0, {"protocol": 1, "generation": -1}),
         encode_json(HELLO, 0, {"protocol": 1, "generation": "1"}),
@@ -83,7 +90,8 @@ def test_a_newer_link_replaces_an_older_one(guest: Guest) -> None:
 
 def test_an_older_generation_is_told_so_and_the_link_stays(guest: Guest) -> None:
     current = guest.greeted(generation=3)
-    assert reason_of_end(guest.connect(generation=2)) == "stale"
+    told = last_words(guest.connect(generation=2))
+    assert (told["code"], told["generation"]) == ("stale", 3)
     assert current.bash("c", "echo fine").data == b"fine\n"
 
 
@@ -269,17 +277,84 @@ def test_the_same_id_is_the_same_call(client: Client, guest: Guest) -> None:
     assert client.reply(client.open("calls")).outcome == {"calls": {"c": "finished"}}
 
 
-def test_an_acknowledged_call_is_forgotten(client: Client) -> None:
-    client.bash("c", "echo one")
+def refusal(reply: Reply) -> str:
+    assert reply.reset is not None, reply
+    return str(reply.reset["code"])
+
+
+def test_an_acknowledged_call_is_forgotten_and_never_runs_again(client: Client, guest: Guest) -> None:
+    client.bash("c", "echo x >> count")
     client.open("ack", call="c")
-    assert client.bash("c", "echo two").data == b"two\n"
+    assert refusal(client.bash("c", "echo x >> count")) == "forgotten"
+    assert refusal(client.bash("c", "echo x >> count", attach_only=True)) == "forgotten"
+    assert (guest.workspace / "count").read_text() == "x\n"
+    assert client.reply(client.open("calls")).outcome == {"calls": {}}
 
 
-def test_a_running_call_cannot_be_acknowledged(client: Client) -> None:
+def test_a_running_call_that_is_acknowledged_leaves_the_book_at_its_end(client: Client) -> None:
     stream = client.open("exec", call="c", argv=["sleep", "0.2"], timeout_s=5)
     client.open("ack", call="c")
     assert client.reply(client.open("calls")).outcome == {"calls": {"c": "running"}}
-    client.cancel(stream)
+    assert client.reply(stream).outcome["verdict"] == "exited", "who follows it still hears how it ended"
+    assert client.reply(client.open("calls")).outcome == {"calls": {}}
+
+
+def test_a_call_can_be_stopped_by_its_id_whoever_began_it(guest: Guest) -> None:
+    first = guest.greeted()
+    first.open("exec", call="c", argv=["bash", "-c", "setsid sleep 76.1 & sleep 76.2"], timeout_s=60)
+    eventually(lambda: len(running("sleep\x0076.")) == 2)
+    first.close()
+    client = guest.greeted(generation=2)
+    assert client.reply(client.open("stop", call="c")).reset is None
+    assert not running("sleep\x0076."), "the answer says that nothing of it runs"
+    assert client.reply(client.open("calls")).outcome == {"calls": {}}
+    assert refusal(client.bash("c", "echo again")) == "forgotten"
+
+
+def test_who_follows_a_call_that_is_stopped_hears_how_it_ended(client: Client) -> None:
+    followed = client.open("exec", call="c", argv=["bash", "-c", "echo begun; sleep 60"], timeout_s=60)
+    eventually(lambda: client.frame()[0] == DATA)
+    client.open("stop", call="c", verdict="disk_full")
+    assert client.reply(followed).outcome["verdict"] == "disk_full"
+
+
+def test_a_stop_holds_though_the_link_that_asked_for_it_ends(guest: Guest) -> None:
+    client = guest.greeted()
+    client.open("exec", call="c", argv=["sleep", "76.3"], timeout_s=60)
+    eventually(lambda: running("sleep\x0076.3"))
+    client.open("stop", call="c")
+    client.close()
+    eventually(lambda: not running("sleep\x0076.3"))
+    client = guest.greeted()
+    eventually(lambda: client.reply(client.open("calls")).outcome == {"calls": {}})
+    assert refusal(client.bash("c", "echo again")) == "forgotten"
+
+
+def test_stopping_what_has_ended_or_never_was_forgets_it(client: Client) -> None:
+    client.bash("ended", "echo out")
+    for call in ("ended", "unknown"):
+        assert client.reply(client.open("stop", call=call)) == Reply(b"", [], None)
+        assert refusal(client.bash(call, "echo again")) == "forgotten"
+    assert client.reply(client.open("calls")).outcome == {"calls": {}}
+
+
+def test_cells_are_stopped_wherever_they_are(client: Client) -> None:
+    client.cell("a", "kept = 5")
+    busy = client.open("cell", call="busy", timeout_s=60)
+    client.input(busy, b"while True: pass")
+    client.input(client.open("cell", call="queued", timeout_s=60), b"kept = 6")
+    client.input(client.open("cell", call="half", timeout_s=60), b"kept = 7", is_all=False)
+    for call in ("half", "queued", "busy"):
+        assert client.reply(client.open("stop", call=call)).reset is None
+    assert client.reply(client.open("calls")).outcome == {"calls": {"a": "finished"}}
+    assert client.cell("b", "kept").data == b"5\n"
+
+
+@pytest.mark.parametrize("request_", [{}, {"call": "c", "verdict": "timeout"}, {"call": "c", "verdict": 5}])
+def test_a_stop_that_makes_no_sense_is_reset(client: Client, request_: dict[str, object]) -> None:
+    stream = client.open("exec", call="c", argv=["sleep", "0.3"], timeout_s=60)
+    assert refusal(client.reply(client.open("stop", **request_))) == "bad_request"
+    assert client.reply(stream).outcome["verdict"] == "exited"
 
 
 def test_a_call_goes_on_while_nobody_is_connected(guest: Guest) -> None:
@@ -336,6 +411,24 @@ def test_code_that_was_cut_is_taken_on(guest: Guest) -> None:
     eventually(lambda: first.credit or first.frame())
     first.close()
     assert guest.greeted().cell("c", code).data == b"whole\nend\n"
+
+
+def test_code_of_which_no_more_comes_runs_into_the_time_limit(guest: Guest) -> None:
+    first = guest.greeted()
+    first.input(first.open("cell", call="c", timeout_s=0.3), b"ran = True", is_all=False)
+    first.close()
+    client = guest.greeted()
+    eventually(lambda: client.reply(client.open("calls")).outcome == {"calls": {"c": "finished"}})
+    assert client.cell("c", "ran = True").outcome["verdict"] == "timeout"
+    assert b"NameError" in client.cell("d", "ran").data
+
+
+def test_the_time_that_code_took_to_come_is_not_the_cells(client: Client) -> None:
+    stream = client.open("cell", call="c", timeout_s=0.8)
+    client.input(stream, b"import time; ", is_all=False)
+    time.sleep(0.5)
+    client.input(stream, b"time.sleep(0.5); print('whole')")
+    assert client.reply(stream).data == b"whole\n"
 
 
 # files and transfers

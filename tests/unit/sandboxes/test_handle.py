@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import InvalidRequest, SandboxGone
+from orchestrator.errors import CallForgotten, InvalidRequest, SandboxGone
 from orchestrator.sandboxes.driver import SandboxSpec
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.link import Link
@@ -190,6 +190,36 @@ async def test_a_slow_reader_keeps_the_tar_in_the_sandbox(sandbox: Sandbox, work
 async def test_hundred_calls_at_once(sandbox: Sandbox) -> None:
     outcomes = await asyncio.gather(*(bash(sandbox, f"echo {number}", f"c{number}") for number in range(100)))
     assert [outcome.head for outcome in outcomes] == [b"%d\n" % number for number in range(100)]
+
+
+async def test_a_call_that_was_stopped_is_over_and_never_carried_out_again(sandbox: Sandbox, workspace: Path) -> None:
+    running = asyncio.ensure_future(bash(sandbox, "echo x >> count; sleep 60"))
+    while not (workspace / "count").exists():
+        await asyncio.sleep(0.01)
+    assert await sandbox.stop("c") is True
+    assert (await running).verdict is Verdict.CANCELLED
+    with pytest.raises(CallForgotten):
+        await bash(sandbox, "echo x >> count")
+    assert (workspace / "count").read_text() == "x\n"
+
+
+async def test_what_nobody_claims_is_ended_and_forgotten_on_a_new_link(sandbox: Sandbox, workspace: Path) -> None:
+    await bash(sandbox, "echo stored", "stored")
+    await bash(sandbox, "echo wanted", "wanted")
+    limits = {"timeout_s": 60, "output_limit_bytes": 1000}
+    calls = [asyncio.ensure_future(bash(sandbox, "sleep 60", call, **limits)) for call in ("left", "followed")]
+    await asyncio.sleep(0.1)
+    sandbox.link.let_go()
+    await sandbox.link.aclose()
+    await asyncio.gather(*calls, return_exceptions=True)
+    link = await Link.open(await LocalDriver(workspace.parent.parent).connect(sandbox.ref), 2)
+    again = Sandbox(sandbox.ref, link, {})
+    await again.settle({"wanted", "followed", "elsewhere"})
+    assert (await link.ask({"service": "calls"}))["calls"] == {"followed": "running", "wanted": "finished"}
+    for call in ("stored", "left"):
+        with pytest.raises(CallForgotten):
+            await bash(again, "echo again", call)
+    await link.aclose()
 
 
 async def test_everything_ends_with_the_guest(sandbox: Sandbox, workspace: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import InvalidRequest, SandboxError, SandboxGone
+from orchestrator.errors import CallForgotten, InvalidRequest, NewerGeneration, SandboxError, SandboxGone
 from orchestrator.guest import frames
 from orchestrator.guest.frames import CREDIT, DATA, END, MAX_PAYLOAD_BYTES, MESSAGE, RESET, WINDOW_BYTES
 from orchestrator.sandboxes import link as link_module
@@ -52,7 +52,9 @@ async def test_the_greeting_carries_the_generation_and_brings_the_calls() -> Non
         frames.encode(frames.HELLO, 0, b"not json"),
         frames.encode(frames.HELLO, 0, b"[]"),
         frames.encode(frames.HELLO, 0, b"[" * 100_000),
-        frames.encode_json(frames.HELLO, 0, {"protocol": 2, "generation": 1}),
+        frames.encode_json(frames.HELLO, 0, {"protocol": 3, "generation": 1}),
+        frames.encode_json(frames.HELLO, 0, {"protocol": 0, "generation": 1}),
+        frames.encode_json(frames.HELLO, 0, {"protocol": [2], "generation": 1}),
         frames.encode_json(frames.HELLO, 0, {"generation": 1}),
         frames.encode_json(frames.RESET, 0, {"code": "stale", "message": "a newer generation holds this sandbox"}),
         frames.encode_json(frames.MESSAGE, 1, {}),
@@ -76,6 +78,34 @@ async def test_the_reason_of_a_refusal_is_told_in_short() -> None:
     with pytest.raises(SandboxGone) as caught:
         await Link.open(stream, 1)
     assert len(caught.value.message) < 1000
+    guest.close()
+
+
+async def test_a_guest_that_serves_a_newer_generation_says_which() -> None:
+    guest, stream = await ScriptedGuest.open()
+    guest.reset(0, code="stale", message="a newer generation holds this sandbox", generation=9)
+    with pytest.raises(NewerGeneration) as caught:
+        await Link.open(stream, 1)
+    assert caught.value.generation == 9
+    guest.close()
+
+
+@pytest.mark.parametrize("generation", [None, "9", 9.5, True, -1, 0, 7, 1 << 53, [9]], ids=str)
+async def test_a_newer_generation_that_is_none_is_no_matter(generation: object) -> None:
+    guest, stream = await ScriptedGuest.open()
+    guest.reset(0, code="stale", message="a newer generation holds this sandbox", generation=generation)
+    with pytest.raises(SandboxGone) as caught:
+        await Link.open(stream, 7)
+    assert not isinstance(caught.value, NewerGeneration)
+    guest.close()
+
+
+async def test_a_guest_of_an_earlier_release_is_taken_on() -> None:
+    guest, stream = await ScriptedGuest.open()
+    guest.hello(protocol=1)
+    link = await Link.open(stream, 1)
+    assert not link.ended.is_set()
+    await link.aclose()
     guest.close()
 
 
@@ -192,6 +222,16 @@ async def test_a_refused_request_is_told_with_our_own_code() -> None:
             await call
         assert caught.value.code == "invalid_request"
         assert len(caught.value.message) < 1000
+        assert not link.ended.is_set()
+
+
+async def test_a_call_that_the_guest_forgot_is_neither_the_callers_fault_nor_the_end() -> None:
+    async with linked() as (guest, link):
+        call = begun(link.call(EXEC))
+        stream, _ = await guest.hear_open()
+        guest.reset(stream, code="forgotten", message="call 'c' is over and forgotten")
+        with pytest.raises(CallForgotten):
+            await call
         assert not link.ended.is_set()
 
 
@@ -578,6 +618,66 @@ async def test_who_only_lets_go_leaves_the_call_alone() -> None:
         await link.aclose()
         with pytest.raises(EOFError):
             assert (await guest.hear())[0] != MESSAGE
+
+
+# stopping by id
+
+
+async def test_a_stop_returns_when_the_guest_says_that_nothing_runs() -> None:
+    async with linked() as (guest, link):
+        stopping = begun(link.stop("c"))
+        stream, request = await guest.hear_open()
+        assert request == {"service": "stop", "call": "c", "verdict": "cancelled"}
+        await asyncio.sleep(0.05)
+        assert not stopping.done()
+        guest.end(stream)
+        assert await stopping is True
+
+
+async def test_a_stop_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "_CANCEL_GRACE_S", 0.05)
+    async with linked() as (guest, link):
+        stopping = begun(link.stop("c"))
+        stream, _ = await guest.hear_open()
+        assert await asyncio.wait_for(stopping, 5) is False
+        probe, request = await guest.hear_open()
+        assert request["service"] == "calls", "whether it still lives"
+        guest.end(probe)
+        guest.end(stream)
+        other = begun(link.call(EXEC))
+        guest.outcome((await guest.hear_open())[0])
+        assert (await other).is_ok
+
+
+async def test_a_cut_ends_a_stop() -> None:
+    async with linked() as (guest, link):
+        stopping = begun(link.stop("c"))
+        await guest.hear_open()
+        guest.close()
+        with pytest.raises(SandboxGone):
+            await asyncio.wait_for(stopping, 5)
+        with pytest.raises(SandboxGone):
+            await link.stop("c")
+
+
+async def test_a_guest_of_an_earlier_release_stops_a_call_on_its_own_stream() -> None:
+    async with linked(protocol=1) as (guest, link):
+        stopping = begun(link.stop("c"))
+        stream, request = await guest.hear_open()
+        assert request == {"service": "exec", "call": "c", "attach_only": True}
+        _, number, payload = await guest.hear(MESSAGE)
+        assert (number, frames.decode_json(payload)) == (stream, {"stop": "cancelled"})
+        guest.data(stream, b"output")
+        guest.outcome(stream, verdict="cancelled", exit_code=None)
+        assert await stopping is True
+        assert (await guest.hear_open())[1] == {"service": "ack", "call": "c"}
+
+
+async def test_a_guest_of_an_earlier_release_need_not_know_the_call() -> None:
+    async with linked(protocol=1) as (guest, link):
+        stopping = begun(link.stop("c"))
+        guest.reset((await guest.hear_open())[0], code="unknown_call", message="no call 'c'")
+        assert await stopping is True
 
 
 # the rest
