@@ -1,0 +1,117 @@
+"""What a server has left on the machine: its sandboxes, snapshots, mounts, processes of calls."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+from orchestrator.config import Settings
+from orchestrator.sandboxes.docker.container import INSTANCE_LABEL, SANDBOX_LABEL
+from tests.crash.ledger import TOKEN
+from tests.crash.load import MARK
+from tests.fakes.local_driver import LocalDriver
+
+_MARKED = re.compile(rf"{MARK}=({TOKEN.pattern})".encode())
+
+
+class Ground(ABC):
+    """Where one lane's sandboxes are."""
+
+    @abstractmethod
+    def sandboxes(self) -> set[str]:
+        """Ids of all that carry the server's mark."""
+
+    @abstractmethod
+    def snapshots(self) -> set[str]:
+        """Names of all that are kept."""
+
+    def mounts(self) -> set[str]:
+        """Ids of sandboxes whose files are mounted."""
+        return set()
+
+    def clear(self) -> None:  # noqa: B027 - there may be nothing to clear
+        """Removes everything, whoever should have done it."""
+
+
+class LocalGround(Ground):
+    """Sandboxes as folders and processes."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def sandboxes(self) -> set[str]:
+        return {file.parent.name for file in self._root.glob("*/instance")}
+
+    def snapshots(self) -> set[str]:
+        return asyncio.run(LocalDriver(self._root).snapshots())
+
+    def clear(self) -> None:
+        LocalDriver(self._root).kill_all()
+
+
+class DockerGround(Ground):
+    """Sandboxes as containers, their files on disks below the data folder."""
+
+    def __init__(self, engine: Settings, data_dir: Path, instance: str) -> None:
+        import docker
+
+        self._client = docker.DockerClient(base_url=engine.engine_url, timeout=30)
+        self._data_dir = data_dir
+        self._instance = instance
+
+    def sandboxes(self) -> set[str]:
+        filters = {"label": f"{INSTANCE_LABEL}={self._instance}"}
+        found = {
+            each["Labels"].get(SANDBOX_LABEL, "") for each in self._client.api.containers(all=True, filters=filters)
+        }
+        return found | self._files("sandboxes")
+
+    def snapshots(self) -> set[str]:
+        return self._files("snapshots")
+
+    def mounts(self) -> set[str]:
+        below = f"{self._data_dir}/disks/mounts/"
+        return {at.removeprefix(below) for at in self._mounted() if at.startswith(below)}
+
+    def clear(self) -> None:
+        for each in self._client.api.containers(all=True, filters={"label": f"{INSTANCE_LABEL}={self._instance}"}):
+            self._client.api.remove_container(each["Id"], force=True, v=True)
+        for at in reversed(self._mounted()):
+            subprocess.run(["umount", "--lazy", at], check=False, stderr=subprocess.DEVNULL)
+        self._client.close()
+
+    def _files(self, kind: str) -> set[str]:
+        return {file.stem for file in (self._data_dir / "disks" / "files" / kind).glob("[!.]*.img")}
+
+    def _mounted(self) -> list[str]:
+        lines = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+        return [line.split()[1] for line in lines if f" {self._data_dir}/" in line]
+
+
+def running_calls() -> dict[str, str]:
+    """Tokens of the calls whose processes run, in any sandbox of this machine, each with a command line."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                marked = _MARKED.search((entry / "environ").read_bytes())
+                if marked:
+                    command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    found[marked[1].decode()] = command
+            except OSError:
+                continue
+    return found
+
+
+def footprint(pid: int) -> dict[str, int]:
+    """What a process holds: open files, threads, memory."""
+    place = Path(f"/proc/{pid}")
+    fields = dict(line.split(":", 1) for line in (place / "status").read_text().splitlines())
+    return {
+        "open_files": sum(1 for _ in (place / "fd").iterdir()),
+        "threads": int(fields["Threads"]),
+        "memory_kib": int(fields["VmRSS"].split()[0]),
+    }
