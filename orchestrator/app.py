@@ -58,7 +58,7 @@ def serve(settings: Settings) -> None:
 async def open_store(settings: Settings) -> AsyncGenerator[Store, None]:
     """The store of the data folder, beside a server that may be running on it."""
     await asyncio.to_thread(settings.data_dir.mkdir, mode=0o700, parents=True, exist_ok=True)
-    store = SqliteStore(settings.data_dir / DATABASE_NAME, SystemClock())
+    store = SqliteStore(settings.data_dir / DATABASE_NAME, SystemClock(), reserve_bytes=settings.disk_reserve_bytes)
     await store.open()
     try:
         yield store
@@ -81,6 +81,7 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         output_total_limit_bytes=settings.output_total_limit_bytes,
         run_timeout_s=settings.run_timeout_s,
         max_turns=settings.max_turns,
+        engine_patience_s=settings.engine_patience_s,
     )
     async with contextlib.AsyncExitStack() as stack:
         lock = DataFolderLock(settings.data_dir)

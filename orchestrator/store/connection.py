@@ -19,6 +19,8 @@ _WAL_LIMIT_BYTES = 64 * 1024 * 1024
 """A write-ahead log that once grew beyond this is cut back."""
 
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_NO_SPACE = frozenset({sqlite3.SQLITE_IOERR_SHMSIZE})
+"""Errors of input and output in whose place the file system says that it is full."""
 
 
 def connect_writer(path: Path) -> sqlite3.Connection:
@@ -57,10 +59,11 @@ def connect_reader(path: Path) -> sqlite3.Connection:
 
 def translated(error: sqlite3.Error) -> StoreError:
     """What SQLite's error means here: `store_busy` and `store_full` may be tried again, `store_failed` may not."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the low byte; the rest is detail
+    detail = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    code = detail & 0xFF
     if code in _BUSY:
         meant = StoreError(f"the database is busy: {error}", code="store_busy", retryable=True)
-    elif code == sqlite3.SQLITE_FULL:
+    elif code == sqlite3.SQLITE_FULL or detail in _NO_SPACE:
         meant = StoreError("no space left for the database", code="store_full", retryable=True)
     else:
         meant = StoreError(f"the database refused: {error}")

@@ -8,7 +8,8 @@ journal) or an environment's (the life of its sandboxes). Rules, from the design
 
 * nothing is shown that is not stored: `tail` yields an event only after the transaction that holds it is durable;
 * `seq` starts at 1 and has no gaps; an event's bytes never change;
-* only the holder of the current generation of an interaction may append to its log.
+* only the holder of the current generation of an interaction may append to its log;
+* times within a log never go back, whatever is done to the machine's clock.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ class Store(ABC):
 
     A cancelled write may still happen. Every method raises `StoreError` when the database refuses, with code
     `store_busy` or `store_full` (both `retryable`) or `store_failed`; nothing of that call was kept, and later calls
-    may succeed.
+    may succeed. New environments and interactions are refused with `store_full` a little before nothing else fits.
     """
 
     @abstractmethod
@@ -155,6 +156,10 @@ class Store(ABC):
     @abstractmethod
     async def aclose(self) -> None:
         """Commits what is queued, ends all tails, closes. May be called twice."""
+
+    @abstractmethod
+    async def check(self) -> None:
+        """Raises `StoreError` unless new work would be taken now: there is room, and a write goes through."""
 
     @abstractmethod
     async def next_generation(self) -> int:

@@ -214,7 +214,7 @@ def update_environment(
             target = CASE WHEN :target IS NULL THEN target ELSE nullif(:target, '') END,
             guest_id = CASE WHEN :guest_id IS NULL THEN guest_id ELSE nullif(:guest_id, '') END,
             stage_since = CASE WHEN :status != status THEN :now ELSE stage_since END,
-            updated = CASE WHEN :is_changed THEN :now ELSE updated END,
+            updated = CASE WHEN :is_changed THEN max(updated, :now) ELSE updated END,
             last_accessed = CASE WHEN :accessed THEN :now ELSE last_accessed END
         WHERE id = :id
         """,
@@ -326,6 +326,12 @@ def request_cancel(connection: sqlite3.Connection, interaction_id: str) -> bool:
         (interaction_id,),
     )
     return asked.rowcount == 1
+
+
+def latest_update(connection: sqlite3.Connection) -> datetime:
+    """Of any interaction; 1970 if there is none."""
+    (updated,) = connection.execute("SELECT coalesce(max(updated), 0) FROM interactions").fetchone()
+    return moment(updated)
 
 
 def is_interaction(connection: sqlite3.Connection, log_id: str) -> bool:

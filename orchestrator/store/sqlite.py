@@ -9,11 +9,12 @@ the same file from another process.
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -51,6 +52,7 @@ _LARGEST = 2**63 - 1
 _INSERT_EVENT = "INSERT INTO events (log_id, seq, at, kind, body) VALUES (?, ?, ?, ?, ?)"
 _READ_EVENTS = "SELECT seq, at, kind, body FROM events WHERE log_id = ? AND seq > ? ORDER BY seq LIMIT ?"
 _LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM events WHERE log_id = ?"
+_LAST_EVENT = "SELECT seq, at FROM events WHERE log_id = ? ORDER BY seq DESC LIMIT 1"
 
 # Check and change in one statement: it matches no row unless lease and position are right. Two forms, because setting a
 # status, even to what it is, rewrites the entry of an index.
@@ -64,9 +66,13 @@ _ADVANCE_TO_STATUS = f"UPDATE interactions SET updated = ?, status = ? WHERE {_H
 class SqliteStore(Store):
     """Everything durable in one file, `path`. Belongs to the event loop that opened it; cannot be opened again."""
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(self, path: Path, clock: Clock, *, reserve_bytes: int = 0) -> None:
+        """`reserve_bytes` of the file system are for what runs already: new work is refused before they are used."""
         self.path = path
         self._clock = clock
+        self._reserve_bytes = reserve_bytes
+        self._latest = moment(0)
+        """No interaction was updated later."""
         self._writer = Writer(self._connect)
         self._readers = Readers(path)
         self._channels = Channels()
@@ -76,11 +82,19 @@ class SqliteStore(Store):
     async def open(self) -> None:
         await self._writer.start()
         await self._readers.start()
+        self._latest = await self._readers.run(rows.latest_update)
 
     async def aclose(self) -> None:
         self._channels.end_all()
         await self._readers.aclose()
         await self._writer.aclose()  # the last connection: SQLite folds the write-ahead log into the file
+
+    async def check(self) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            self._check_room()
+            connection.execute("UPDATE generations SET last = last")
+
+        await self._writer.run(work)
 
     async def next_generation(self) -> int:
         return await self.raise_generation(1)
@@ -120,7 +134,11 @@ class SqliteStore(Store):
     # environments
 
     async def create_environment(self, row: EnvironmentRow, base: str | None = None) -> None:
-        await self._writer.run(partial(rows.insert_environment, row=row, base=base))
+        def work(connection: sqlite3.Connection) -> None:
+            self._check_room()
+            rows.insert_environment(connection, row, base)
+
+        await self._writer.run(work)
 
     async def template(self, name: str) -> str | None:
         return await self._readers.run(partial(rows.template, name=name))
@@ -181,9 +199,11 @@ class SqliteStore(Store):
         environment: EnvironmentRow | None = None,
         base: str | None = None,
     ) -> None:
-        stamped = self._stamp(events, 1)
+        self._latest = max(self._latest, row.updated)
+        stamped = _stamped(events, 1, row.updated)
 
         def work(connection: sqlite3.Connection) -> None:
+            self._check_room()
             if environment is not None:
                 rows.insert_environment(connection, environment, base)
             rows.insert_interaction(connection, row)
@@ -246,20 +266,26 @@ class SqliteStore(Store):
         status: str | None = None,
     ) -> None:
         now = self._clock.now()
-        stamped = [Event(seq, now, event.kind, event.body) for seq, event in enumerate(events, expected_seq)]
+        stamped = _stamped(events, expected_seq, now)
         append = _Append(interaction_id, generation, expected_seq, status, micros(now), stamped)
-        await self._writer.run_together(_append_all, append, partial(self._channels.publish, interaction_id, stamped))
+        publish = partial(self._channels.publish, interaction_id, stamped)
+        if now < self._latest:  # the clock was put back, maybe behind the end of this log
+            await self._writer.run(partial(_append_later, append=append), publish)
+        else:
+            self._latest = now
+            await self._writer.run_together(_append_all, append, publish)
 
     async def note(self, log_id: str, events: Sequence[NewEvent]) -> None:
         stamped: list[Event] = []
+        now = self._clock.now()
 
         def work(connection: sqlite3.Connection) -> None:
             if not rows.is_environment(connection, log_id):
                 if rows.is_interaction(connection, log_id):
                     raise StoreError(f"{log_id} is an interaction's log; only the holder of its lease appends to it")
                 return
-            (last,) = connection.execute(_LAST_SEQ, (log_id,)).fetchone()
-            stamped[:] = self._stamp(events, last + 1)
+            seq, at = connection.execute(_LAST_EVENT, (log_id,)).fetchone() or (0, 0)
+            stamped[:] = _stamped(events, seq + 1, max(now, moment(at)))
             _insert(connection, log_id, stamped)
 
         await self._writer.run(work, lambda: self._channels.publish(log_id, stamped))
@@ -310,9 +336,14 @@ class SqliteStore(Store):
         meant = translated(error)
         return meant if meant.retryable else ConfigError(f"the database {self.path} cannot be used: {error}")
 
-    def _stamp(self, events: Sequence[NewEvent], first_seq: int) -> list[Event]:
-        now = self._clock.now()
-        return [Event(seq, now, event.kind, event.body) for seq, event in enumerate(events, first_seq)]
+    def _check_room(self) -> None:
+        """Runs in the writer's thread."""
+        if self._reserve_bytes and shutil.disk_usage(self.path.parent).free < self._reserve_bytes:
+            raise StoreError(
+                f"the data folder has less than {self._reserve_bytes >> 20} MiB left: new work is refused",
+                code="store_full",
+                retryable=True,
+            )
 
     async def _delete(self, delete: rows.Delete, row_id: str) -> None:
         now = self._clock.now()
@@ -332,6 +363,18 @@ class _Append:
     status: str | None
     at_us: int
     events: list[Event]
+
+
+def _stamped(events: Sequence[NewEvent], first_seq: int, at: datetime) -> list[Event]:
+    return [Event(seq, at, event.kind, event.body) for seq, event in enumerate(events, first_seq)]
+
+
+def _append_later(connection: sqlite3.Connection, append: _Append) -> None:
+    """Appends one, not before the row's last update."""
+    found = connection.execute("SELECT updated FROM interactions WHERE id = ?", (append.log_id,)).fetchone()
+    append.at_us = max(append.at_us, found[0] if found else 0)
+    append.events[:] = [replace(event, at=moment(append.at_us)) for event in append.events]
+    _append_all(connection, [append])
 
 
 def _append_all(connection: sqlite3.Connection, appends: Sequence[_Append]) -> None:

@@ -1,4 +1,6 @@
-"""The writer: one thread, the only connection that writes, group commit. Imports `errors` and `connection` only.
+"""The writer: one thread, the only connection that writes, group commit.
+
+Imports `errors`, `moments` and `connection` only.
 
 The thread takes whatever is queued, runs it in one transaction, commits once, and tells the loop in one call. There is
 no timer: what arrives during a commit is the next group, so a lone caller waits for one fsync and fifty share one.
@@ -20,6 +22,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any, TypeVar
 
+from orchestrator import moments
 from orchestrator.errors import StoreError
 from orchestrator.store.connection import translated
 
@@ -162,7 +165,9 @@ def _commit(connection: sqlite3.Connection, group: list[_Operation]) -> None:
             if shared is None or not _run_together(connection, shared, operations):
                 for operation in operations:
                     _run(connection, operation)
+        moments.passed("store.before_commit")
         connection.execute("COMMIT")
+        moments.passed("store.after_commit")
     except sqlite3.Error as error:
         _roll_back(connection)
         if len(group) > 1:

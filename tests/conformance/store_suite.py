@@ -489,6 +489,50 @@ class StoreSuite(ABC):
         assert row is not None
         assert row.generation == 5
 
+    async def test_times_of_a_log_never_go_back_though_the_clock_does(
+        self, store: Store, project: str, clock: ManualClock
+    ) -> None:
+        environment = environment_row(project, created=clock.now())
+        row = interaction_row(project, created=clock.now())
+        await store.create_environment(environment)
+        await store.create_interaction(row, deltas(1))
+        clock.advance(5)
+        before = clock.now()
+        await store.append(row.id, deltas(1), generation=1, expected_seq=2)
+        await store.note(environment.id, deltas(1))
+        clock.jump(-3600)
+        await store.append(row.id, deltas(1), generation=1, expected_seq=3)
+        await store.note(environment.id, deltas(1))
+        await store.update_environment(environment.id, status="active")
+        clock.jump(7200)
+        await store.append(row.id, deltas(1), generation=1, expected_seq=4)
+        assert [event.at for event in await store.read(row.id)] == [START, before, before, clock.now()]
+        assert [event.at for event in await store.read(environment.id)] == [before, before]
+        assert await take(store.tail(row.id), 4) == await store.read(row.id)
+
+    async def test_a_clock_that_was_put_back_while_the_store_was_closed_changes_no_order(
+        self, tmp_path: Path, clock: ManualClock
+    ) -> None:
+        first = self.make(tmp_path, clock)
+        await first.open()
+        row = interaction_row((await first.default_project()).id, created=clock.now())
+        await first.create_interaction(row, deltas(1))
+        await first.aclose()
+        clock.jump(-60)
+        second = self.make(tmp_path, clock)
+        await second.open()
+        await second.append(row.id, deltas(1), generation=1, expected_seq=2)
+        await assert_store_consistent(second)
+        await second.aclose()
+
+    async def test_a_store_says_whether_it_takes_writes(self, tmp_path: Path, clock: ManualClock) -> None:
+        store = self.make(tmp_path, clock)
+        await store.open()
+        await store.check()
+        await store.aclose()
+        with pytest.raises(StoreError):
+            await store.check()
+
     async def test_of_two_appends_at_one_seq_one_wins(self, store: Store, log: str) -> None:
         results = await asyncio.gather(
             *(store.append(log, [delta(str(number))], generation=1, expected_seq=1) for number in range(5)),

@@ -11,7 +11,7 @@ from orchestrator.store.sqlite import SqliteStore
 
 
 async def assert_store_consistent(store: Store) -> None:
-    """Fails with the id of the first row or log that breaks a rule of the port."""
+    """Fails with the id of the first row or log that breaks a rule of the port, however the clock has jumped."""
     for environment in await store.environments(None, limit=1_000_000):
         assert environment.created <= environment.updated, environment
         _assert_gapless(environment.id, await store.read(environment.id))
@@ -27,6 +27,8 @@ async def assert_store_consistent(store: Store) -> None:
 
 def _assert_gapless(log_id: str, events: list[Event]) -> None:
     assert [event.seq for event in events] == list(range(1, len(events) + 1)), f"log {log_id} has gaps"
+    times = [event.at for event in events]
+    assert times == sorted(times), f"the times of log {log_id} go back"
 
 
 def _assert_status_agrees(row: InteractionRow, events: list[Event]) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator.errors import ConfigError, StoreError
 from orchestrator.ids import new_interaction_id
+from orchestrator.store.connection import translated
 from orchestrator.store.port import NewEvent
 from orchestrator.store.rows import micros, moment
 from orchestrator.store.sqlite import BATCH_BYTES, SqliteStore
@@ -148,6 +149,44 @@ async def test_a_full_disk_refuses_and_the_store_goes_on(store: SqliteStore) -> 
     await store.append(log, [NewEvent("tool.output", b"z" * 9_000)], generation=1, expected_seq=seq)
     assert [event.seq for event in await anext(tail)] == list(range(2, seq + 1))
     assert len(await store.read(log)) == seq
+
+
+async def test_what_is_reserved_is_for_what_runs_already(tmp_path: Path) -> None:
+    path = tmp_path / "corral.db"
+    roomy = SqliteStore(path, ManualClock())
+    await roomy.open()
+    log = await new_log(roomy, events=1)
+    project = (await roomy.default_project()).id
+    environment = environment_row(project)
+    await roomy.create_environment(environment)
+    await roomy.aclose()
+
+    store = SqliteStore(path, ManualClock(), reserve_bytes=1 << 60)
+    await store.open()
+    refusals: list[StoreError] = []
+    for new_work in (
+        store.check(),
+        store.create_environment(environment_row(project)),
+        store.create_interaction(interaction_row(project), deltas(1)),
+    ):
+        with pytest.raises(StoreError) as refused:
+            await new_work
+        refusals.append(refused.value)
+    assert [(each.code, each.retryable) for each in refusals] == [("store_full", True)] * 3
+    await store.append(log, deltas(1), generation=1, expected_seq=2, status="completed")
+    await store.note(environment.id, deltas(1))
+    await store.update_environment(environment.id, status="stopped")
+    await store.delete_environment(environment.id)
+    await assert_store_consistent(store)
+    await store.aclose()
+
+
+def test_no_room_for_the_shared_index_is_a_full_disk() -> None:
+    refused = sqlite3.OperationalError("disk I/O error")
+    refused.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+    assert (translated(refused).code, translated(refused).retryable) == ("store_full", True)
+    refused.sqlite_errorcode = sqlite3.SQLITE_IOERR_READ
+    assert (translated(refused).code, translated(refused).retryable) == ("store_failed", False)
 
 
 async def test_large_events_come_in_small_batches(store: SqliteStore) -> None:
