@@ -7,6 +7,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -25,6 +26,9 @@ NO_RUNSC = "the engine has no runtime runsc (gVisor)"
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1", "", None)
 
 _state: dict[str, bool] = {"guarded": False}
+
+# A shell that starts the suite in the background lets it ignore this, and what a test interrupts would ignore it, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class OutwardConnectionError(AssertionError):
