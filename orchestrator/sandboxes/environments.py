@@ -1,28 +1,39 @@
 """Environments and the sandboxes that embody them: made at first use, found again after a restart, removed on request.
 
-Owns the links. One lock per environment keeps its starts and its end apart; calls need none. The store remembers, the
-driver acts; after a crash every step here may be taken again (design 4.1).
+The store remembers, the driver acts; after a crash every step here may be taken again (design 4.1). What is linked is
+in `roster.py`, how a sandbox comes about in `lifecycle.py`, what becomes of one that nobody uses in `stages.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 
 import structlog
 
-from orchestrator import ids
+from orchestrator import ids, moments
 from orchestrator.clock import Clock
-from orchestrator.errors import Conflict, CorralError, EngineUnavailable, LimitExceeded, NotFound
+from orchestrator.errors import Conflict, CorralError, EngineUnavailable, LimitExceeded, NotFound, SandboxGone
 from orchestrator.sandboxes.disk_watch import DiskWatch
 from orchestrator.sandboxes.driver import Profile, SandboxDriver, SandboxRef, SandboxState
 from orchestrator.sandboxes.handle import Sandbox
-from orchestrator.sandboxes.lifecycle import Lifecycle, dump_profile, dump_spec, read_spec, template_name, variables_of
+from orchestrator.sandboxes.lifecycle import (
+    Claims,
+    Lifecycle,
+    dump_profile,
+    dump_spec,
+    read_spec,
+    template_name,
+    variables_of,
+)
 from orchestrator.sandboxes.pool import PoolSettings
-from orchestrator.sandboxes.reconciler import Reconciler
+from orchestrator.sandboxes.reconciler import Deeds, Reconciler
+from orchestrator.sandboxes.roster import Roster
+from orchestrator.sandboxes.stages import Stages, StageSettings
+from orchestrator.sandboxes.uses import Uses
 from orchestrator.store.port import EnvironmentRow, Store
 from orchestrator.wire.environments import EnvironmentSpec, Network
 
@@ -36,6 +47,7 @@ class SandboxDefaults:
     profile: Profile
     max_per_project: int
     pool: PoolSettings
+    stages: StageSettings = StageSettings()  # noqa: RUF009 - frozen
 
 
 class Environments:
@@ -48,19 +60,32 @@ class Environments:
         self._driver = driver
         self._clock = clock
         self._defaults = defaults
+        self._roster = Roster()
+        self._uses = Uses(clock)
         self._lifecycle = Lifecycle(store, driver, clock, defaults.profile, defaults.pool, generation)
+        self._stages = Stages(store, driver, self._lifecycle.queue, self._roster, self._uses, clock, defaults.stages)
+        deeds = Deeds(self._finish_deletion, self._expire, self._ended)
         self._reconciler = Reconciler(
-            store, driver, self._lifecycle, defaults.profile.image, self.delete, self._ended, self._notice_ends
+            store, driver, self._lifecycle, self._stages, self._roster, defaults.profile.image, deeds
         )
         self._disk_watch = DiskWatch(driver)
-        self._live: dict[str, Sandbox] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._creating = asyncio.Lock()
         self._changing = asyncio.Lock()
 
+    @property
+    def claims(self) -> Claims | None:
+        """Asked for the calls of an environment that runs still want, whenever a link to its guest is opened: all
+        others that the guest has are ended. None: nothing is.
+        """
+        return self._lifecycle.claims
+
+    @claims.setter
+    def claims(self, claims: Claims | None) -> None:
+        self._lifecycle.claims = claims
+
     async def open(self) -> None:
-        """Connects to the engine if it answers; from then on a watcher reaps what no row owns and notices ends."""
+        """Connects to the engine if it answers; from then on a reconciler keeps rows and engine in agreement."""
         try:
             await self._driver.open()
         except EngineUnavailable as error:
@@ -70,12 +95,16 @@ class Environments:
         self._disk_watch.open()
 
     def let_go(self) -> None:
-        """The server ends: calls that are cancelled from now on go on inside, for the next server to follow."""
-        for sandbox in self._live.values():
+        """The server ends: calls that are cancelled from now on go on inside, for the next server to follow, and what
+        has been made of a sandbox that is being started is left to it.
+        """
+        self._lifecycle.let_go()
+        for sandbox in self._roster.sandboxes:
             sandbox.link.let_go()
 
     async def aclose(self) -> None:
         """Closes all links; what runs inside goes on."""
+        self._lifecycle.let_go()
         await self._disk_watch.aclose()
         await self._reconciler.aclose()
         tasks = list(self._tasks)
@@ -83,9 +112,8 @@ class Environments:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._lifecycle.aclose()
-        for sandbox in list(self._live.values()):
+        for sandbox in self._roster.sandboxes:
             await sandbox.link.aclose()
-        self._live.clear()
         await self._driver.aclose()
 
     async def create(
@@ -104,15 +132,31 @@ class Environments:
         Raises:
             LimitExceeded: the project has as many as it may.
         """
+        async with self.drafted(project_id, spec, profile=profile, base=base) as (row, files):
+            await self._store.create_environment(row, files)
+        return row
+
+    @asynccontextmanager
+    async def drafted(
+        self,
+        project_id: str,
+        spec: EnvironmentSpec,
+        *,
+        profile: Profile | None = None,
+        base: EnvironmentSpec | None = None,
+    ) -> AsyncGenerator[tuple[EnvironmentRow, str | None], None]:
+        """As `create`, for who stores the row with something else: within the block, as
+        `Store.create_environment(row, base)` would.
+        """
         row = self._new_row(project_id, dump_spec(spec))
         if profile is not None:
             row = replace(row, profile=dump_profile(profile))
         files = dump_spec(base) if base is not None and base.sources else None
         if files is not None:
             row = replace(row, template=template_name(self._lifecycle.profile_of(row), files))
-        await self._insert(row, files)
+        async with self._room(project_id):
+            yield row, files
         await self._lifecycle.note(row.id, "environment.created", project=project_id)
-        return row
 
     async def fork(self, parent: EnvironmentRow, network: Network | None = None) -> EnvironmentRow:
         """A new environment that begins with the files of `parent` as they are now; from here on neither sees what the
@@ -125,10 +169,14 @@ class Environments:
             NotFound: the parent was deleted. Conflict: its files are gone.
             SandboxError: the platform failed; nothing was made.
         """
+        with self._uses.hold(parent.id):
+            return await self._fork(parent, network)
+
+    async def _fork(self, parent: EnvironmentRow, network: Network | None) -> EnvironmentRow:
         await self._check_room(parent.project_id)
         if parent.status == "pending" and (parent.sandbox_ref or parent.snapshot):
             await self.sandbox(parent.id)  # its files are not complete before it has started once
-        async with self._lock(parent.id):
+        async with self._roster.lock(parent.id):
             fresh = await self._store.environment(None, parent.id)
             if fresh is None or fresh.status == "deleting":
                 raise NotFound(f"Environment {parent.id!r} not found.")
@@ -165,11 +213,16 @@ class Environments:
             last_accessed=now,
         )
 
-    async def _insert(self, row: EnvironmentRow, base: str | None = None) -> None:
-        # One at a time: between the count and the insert nobody else may come in.
+    @asynccontextmanager
+    async def _room(self, project_id: str) -> AsyncGenerator[None, None]:
+        """For one more. One at a time: between the count and the insert nobody else may come in."""
         async with self._creating:
-            await self._check_room(row.project_id)
-            await self._store.create_environment(row, base)
+            await self._check_room(project_id)
+            yield
+
+    async def _insert(self, row: EnvironmentRow) -> None:
+        async with self._room(row.project_id):
+            await self._store.create_environment(row)
 
     async def _check_room(self, project_id: str) -> None:
         limit = self._defaults.max_per_project
@@ -197,46 +250,93 @@ class Environments:
             known = read_spec(fresh if fresh is not None else row)
             merged = known.model_copy(update={"env": {**known.env, **spec.env}})
             await self._store.update_environment(row.id, spec=dump_spec(merged))
-        if row.id in self._live:
-            self._live[row.id].variables.update(variables_of(spec))
+        sandbox = self._roster.linked(row.id)
+        if sandbox is not None:
+            sandbox.variables.update(variables_of(spec))
+
+    @contextmanager
+    def hold(self, environment_id: str) -> Generator[None, None, None]:
+        """The environment is in use for as long as the block lasts: its sandbox is neither paused nor stopped, and it
+        is not deleted because nobody used it. Both ends are remembered as uses of it.
+        """
+        self.touch(environment_id)
+        try:
+            with self._uses.hold(environment_id):
+                yield
+        finally:
+            self.touch(environment_id)
 
     async def sandbox(self, environment_id: str) -> Sandbox:
         """The environment's running sandbox: the one that is there, started again, found again, or a new one.
 
+        Whoever needs it for longer than a moment holds the environment.
+
         Raises:
             NotFound: the environment was deleted.
             EngineUnavailable, ImageMissing, SandboxStartFailed: it cannot be started now.
-            SandboxGone: it vanished from the engine, and the files with it.
+            SandboxGone: it vanished from the engine, and the files with it; or, `retryable`, it does not answer.
         """
-        live = self._live.get(environment_id)
-        if live is not None and live.is_connected:
-            return live
+        self._uses.renew(environment_id)
+        ready = self._roster.ready(environment_id)
+        if ready is not None:
+            return ready
         return await self._lifecycle.queue.do(environment_id, lambda: self._embody(environment_id))
 
+    async def running(self, environment_id: str) -> Sandbox | None:
+        """The environment's sandbox if it runs, be it paused; None if there is none, or it has ended: nothing is
+        started.
+
+        Raises:
+            EngineUnavailable: nobody knows. SandboxGone: it does not answer.
+        """
+        ready = self._roster.ready(environment_id)
+        row = None if ready is not None else await self._store.environment(None, environment_id)
+        if row is None or not row.sandbox_ref or row.status in ("pending", "deleting"):
+            return ready
+        status = await self._driver.inspect(SandboxRef(row.sandbox_id or "", row.sandbox_ref))
+        if status.state is SandboxState.UNKNOWN:
+            raise EngineUnavailable(status.reason)
+        is_there = status.state in (SandboxState.RUNNING, SandboxState.PAUSED)
+        return await self.sandbox(environment_id) if is_there else None
+
     async def _embody(self, environment_id: str) -> Sandbox:
-        async with self._lock(environment_id):
-            live = self._live.get(environment_id)
-            if live is not None and live.is_connected:
-                return live
+        async with self._roster.lock(environment_id):
+            ready = self._roster.ready(environment_id)
+            if ready is not None:
+                return ready
             row = await self._store.environment(None, environment_id)
             if row is None or row.status == "deleting":
                 raise NotFound(f"Environment {environment_id!r} not found.")
-            if live is not None and live.link.is_unresponsive:
-                log.warning("sandbox_unresponsive", environment_id=environment_id)
-                await self._lifecycle.note(environment_id, "sandbox.unresponsive", sandbox_id=live.ref.sandbox_id)
-                await self._driver.stop(live.ref)
-            sandbox = await (self._lifecycle.resume(row) if row.sandbox_ref else self._lifecycle.start(row))
-            self._live[environment_id] = sandbox
+            linked = self._roster.linked(environment_id)
+            is_suspect = linked is not None and linked.link.is_unresponsive
+            if linked is not None and linked.is_connected and await self._thaw(row, linked):
+                return linked
+            await self._roster.drop(environment_id)
+            if row.sandbox_ref:
+                sandbox = await self._lifecycle.resume(row, is_suspect=is_suspect)
+            else:
+                sandbox = await self._lifecycle.start(row)
+            self._roster.add(environment_id, sandbox)
             self._disk_watch.add(sandbox, self._lifecycle.profile_of(row).resources.disk_bytes)
             return sandbox
 
+    async def _thaw(self, row: EnvironmentRow, sandbox: Sandbox) -> bool:
+        """Makes a paused sandbox go on; False if it does not, or has not been paused at all but has ended."""
+        try:
+            await self._driver.resume(sandbox.ref)
+        except SandboxGone:
+            return False
+        if not sandbox.is_connected:
+            return False
+        await self._store.update_environment(row.id, status="active", target="", accessed=True)
+        await self._lifecycle.note(row.id, "sandbox.resumed", sandbox_id=sandbox.ref.sandbox_id)
+        self._roster.add(row.id, sandbox)
+        return True
+
     def prepare(self, environment_id: str) -> None:
         """Begins to start the sandbox while the model still thinks. A failure comes again to whoever needs it."""
-        live = self._live.get(environment_id)
-        if live is None or not live.is_connected:
+        if self._roster.ready(environment_id) is None:
             self._own(asyncio.create_task(self._prepare(environment_id), name=f"prepare-{environment_id}"))
-        else:
-            self.touch(environment_id)
 
     def _own(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
@@ -248,18 +348,20 @@ class Environments:
 
     async def delete(self, row: EnvironmentRow) -> None:
         """Removes the sandbox with its files, then the row. May be repeated. Raises `EngineUnavailable`."""
-        async with self._lock(row.id):
+        async with self._roster.lock(row.id):
             await self._store.update_environment(row.id, status="deleting")
-            live = self._live.pop(row.id, None)
-            if live is not None:
-                await live.link.aclose()
+            moments.passed("delete.marked")
+            await self._roster.drop(row.id)
             fresh = await self._store.environment(None, row.id)
             if fresh is not None and fresh.sandbox_id:
                 await self._destroy(fresh.sandbox_id, fresh.sandbox_ref)
             if fresh is not None and fresh.snapshot:
                 await self._driver.drop_snapshot(fresh.snapshot)
+            moments.passed("delete.destroyed")
             await self._store.delete_environment(row.id)
-        self._locks.pop(row.id, None)
+            moments.passed("delete.done")
+        self._roster.forget(row.id)
+        self._uses.forget(row.id)
         log.info("environment_deleted", environment_id=row.id)
 
     async def _destroy(self, sandbox_id: str, token: str | None) -> None:
@@ -271,6 +373,18 @@ class Environments:
             if found.ref.sandbox_id == sandbox_id:
                 await self._driver.destroy(found.ref)
 
+    async def _finish_deletion(self, environment_id: str) -> None:
+        row = await self._store.environment(None, environment_id)
+        if row is not None:
+            await self.delete(row)
+
+    async def _expire(self, environment_id: str) -> None:
+        """Deletes an environment that nobody has used for long, and nobody uses now."""
+        row = await self._store.environment(None, environment_id)
+        if row is not None and not self._uses.is_held(environment_id):
+            log.info("environment_expired", environment_id=environment_id, last_accessed=row.last_accessed.isoformat())
+            await self.delete(row)
+
     def touch(self, environment_id: str) -> None:
         """Remembers that the environment was used now. Nobody waits for that, or fails of it."""
         self._own(asyncio.create_task(self._touch(environment_id), name=f"touch-{environment_id}"))
@@ -279,44 +393,21 @@ class Environments:
         with contextlib.suppress(CorralError):
             await self._store.update_environment(environment_id, accessed=True)
 
-    def _lock(self, environment_id: str) -> asyncio.Lock:
-        return self._locks.setdefault(environment_id, asyncio.Lock())
-
     async def _ended(self, sandbox_id: str) -> None:
         if await self._lifecycle.pools.forget(sandbox_id):
             return
-        for environment_id, sandbox in list(self._live.items()):
-            if sandbox.ref.sandbox_id == sandbox_id:
-                # A task: whoever holds the lock may be long, and other ends are reported behind this one.
-                self._own(asyncio.create_task(self._take_note(environment_id, sandbox), name=f"ended-{environment_id}"))
+        environment_id = self._roster.environment_of(sandbox_id)
+        if environment_id is None:
+            self._reconciler.look_again()
+        else:
+            # A task: whoever holds the lock may be long, and other ends are reported behind this one.
+            self._own(asyncio.create_task(self._take_note(environment_id), name=f"ended-{environment_id}"))
 
-    async def _notice_ends(self) -> None:
-        """Of sandboxes that ended while nobody watched."""
-        for environment_id, sandbox in list(self._live.items()):
-            if not sandbox.is_connected:
-                await self._take_note(environment_id, sandbox)
-
-    async def _take_note(self, environment_id: str, sandbox: Sandbox) -> None:
+    async def _take_note(self, environment_id: str) -> None:
         try:
-            await self._has_ended(environment_id, sandbox)
+            await self._stages.look_at(environment_id)
         except CorralError as error:
             log.warning("sandbox_end_not_stored", environment_id=environment_id, reason=error.message)
-
-    async def _has_ended(self, environment_id: str, sandbox: Sandbox) -> None:
-        async with self._lock(environment_id):
-            if self._live.get(environment_id) is not sandbox:
-                return  # deleted, or started again
-            status = await self._driver.inspect(sandbox.ref)
-            if status.state in (SandboxState.RUNNING, SandboxState.PAUSED):
-                return  # the event is late: it has been started again
-            del self._live[environment_id]
-            await sandbox.link.aclose()
-            is_lost = status.state is SandboxState.ABSENT
-            await self._store.update_environment(environment_id, status="lost" if is_lost else "stopped")
-            await self._lifecycle.note(
-                environment_id, "sandbox.stopped", sandbox_id=sandbox.ref.sandbox_id, reason=status.reason
-            )
-            log.info("sandbox_stopped", environment_id=environment_id, reason=status.reason)
 
 
 @asynccontextmanager

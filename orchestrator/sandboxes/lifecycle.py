@@ -11,14 +11,29 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 
 import structlog
 
-from orchestrator import ids
+from orchestrator import ids, moments
 from orchestrator.clock import Clock
-from orchestrator.errors import CorralError, EngineUnavailable, SandboxError, SandboxGone, SandboxStartFailed
-from orchestrator.sandboxes.driver import Profile, Resources, SandboxDriver, SandboxRef, SandboxSpec, SandboxState
+from orchestrator.errors import (
+    CorralError,
+    EngineUnavailable,
+    SandboxError,
+    SandboxGone,
+    SandboxStartFailed,
+    StoreError,
+)
+from orchestrator.sandboxes.driver import (
+    Profile,
+    Resources,
+    SandboxDriver,
+    SandboxRef,
+    SandboxSpec,
+    SandboxState,
+    SandboxStatus,
+)
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.link import Link
 from orchestrator.sandboxes.pool import Pools, PoolSettings, Waiting
@@ -30,11 +45,28 @@ from orchestrator.wire.environments import EnvironmentSpec, InlineSource, parse_
 
 log = structlog.get_logger(__name__)
 
+Claims = Callable[[str], Awaitable[set[str]]]
+"""Ids of the calls in an environment that somebody will still ask for."""
+
 _RECONNECT_WAITS_S = (0.05, 0.2, 0.5, 1.0)
+_GREETING_S = 10.0
+"""A guest answers within milliseconds, a busy one took seconds."""
+_GREETINGS = 2
+"""So many are left unanswered before a sandbox that runs is taken to hang, and is started anew."""
+_SUSPECT_GREETING_S = 5.0
+"""Of one that has left a question unanswered before: it may have been the old link that hung."""
 _STARTS_AT_ONCE = 6
 """An engine starts most per second with 4 to 8 at a time (design 6). Whole starts: so the first are ready early."""
 _ENGINE_PATIENCE_S = 5.0
 """So long an engine may be away before whoever needs a sandbox hears of it: a restart takes one or two seconds."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Made:
+    """How far a start has come."""
+
+    ref: SandboxRef
+    link: Link | None
 
 
 class Lifecycle:
@@ -56,15 +88,23 @@ class Lifecycle:
         self._clock = clock
         self._profile = profile
         self._generation = generation
+        self.claims: Claims | None = None
+        """Who knows which calls are claimed; None: nobody, and no guest's calls are ended for it."""
         self._starting: set[str] = set()
         self._copying: set[str] = set()
         self._templates: set[str] = set()
         """Names of those that are known to exist."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._undoing: set[asyncio.Task[None]] = set()
+        self._has_let_go = False
 
     def open(self) -> None:
         """Begins to fill the pool of the server's own profile."""
         self.pools.open(self._profile)
+
+    def let_go(self) -> None:
+        """The server ends: starts that are broken off from now on leave what they have made to the next one."""
+        self._has_let_go = True
 
     async def aclose(self) -> None:
         """Ends what is under way and destroys what waits."""
@@ -74,6 +114,7 @@ class Lifecycle:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.pools.aclose()
         await self.queue.aclose()
+        await asyncio.gather(*self._undoing, return_exceptions=True)
 
     @property
     def sandbox_ids(self) -> set[str]:
@@ -93,53 +134,78 @@ class Lifecycle:
         Raises:
             EngineUnavailable, ImageMissing, SandboxStartFailed: nothing is left of it, and it may be tried again.
         """
-        spec, profile = read_spec(row), self.profile_of(row)
+        spec = read_spec(row)
         started = self._clock.monotonic()
         # An id without a ref: an earlier start was cut off, and the engine may have gone further than the store.
         is_plain = not (row.sandbox_id or row.snapshot or row.template)
-        waiting = await self.pools.claim(profile) if is_plain else None
+        waiting = await self.pools.claim(self.profile_of(row)) if is_plain else None
         ref = waiting.ref if waiting is not None else SandboxRef(row.sandbox_id or ids.new_sandbox_id(), "")
+        made = _Made(ref, waiting.link if waiting is not None else None)
+        # Until the start has come to its end, well or not: the row may need the snapshot again.
         self._starting.add(ref.sandbox_id)
-        link = waiting.link if waiting is not None else None
+        self._copying.add(row.snapshot or "")
         try:
             if waiting is not None:
                 sandbox = await self._bind(row, waiting, spec)
             else:
-                wanted = _sandbox_spec(ref.sandbox_id, profile, row.id, row.snapshot or await self._template(row))
-                await self.note(row.id, "sandbox.starting", sandbox_id=ref.sandbox_id, image=profile.image)
-                await self._store.update_environment(row.id, sandbox_id=ref.sandbox_id)
-                async with self.queue.turn(Urgency.AWAITED), contextlib.aclosing(self._driver.create(wanted)) as stages:
-                    async for ref in stages:
-                        await self._store.update_environment(row.id, sandbox_id=ref.sandbox_id, sandbox_ref=ref.token)
-                    sandbox = await self._connect(ref, spec)
-                    link = sandbox.link
+                sandbox = await self._make(row, made, spec)
             await self._complete(row, sandbox, spec)
         except BaseException as error:
-            await asyncio.shield(self._undo(row, ref, link, error))
+            undoing = asyncio.create_task(self._undo(row, made, error), name=f"undo-{ref.sandbox_id}")
+            self._undoing.add(undoing)
+            undoing.add_done_callback(self._undoing.discard)
+            undoing.add_done_callback(lambda _undone: self._has_started(row, ref))
+            await asyncio.shield(undoing)
             raise
-        finally:
-            self._starting.discard(ref.sandbox_id)
+        self._has_started(row, ref)
         self._let_go_of(row.snapshot)
         duration_ms = round((self._clock.monotonic() - started) * 1000, 1)
         told = {"duration_ms": duration_ms, "from_pool": waiting is not None}
-        await self.note(row.id, "sandbox.started", sandbox_id=ref.sandbox_id, **told)
+        await self._note_start(row, sandbox, "sandbox.started", **told)
         log.info("sandbox_started", environment_id=row.id, **told)
         return sandbox
 
-    async def resume(self, row: EnvironmentRow) -> Sandbox:
-        """The sandbox that the row names, started again if it has ended.
+    async def _make(self, row: EnvironmentRow, made: _Made, spec: EnvironmentSpec) -> Sandbox:
+        profile, sandbox_id = self.profile_of(row), made.ref.sandbox_id
+        wanted = _sandbox_spec(sandbox_id, profile, row.id, row.snapshot or await self._template(row))
+        await self.note(row.id, "sandbox.starting", sandbox_id=sandbox_id, image=profile.image)
+        await self._store.update_environment(row.id, sandbox_id=sandbox_id)
+        moments.passed("start.named")
+        async with self.queue.turn(Urgency.AWAITED):
+            async with contextlib.aclosing(self._driver.create(wanted)) as stages:
+                async for made.ref in stages:
+                    moments.passed("start.created")
+                    await self._store.update_environment(row.id, sandbox_ref=made.ref.token)
+                    moments.passed("start.kept")
+            moments.passed("start.running")
+            sandbox = await self._connect(made.ref, spec)
+            made.link = sandbox.link
+            moments.passed("start.linked")
+        return sandbox
+
+    def _has_started(self, row: EnvironmentRow, ref: SandboxRef) -> None:
+        self._starting.discard(ref.sandbox_id)
+        self._copying.discard(row.snapshot or "")
+
+    async def resume(self, row: EnvironmentRow, *, is_suspect: bool = False) -> Sandbox:
+        """The sandbox that the row names: found again, started again if it has ended, or made again around its files.
+
+        One that does not answer is started anew; `is_suspect`: it has not answered before.
 
         Raises:
-            EngineUnavailable: nobody knows. SandboxGone: it vanished, and the files with it.
+            EngineUnavailable: nobody knows. SandboxGone: it vanished, and the files with it; or, `retryable`, it does
+                not answer.
         """
         ref = SandboxRef(row.sandbox_id or "", row.sandbox_ref or "")
         status = await self._driver.inspect(ref)
+        moments.passed("resume.inspected")
         if status.state is SandboxState.UNKNOWN:
             raise EngineUnavailable(status.reason)
-        if status.state is SandboxState.ABSENT and row.status == "pending":
+        is_absent = status.state is SandboxState.ABSENT
+        if is_absent and row.status == "pending":
             # Its first start was undone, and the store was not told. Nobody has had files in it.
             return await self.start(dataclasses.replace(row, sandbox_id=None, sandbox_ref=None))
-        if status.state is SandboxState.ABSENT:
+        if is_absent and not status.has_files:
             if row.status != "lost":
                 await self._store.update_environment(row.id, status="lost")
                 await self.note(row.id, "sandbox.gone", sandbox_id=ref.sandbox_id, reason="not on the engine any more")
@@ -147,16 +213,48 @@ class Lifecycle:
                 f"The sandbox of environment {row.id} is gone from the engine, and its files with it. "
                 "Delete the environment and start a new one."
             )
-        spec = read_spec(row)
-        sandbox = await self._reconnect(ref, spec, status.state)
         try:
+            sandbox = await self._find_again(row, ref, status, is_suspect=is_suspect)
+        except SandboxGone as error:
+            # Its files are there: only what runs around them does not answer.
+            raise SandboxGone(error.message, retryable=True) from error
+        self._let_go_of(row.snapshot)
+        return sandbox
+
+    async def _find_again(
+        self, row: EnvironmentRow, ref: SandboxRef, status: SandboxStatus, *, is_suspect: bool
+    ) -> Sandbox:
+        spec = read_spec(row)
+        if status.state is SandboxState.ABSENT:
+            sandbox = await self._make_again(row, spec)
+        else:
+            sandbox = await self._reconnect(row, ref, status.state, spec, is_suspect=is_suspect)
+        moments.passed("resume.linked")
+        try:
+            await self._settle_calls(row.id, sandbox)
             await self._complete(row, sandbox, spec)
-            await self.note(row.id, "sandbox.started", sandbox_id=ref.sandbox_id, was=status.state.value)
+            is_same = sandbox.guest_id == row.guest_id
+            kind = "sandbox.linked" if is_same else "sandbox.restored" if row.guest_id else "sandbox.started"
+            await self._note_start(row, sandbox, kind, was=status.state.value, reason=status.reason)
         except BaseException:
             await asyncio.shield(sandbox.link.aclose())
             raise
-        self._let_go_of(row.snapshot)
         return sandbox
+
+    async def _make_again(self, row: EnvironmentRow, spec: EnvironmentSpec) -> Sandbox:
+        """Around the files of a sandbox that somebody removed from the engine."""
+        wanted = _sandbox_spec(row.sandbox_id or "", self.profile_of(row), row.id, "")
+        async with self.queue.turn(Urgency.AWAITED):
+            async with contextlib.aclosing(self._driver.create(wanted)) as stages:
+                async for ref in stages:
+                    await self._store.update_environment(row.id, sandbox_ref=ref.token)
+            return await self._connect(ref, spec)
+
+    async def _settle_calls(self, environment_id: str, sandbox: Sandbox) -> None:
+        """Ends and forgets the calls in its guest's book that nobody will ask for: who made them is gone."""
+        if self.claims is None or not sandbox.link.calls:
+            return
+        await sandbox.settle(await self.claims(environment_id))
 
     def profile_of(self, row: EnvironmentRow) -> Profile:
         """What the environment's sandbox may take and where it runs."""
@@ -168,7 +266,9 @@ class Lifecycle:
     async def _bind(self, row: EnvironmentRow, waiting: Waiting, spec: EnvironmentSpec) -> Sandbox:
         # From this write on the sandbox is the environment's, whatever happens to us.
         ref = waiting.ref
+        moments.passed("pool.claimed")
         await self._store.update_environment(row.id, sandbox_id=ref.sandbox_id, sandbox_ref=ref.token)
+        moments.passed("claim.kept")
         # People who list containers find the environment by name; no call needs to wait for that.
         self._own(self._driver.rename(ref, row.id), f"rename-{row.id}")
         return Sandbox(ref, waiting.link, variables_of(spec))
@@ -177,7 +277,18 @@ class Lifecycle:
         """Puts sources in place, unless the files that it began with hold them. From here on it needs no snapshot."""
         if row.status == "pending" and not row.snapshot:
             await _furnish(sandbox, spec)
-        await self._store.update_environment(row.id, status="active", snapshot="", accessed=True)
+            moments.passed("start.furnished")
+        await self._store.update_environment(
+            row.id, status="active", target="", snapshot="", guest_id=sandbox.guest_id, accessed=True
+        )
+        moments.passed("start.active")
+
+    async def _note_start(self, row: EnvironmentRow, sandbox: Sandbox, kind: str, **told: object) -> None:
+        """What is done is done, whether its entry can be written or not."""
+        try:
+            await self.note(row.id, kind, sandbox_id=sandbox.ref.sandbox_id, **told)
+        except StoreError as error:
+            log.warning("start_not_noted", environment_id=row.id, reason=error.message)
 
     def _let_go_of(self, snapshot: str | None) -> None:
         """Nobody needs to wait for that, and the reaper drops what could not be dropped."""
@@ -195,7 +306,10 @@ class Lifecycle:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _reconnect(self, ref: SandboxRef, spec: EnvironmentSpec, state: SandboxState) -> Sandbox:
+    async def _reconnect(
+        self, row: EnvironmentRow, ref: SandboxRef, state: SandboxState, spec: EnvironmentSpec, *, is_suspect: bool
+    ) -> Sandbox:
+        patience_s, greetings_left = (_SUSPECT_GREETING_S, 1) if is_suspect else (_GREETING_S, _GREETINGS)
         for wait_s in _RECONNECT_WAITS_S:
             try:
                 if state is SandboxState.PAUSED:
@@ -203,32 +317,51 @@ class Lifecycle:
                 elif state is not SandboxState.RUNNING:
                     async with self.queue.turn(Urgency.AWAITED):
                         await self._driver.start(ref)
-                return await self._connect(ref, spec)
+                moments.passed("resume.started")
+                return await self._connect(ref, spec, patience_s)
+            except TimeoutError:
+                greetings_left -= 1
+                if greetings_left == 0:
+                    log.warning("sandbox_unresponsive", environment_id=row.id)
+                    await self.note(row.id, "sandbox.unresponsive", sandbox_id=ref.sandbox_id)
+                    await self._driver.stop(ref)
             except SandboxGone:
                 # Its guest has just died and the engine has not noticed, or it is just ending.
                 await asyncio.sleep(wait_s)
-                state = (await self._driver.inspect(ref)).state
-        return await self._connect(ref, spec)
+            state = (await self._driver.inspect(ref)).state
+        raise SandboxGone(f"The sandbox of environment {row.id} does not answer.")
 
-    async def _connect(self, ref: SandboxRef, spec: EnvironmentSpec) -> Sandbox:
-        link = await Link.open(await self._driver.connect(ref), self._generation)
+    async def _connect(self, ref: SandboxRef, spec: EnvironmentSpec, patience_s: float | None = None) -> Sandbox:
+        """Raises `TimeoutError` after `patience_s` without an answer of the guest; None is the link's own patience."""
+        stream = await self._driver.connect(ref)
+        async with asyncio.timeout(patience_s):
+            link = await Link.open(stream, self._generation)
         return Sandbox(ref, link, variables_of(spec))
 
-    async def _undo(self, row: EnvironmentRow, ref: SandboxRef, link: Link | None, error: BaseException) -> None:
-        """A failed start leaves nothing on the engine, or in the store what it takes to try again."""
+    async def _undo(self, row: EnvironmentRow, made: _Made, error: BaseException) -> None:
+        """A failed start leaves nothing on the engine, and in the store what it takes to try again.
+
+        The store is told first: what it does not know of is reaped, what it wrongly believes in is lost. At the end of
+        the server nothing is undone that the store knows.
+        """
         reason = error.message if isinstance(error, CorralError) else type(error).__name__
         log.warning("sandbox_start_failed", environment_id=row.id, reason=reason)
-        if link is not None:
-            await link.aclose()
+        if made.link is not None:
+            await made.link.aclose()
         # The first error is the one to be told; what this leaves behind is found when the environment is next used.
         with contextlib.suppress(CorralError):
-            if ref.token:
-                await self._driver.destroy(ref)
+            if self._has_let_go and await self._is_known(row.id, made.ref):
+                return
+            if made.ref.token:
                 # The snapshot again: the write that gave it up may have come through.
-                await self._store.update_environment(
-                    row.id, status="pending", sandbox_id="", sandbox_ref="", snapshot=row.snapshot
-                )
+                await self._store.update_environment(row.id, status="pending", snapshot=row.snapshot)
+                await self._driver.destroy(made.ref)
+                await self._store.update_environment(row.id, sandbox_id="", sandbox_ref="")
             await self.note(row.id, "sandbox.gone", reason=reason)
+
+    async def _is_known(self, environment_id: str, ref: SandboxRef) -> bool:
+        row = await self._store.environment(None, environment_id)
+        return row is not None and row.sandbox_id == ref.sandbox_id
 
     # snapshots
 
@@ -241,7 +374,9 @@ class Lifecycle:
         self._copying.add(name)
         try:
             await self._driver.snapshot(SandboxRef(row.sandbox_id or "", row.sandbox_ref or ""), name)
+            moments.passed("fork.copied")
             yield
+            moments.passed("fork.stored")
         except BaseException:
             with contextlib.suppress(SandboxError):
                 await asyncio.shield(self._driver.drop_snapshot(name))
@@ -272,7 +407,9 @@ class Lifecycle:
                 if (base := await self._store.template(name)) is None:
                     raise SandboxStartFailed("its template is not in the store", stage="sources")
                 await _furnish(sandbox, parse_spec(base))
+                moments.passed("template.furnished")
                 await self._driver.snapshot(ref, name)
+                moments.passed("template.kept")
             finally:
                 await sandbox.link.aclose()
             self._templates.add(name)
@@ -327,4 +464,5 @@ def _sandbox_spec(sandbox_id: str, profile: Profile, name: str, snapshot: str) -
 
 async def _furnish(sandbox: Sandbox, spec: EnvironmentSpec) -> None:
     inline = [source for source in spec.sources if isinstance(source, InlineSource)]
-    await put_sources(sandbox, f"sources-{sandbox.ref.sandbox_id[:8]}", inline)
+    # Another id each time: a guest forgets a call for good once its outcome has been taken.
+    await put_sources(sandbox, f"sources-{ids.new_sandbox_id()[:12]}", inline)

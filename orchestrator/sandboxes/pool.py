@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from orchestrator import ids
+from orchestrator import ids, moments
 from orchestrator.clock import Clock
 from orchestrator.errors import CorralError, InvalidRequest, SandboxError, SandboxGone
 from orchestrator.sandboxes.driver import Profile, SandboxDriver, SandboxRef, SandboxSpec
@@ -293,6 +293,7 @@ class Pool:
             async with contextlib.aclosing(driver.create(spec)) as stages:
                 async for stage in stages:
                     ref = stage
+            moments.passed("pool.made")
             return Waiting(ref, await Link.open(await driver.connect(ref), self._pools.generation))
         except BaseException:
             if ref.token:

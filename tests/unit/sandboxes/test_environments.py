@@ -7,12 +7,14 @@ import base64
 import json
 import os
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from orchestrator import ids
 from orchestrator.clock import SystemClock
 from orchestrator.errors import (
     Conflict,
@@ -37,7 +39,7 @@ from orchestrator.sandboxes.driver import (
 from orchestrator.sandboxes.environments import Environments, SandboxDefaults, opened
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.pool import PoolSettings
-from orchestrator.store.port import EnvironmentRow
+from orchestrator.store.port import EnvironmentRow, SandboxRow
 from orchestrator.store.sqlite import SqliteStore
 from orchestrator.wire.environments import EnvironmentSpec, parse_environment
 from tests.fakes.consistency import assert_store_consistent
@@ -113,7 +115,8 @@ async def world(tmp_path: Path, short_path: Path, monkeypatch: pytest.MonkeyPatc
     await asyncio.to_thread(LocalDriver(short_path).kill_all)
 
 
-async def says(sandbox: Sandbox, code: str, call: str = "c") -> str:
+async def says(sandbox: Sandbox, code: str, call: str = "") -> str:
+    call = call or ids.new_sandbox_id()
     outcome = await sandbox.bash(call, code, timeout_s=10, output_limit_bytes=1000)
     sandbox.acknowledge(call)
     return outcome.head.decode()
@@ -183,10 +186,9 @@ async def test_each_use_is_remembered(world: World) -> None:
         return is_later
 
     started = await world.row(row.id)
-    environments.prepare(row.id)
-    await eventually(used_since(started))
-    begun = await world.row(row.id)
-    environments.touch(row.id)
+    with environments.hold(row.id):
+        await eventually(used_since(started))
+        begun = await world.row(row.id)
     await eventually(used_since(begun))
     assert (await world.row(row.id)).updated == started.updated, "using it does not change it"
 
@@ -368,7 +370,7 @@ async def test_a_sandbox_that_is_being_made_is_not_reaped(world: World) -> None:
     rows = [await environments.create(world.project, spec_of()) for _ in range(3)]
     starting = [asyncio.ensure_future(environments.sandbox(row.id)) for row in rows]
     for _ in range(20):
-        await environments._reconciler.reap()
+        await environments._reconciler.round()
         await asyncio.sleep(0.03)
     for sandbox in await asyncio.gather(*starting):
         assert await says(sandbox, "echo fine") == "fine\n"
@@ -546,15 +548,15 @@ async def test_what_is_claimed_while_rows_are_read_is_not_reaped(world: World, m
 
     await eventually(one_waits)
     row = await environments.create(world.project, spec_of())
-    read_rows = environments._reconciler._rows
+    read_rows = world.store.sandbox_rows
 
-    async def rows_then_claim() -> AsyncIterator[EnvironmentRow]:
-        for each in [each async for each in read_rows()]:
-            yield each
+    async def rows_then_claim() -> list[SandboxRow]:
+        rows = await read_rows()
         await environments.sandbox(row.id)
+        return rows
 
-    monkeypatch.setattr(environments._reconciler, "_rows", rows_then_claim)
-    await environments._reconciler.reap()
+    monkeypatch.setattr(world.store, "sandbox_rows", rows_then_claim)
+    await environments._reconciler.round()
     assert await says(await environments.sandbox(row.id), "echo fine") == "fine\n"
 
 
@@ -655,7 +657,7 @@ async def test_a_snapshot_lasts_until_its_fork_has_started(world: World) -> None
     fork, other = [await environments.fork(await world.row(parent.id)) for _ in range(2)]
     driver = LocalDriver(world.root)
     assert await driver.snapshots() == {fork.snapshot, other.snapshot}
-    await environments._reconciler.reap()
+    await environments._reconciler.round()
     assert await driver.snapshots() == {fork.snapshot, other.snapshot}
     await environments.sandbox(fork.id)
 
@@ -716,7 +718,7 @@ async def test_a_template_is_built_once_for_all_runs_of_it(world: World) -> None
     (name,) = await LocalDriver(world.root).snapshots()
     assert name.startswith("template-")
     assert await world.owned() == {sandbox.ref.sandbox_id for sandbox in sandboxes}, "what built it is gone"
-    await environments._reconciler.reap()
+    await environments._reconciler.round()
     assert await LocalDriver(world.root).snapshots() == {name}
     fresh = await environments.create(world.project, spec_of(), base=base)
     assert await says(await environments.sandbox(fresh.id), "cat base.txt") == "base"
@@ -775,7 +777,7 @@ async def test_a_fork_keeps_its_files_when_the_snapshot_cannot_be_dropped(world:
     await says(await environments.sandbox(parent.id), "echo precious > f")
     child = await environments.fork(await world.row(parent.id))
     assert await says(await environments.sandbox(child.id), "cat f") == "precious\n"
-    await environments._reconciler.reap()
+    await environments._reconciler.round()
     assert await LocalDriver(world.root).snapshots() == set()
 
 
@@ -865,6 +867,16 @@ async def test_a_paused_sandbox_goes_on_when_it_is_needed(world: World) -> None:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("_CANCEL_GRACE_S", 0.3), ("_OVERDUE_S", 0.3), ("_ANSWER_TIMEOUT_S", 0.3)):
         monkeypatch.setattr(link, name, value)
+    for name in ("_GREETING_S", "_SUSPECT_GREETING_S"):
+        monkeypatch.setattr(lifecycle, name, 0.3)
+
+
+class Hangs(LocalDriver):
+    """Guests that are stopped by a signal seem to run."""
+
+    async def inspect(self, ref: SandboxRef) -> SandboxStatus:
+        status = await super().inspect(ref)
+        return replace(status, state=SandboxState.RUNNING) if status.state is SandboxState.PAUSED else status
 
 
 def guest_of(sandbox: Sandbox) -> int:
@@ -891,7 +903,7 @@ async def assert_started_anew(world: World, environments: Environments, row: Env
 
 @pytest.mark.usefixtures("impatient")
 async def test_a_guest_that_does_not_keep_a_limit_and_does_not_answer_is_started_anew(world: World) -> None:
-    environments = await world.server()
+    environments = await world.server(Hangs(world.root))
     row = await environments.create(world.project, spec_of())
     sandbox = await environments.sandbox(row.id)
     call = await begin(sandbox, timeout_s=0.5)
@@ -902,7 +914,7 @@ async def test_a_guest_that_does_not_keep_a_limit_and_does_not_answer_is_started
 
 @pytest.mark.usefixtures("impatient")
 async def test_a_guest_that_cannot_be_cancelled_is_started_anew(world: World) -> None:
-    environments = await world.server()
+    environments = await world.server(Hangs(world.root))
     row = await environments.create(world.project, spec_of())
     sandbox = await environments.sandbox(row.id)
     call = await begin(sandbox, timeout_s=60)
