@@ -102,9 +102,10 @@ class Ledger:
             at = next(
                 (at for at, (one, other) in enumerate(zip(seen, whole, strict=False)) if one != other), len(whole)
             )
+            around = slice(max(0, at - 80), at + 80)
             raise Violation(
                 "what a reader saw is in the log",
-                f"{interaction_id} differs at byte {at}: {seen[at - 80 : at + 80]!r} and {whole[at - 80 : at + 80]!r}",
+                f"{interaction_id} differs at byte {at}: {seen[around]!r} and {whole[around]!r}",
             )
 
     # what is stored
@@ -113,6 +114,7 @@ class Ledger:
         """Compares the logs with what was seen of them before: nothing is gone; `is_whole`: nothing is changed."""
         with closing(_open(database)) as connection:
             heads = connection.execute("SELECT log_id, MAX(seq), COUNT(*) FROM events GROUP BY log_id").fetchall()
+            self._look_for_losses({log_id: last for log_id, last, _ in heads})
             for log_id, last, count in heads:
                 if last != count:
                     raise Violation("logs have no gaps", f"{log_id} has {count} events, the last is number {last}")
@@ -122,15 +124,15 @@ class Ledger:
                 if last > log.length:
                     for event in _events(connection, log_id, after=log.length):
                         log.add(*event)
-        lengths = {log_id: last for log_id, last, _ in heads}
-        for log_id, log in list(self._logs.items()):
-            if log_id not in lengths and log_id in self.deleting:
-                del self._logs[log_id]
-            elif lengths.get(log_id, 0) < log.length:
-                raise Violation(
-                    "no stored event is lost", f"{log_id} had {log.length} events, now {lengths.get(log_id, 0)}"
-                )
         self.checks["no stored event is lost"] += 1
+
+    def _look_for_losses(self, lengths: Mapping[str, int]) -> None:
+        for log_id, log in list(self._logs.items()):
+            length = lengths.get(log_id, 0)
+            if not length and log_id in self.deleting:
+                del self._logs[log_id]
+            elif length < log.length:
+                raise Violation("no stored event is lost", f"{log_id} had {log.length} events, now {length}")
 
     def _reread(self, connection: sqlite3.Connection, log_id: str, known: _Log) -> None:
         again = _Log()
