@@ -30,7 +30,7 @@ async def create(request: Request, caller: TheCaller, services: TheServices) -> 
     if wanted.stream:
         return _stream(services, row, after=0)
     if not wanted.background:
-        await services.supervisor.wait(row.id)
+        await services.supervisor.wait(row.id, unless=services.closing)
     return JSONResponse(await read_interaction(services.store, row, timeline=False))
 
 

@@ -29,11 +29,12 @@ class Redactor:
     """`redact` for a text that comes in pieces: what may be the beginning of a key waits for what follows."""
 
     def __init__(self) -> None:
-        self._held = ""
+        self.held = ""
+        """What waits for what follows."""
 
     def feed(self, text: str, *, is_last: bool = False) -> str:
         """What may be shown now; after the last piece all of it. A piece that was cut off is not the last one."""
-        text = redact(self._held + text)
+        text = redact(self.held + text)
         begun = None if is_last else _BEGUN_KEY.search(text)
-        self._held = text[begun.start() :] if begun is not None else ""
+        self.held = text[begun.start() :] if begun is not None else ""
         return text[: begun.start()] if begun is not None else text

@@ -1,12 +1,14 @@
-"""How a run ends: no step left open, no call without a result, one last event.
+"""How a run ends: nothing of it goes on inside, no step left open, no call without a result, one last event.
 
-Needs no agent, model or sandbox, so that every interaction that was stored can be ended.
+Needs no agent or model, and a sandbox only as far as calls are under way in it, so that every interaction that was
+stored can be ended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
+from orchestrator import moments
 from orchestrator.clock import Clock, rfc3339
 from orchestrator.runs.recorder import Recorder
 from orchestrator.store.port import InteractionRow
@@ -22,7 +24,8 @@ from orchestrator.wire.steps import (
 )
 
 ServerCall = CodeExecutionCall | FunctionCall
-
+Stop = Callable[[Mapping[str, str]], Awaitable[None]]
+"""Ends calls inside, given as ids and the guests that have them."""
 
 _BROKEN_OFF = "[no result: writing it broke off]"
 _FILLERS: Mapping[str, events.Delta] = {
@@ -36,16 +39,22 @@ _FILLERS: Mapping[str, events.Delta] = {
 class Ending:
     """Writes the end of one run."""
 
-    def __init__(self, row: InteractionRow, recorder: Recorder, clock: Clock) -> None:
+    def __init__(self, row: InteractionRow, recorder: Recorder, clock: Clock, stop: Stop) -> None:
         self._row = row
         self._recorder = recorder
         self._clock = clock
+        self._stop = stop
 
     def unanswered(self) -> list[ServerCall]:
         """The calls in the log that have no result."""
         steps = self._recorder.folder.steps
         answered = {step.call_id for step in steps if isinstance(step, CodeExecutionResult | FunctionResult)}
         return [step for step in steps if isinstance(step, ServerCall) and step.id not in answered]
+
+    def in_flight(self) -> dict[str, str]:
+        """Calls that may go on inside: those that were about to be sent and have no result. Id → guest."""
+        begun = self._recorder.begun
+        return {step.id: begun[step.id].guest for step in self.unanswered() if step.id in begun}
 
     def close_steps(self) -> None:
         """Ends steps that were begun and not stopped: whoever wrote them is gone. What is missing is filled in."""
@@ -69,8 +78,12 @@ class Ending:
             # A cancel that comes while the end is being written changes nothing: a run ends once.
             await self._recorder.flush()
             return ended
+        moments.passed("run.ending")
+        if calls := self.in_flight():
+            # First: a process that works on after its run has ended is one that nobody asked for.
+            await self._stop(calls)
         self.close_steps()
-        for call in self.unanswered():
+        for call in self.unanswered() if status != "requires_action" else ():
             self.answer(call, reason or (error.message if error is not None else status))
         self._recorder.note("run.ended", status=status)
         if error is not None:
@@ -87,6 +100,7 @@ class Ending:
         )
         self._recorder.emit(events.InteractionCompleted(interaction=interaction), status=status)
         await self._recorder.flush()
+        moments.passed("run.ended")
         return status
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from orchestrator import ids
+from orchestrator import ids, moments
 from orchestrator.agents.registry import AgentDefinition, AgentRegistry
 from orchestrator.clock import Clock, rfc3339
 from orchestrator.errors import InvalidRequest, NotFound
 from orchestrator.models.registry import ModelRegistry
 from orchestrator.policy.sources import check_inline
 from orchestrator.policy.variables import check_variables
-from orchestrator.runs.context import find_parent
+from orchestrator.runs.context import find_parent, open_calls
 from orchestrator.runs.supervisor import Supervisor
 from orchestrator.sandboxes.environments import Environments
 from orchestrator.sandboxes.profiles import Profiles
@@ -21,6 +21,7 @@ from orchestrator.wire import events
 from orchestrator.wire.base import encode_json
 from orchestrator.wire.environments import EnvironmentSpec, InlineSource
 from orchestrator.wire.interactions import Interaction, InteractionRequest, dump_request
+from orchestrator.wire.steps import FunctionResult
 
 
 class Intake:
@@ -61,6 +62,7 @@ class Intake:
         parent = None
         if request.previous_interaction_id is not None:
             parent = await find_parent(self._store, project_id, request.previous_interaction_id)
+        await self._check_answers(request, parent)
         inherited = parent.environment_id if parent is not None else None
         environment_id = await self._environment(project_id, request.environment, inherited, agent)
         now = self._clock.now()
@@ -80,8 +82,27 @@ class Intake:
             updated=now,
         )
         await self._store.create_interaction(row, _first_events(row))
+        moments.passed("interaction.stored")
         self._supervisor.start(row)
         return row
+
+    async def _check_answers(self, request: InteractionRequest, parent: InteractionRow | None) -> None:
+        """Results of functions must be of calls that wait for one."""
+        results = [(at, step) for at, step in enumerate(request.input or ()) if isinstance(step, FunctionResult)]
+        if not results:
+            return
+        if parent is None:
+            raise InvalidRequest("Invalid value at 'previous_interaction_id': needed to tell whose call is answered.")
+        waiting = set()
+        if parent.status == "requires_action":
+            waiting = open_calls(await self._store.read(parent.id))
+        for at, step in results:
+            if step.call_id not in waiting:
+                raise InvalidRequest(
+                    f"Invalid value at 'input[{at}].call_id': no call {step.call_id!r} of interaction {parent.id} "
+                    "waits for a result."
+                )
+            waiting.remove(step.call_id)
 
     async def _environment(
         self, project_id: str, spec: EnvironmentSpec | None, inherited: str | None, agent: AgentDefinition

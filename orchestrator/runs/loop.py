@@ -1,4 +1,5 @@
-"""The agent loop: model call, tool calls, model call …, until the model is done or a limit is reached.
+"""The agent loop: model call, tool calls, model call …, until the model is done, a limit is reached or the client is to
+answer a call of a function of its own.
 
 Everything it needs to know where it stands is in the log, so it can begin at any point of it. A tool call is written
 before it is executed, its result before the next model call (design 2, rule 2).
@@ -7,17 +8,18 @@ before it is executed, its result before the next model call (design 2, rule 2).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orchestrator import moments
 from orchestrator.agents.prompt import build_system
 from orchestrator.agents.registry import AgentDefinition
 from orchestrator.models.port import ModelProvider, ModelRequest
 from orchestrator.policy.limits import Limits
+from orchestrator.runs.context import History
 from orchestrator.runs.ending import Ending
 from orchestrator.runs.recorder import Recorder
 from orchestrator.runs.turn import Turn
-from orchestrator.tools.mediator import Mediator, ToolCall
+from orchestrator.tools.mediator import Begun, Mediator, ToolCall
 from orchestrator.tools.port import ToolResult
 from orchestrator.tools.toolbox import Toolbox
 from orchestrator.wire.base import encode_json
@@ -45,7 +47,7 @@ class Loop:
     def __init__(
         self,
         request: InteractionRequest,
-        history: Sequence[Step],
+        history: History,
         brain: Brain,
         toolbox: Toolbox,
         mediator: Mediator,
@@ -54,9 +56,10 @@ class Loop:
         limits: Limits,
         *,
         has_environment: bool,
+        spent_s: float = 0.0,
     ) -> None:
         self._request = request
-        self._history = list(history)
+        self._history = history
         self._brain = brain
         self._toolbox = toolbox
         self._mediator = mediator
@@ -64,6 +67,8 @@ class Loop:
         self._limits = limits
         self._ending = ending
         self._has_environment = has_environment
+        self.spent_s = spent_s
+        """How long the run had been worked on before."""
 
     async def run(self) -> Status:
         """Runs to an end and writes it; returns the status that was written.
@@ -72,14 +77,23 @@ class Loop:
             LeaseLost, StoreError: nothing more can be written. ModelError, SandboxError: it cannot go on.
             CancelledError: whoever cancelled decides what is written.
         """
+        is_first = not self._recorder.journal["run.started"]
         self._recorder.note("run.started", turns=self._recorder.journal["turn.ended"])
+        if not is_first:
+            moments.passed("run.taken_up")
+        left_s = self._limits.run_timeout_s - self.spent_s
         try:
-            async with asyncio.timeout(self._limits.run_timeout_s):
+            async with asyncio.timeout(max(0.0, left_s)):
+                if left_s <= 0:
+                    raise TimeoutError
                 status = await self._go()
         except TimeoutError:
             return await self._ending.write("incomplete", "the interaction took longer than it may")
         else:
-            return await self._ending.write(status)
+            status = await self._ending.write(status)
+            if status == "requires_action":
+                moments.passed("run.waiting")
+            return status
         finally:
             await self._recorder.settle()
 
@@ -88,9 +102,12 @@ class Loop:
         if self._recorder.is_answered:
             return "completed"
         while True:
+            if self._ending.unanswered():
+                return "requires_action"  # all that is left open is the client's
             if self._is_spent():
                 return "incomplete"
             turn = Turn(self._recorder, self._toolbox)
+            moments.passed("turn.asked")
             try:
                 calls = await turn.play(self._brain.provider, self._model_request())
             finally:
@@ -98,7 +115,8 @@ class Loop:
             if not calls:
                 return "completed"
             for call in calls:
-                await self._carry_out(call)
+                if not self._mediator.is_clients(call):
+                    await self._carry_out(call)
 
     async def _take_up(self) -> None:
         """Goes on where an earlier holder of this run was lost: its calls without a result come first.
@@ -113,7 +131,9 @@ class Loop:
                 arguments = step.arguments.model_dump() if isinstance(step, CodeExecutionCall) else step.arguments
                 sent = self._recorder.unshown.get(step.id)
                 call = ToolCall(step.id, name, encode_json(arguments).decode() if sent is None else sent)
-                await self._carry_out(call, self._recorder.started.get(step.id))
+                if self._mediator.is_clients(call):
+                    continue
+                await self._carry_out(call, self._recorder.begun.get(step.id))
             else:
                 self._ending.answer(step, "the model's turn was interrupted")
 
@@ -132,16 +152,19 @@ class Loop:
         return ModelRequest(
             model=self._brain.model,
             system=build_system(self._brain.agent, self._request.system_instruction, facts),
-            history=(*self._history, *self._recorder.folder.steps),
+            history=(*self._history.steps, *self._recorder.folder.steps),
             tools=self._toolbox.specs(),
-            turn=self._recorder.journal["turn.ended"],
+            turn=self._history.turns + self._recorder.journal["turn.ended"],
         )
 
-    async def _carry_out(self, call: ToolCall, started_in: str | None = None) -> None:
-        result = await self._mediator.carry_out(call, started_in)
+    async def _carry_out(self, call: ToolCall, begun: Begun | None = None) -> None:
+        result = await self._mediator.carry_out(call, begun)
         self._recorder.whole(self._result_step(call, result))
+        moments.passed("result.queued")
         await self._recorder.flush()
+        moments.passed("result.stored")
         self._mediator.acknowledge(call)
+        moments.passed("call.acknowledged")
 
     def _result_step(self, call: ToolCall, result: ToolResult) -> Step:
         if self._toolbox.is_code(call.name):

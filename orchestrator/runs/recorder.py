@@ -10,10 +10,12 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.errors import LeaseLost, LogDamaged, StoreError
 from orchestrator.store.port import Event, NewEvent, Store
+from orchestrator.tools.mediator import Begun
 from orchestrator.wire import events
 from orchestrator.wire.base import encode_json
 from orchestrator.wire.events import Folder, PublicEvent
@@ -47,8 +49,8 @@ class Recorder:
         """Whether the last turn ended without a call: only the run's end is missing."""
         self.unshown: dict[str, str] = {}
         """Arguments, as the model sent them, of calls whose steps cannot show them."""
-        self.started: dict[str, str] = {}
-        """Tool calls that were about to be sent, and the guest they were meant for."""
+        self.begun: dict[str, Begun] = {}
+        """Tool calls that were about to be sent."""
         self.usage = Usage()
         """Of all turns that ended, as the last of them noted it."""
         self._store = store
@@ -70,6 +72,11 @@ class Recorder:
         """The status of the run's end, once that was emitted; whether it is durable yet is another question."""
         status = self.folder.status
         return status if status in TERMINAL_STATUSES else None
+
+    @property
+    def last_guest(self) -> str | None:
+        """The guest that this run's latest call was meant for."""
+        return next((begun.guest for begun in reversed(self.begun.values())), None)
 
     def note(self, kind: str, **fields: Any) -> None:
         """Queues an entry of the journal, which stream readers do not see."""
@@ -145,7 +152,11 @@ class Recorder:
         try:
             if kind == "tool.started":
                 call = json.loads(body)
-                self.started[call["call_id"]] = call["guest"]
+                self.begun[call["call_id"]] = Begun(call["guest"])
+            elif kind == "tool.output":
+                output = json.loads(body)
+                begun = self.begun[output["call_id"]]
+                self.begun[output["call_id"]] = replace(begun, shown_bytes=output.get("until_bytes", 0))
             elif kind == "turn.ended":
                 turn = json.loads(body)
                 self.called.update(turn["calls"])

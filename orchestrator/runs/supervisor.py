@@ -1,37 +1,53 @@
 """Who runs what: starts runs, waits for them, cancels them, takes up those that a crash or restart left, lets go at
 the end.
 
-Owns one task per run. The broad catch of the run boundary is here: a mistake of ours fails one interaction, not the
-server.
+Owns one task per run, and one that looks for runs without a task. The broad catch of the run boundary is here: a
+mistake of ours fails one interaction, not the server.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections import Counter
+from collections.abc import Iterator, Mapping
 
 import structlog
 
+from orchestrator import moments
 from orchestrator.agents.registry import AgentRegistry
 from orchestrator.clock import Clock
-from orchestrator.errors import ConfigError, CorralError, LeaseLost, LimitExceeded, LogDamaged, StoreError
+from orchestrator.errors import (
+    ConfigError,
+    CorralError,
+    LeaseLost,
+    LimitExceeded,
+    LogDamaged,
+    StoreError,
+)
 from orchestrator.models.registry import ModelRegistry
 from orchestrator.policy.limits import Limits
-from orchestrator.runs.context import read_history, read_request
+from orchestrator.runs.context import read_history, read_request, spent_s
 from orchestrator.runs.ending import Ending
 from orchestrator.runs.loop import Brain, Loop
 from orchestrator.runs.recorder import Recorder
 from orchestrator.sandboxes.environments import Environments
 from orchestrator.sandboxes.handle import Sandbox
-from orchestrator.store.port import InteractionRow, Store
+from orchestrator.store.port import InteractionRow, RunKey, Store
 from orchestrator.tools.mediator import Mediator
 from orchestrator.tools.toolbox import Toolbox
 from orchestrator.wire.interactions import TERMINAL_STATUSES, InteractionError, Status
 
 log = structlog.get_logger(__name__)
 
-_PAGE = 200
+_ALL = 1_000_000
+_SWEEP_S = 30.0
+_TRIES = 5
+"""So often a run is begun again that was lost by a mistake of ours; then it is ended, and if that fails, too, left."""
+_STOP_PATIENCE_S = 12.0
+"""Longer than a guest takes to end a call that does not want to. What it cannot end by then is ended when a link to it
+is next opened."""
 _FIRST_STORE_WAIT_S = 0.5
 _LONGEST_STORE_WAIT_S = 30.0
 
@@ -64,25 +80,28 @@ class Supervisor:
         self._projects: Counter[str] = Counter()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._cancelled: set[str] = set()
+        self._losses: Counter[str] = Counter()
+        """How often a run's task ended without the run's end."""
+        self._spent_s: dict[str, float] = {}
+        """For how long runs have been worked on, where the log need not know: its last events may not be stored."""
+        self._sweeping: asyncio.Task[None] | None = None
         self._is_closing = False
+        environments.claims = self.claims
 
     async def open(self) -> None:
         """Takes up every run that is not ended: the server that had it is gone, its lease with it."""
-        after: str | None = None
-        while rows := await self._store.interactions(None, status="in_progress", after=after, limit=_PAGE):
-            for row in rows:
-                log.info("run_taken_up", interaction_id=row.id)
-                self.start(row)
-            after = rows[-1].id
+        await self._take_up()
+        self._sweeping = asyncio.create_task(self._sweep(), name="runs-sweep")
 
     async def aclose(self) -> None:
         """Lets go of all runs. What they wrote is stored; the next server takes them up."""
         self._is_closing = True
         self._environments.let_go()
-        tasks = list(self._tasks.values())
+        tasks = [*self._tasks.values(), *([self._sweeping] if self._sweeping is not None else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        moments.passed("run.let_go")
 
     @property
     def running(self) -> list[str]:
@@ -96,36 +115,92 @@ class Supervisor:
                 f"The project has {self._max_runs_per_project} interactions that run or wait; try again later."
             )
 
-    def start(self, row: InteractionRow) -> None:
-        """Begins a run; it lives on whoever leaves."""
+    def start(self, row: InteractionRow | RunKey) -> None:
+        """Begins a run, unless it is under way; it lives on whoever leaves."""
+        if row.id in self._tasks:
+            return
+        if row.is_cancelling:
+            self._cancelled.add(row.id)
         # The row holds the whole request; a run that waits for its turn keeps the id only.
         task = asyncio.create_task(self._supervise(row.id, row.environment_id), name=f"run-{row.id}")
         self._tasks[row.id] = task
         self._projects[row.project_id] += 1
         task.add_done_callback(functools.partial(self._forget, row.id, row.project_id))
 
-    async def wait(self, interaction_id: str) -> None:
-        """Returns when the run has ended. Cancelling the wait leaves the run alone."""
+    async def wait(self, interaction_id: str, unless: asyncio.Event | None = None) -> None:
+        """Returns when the run has ended, or `unless` is set. Cancelling the wait leaves the run alone."""
         task = self._tasks.get(interaction_id)
-        if task is not None:
+        if task is None:
+            return
+        if unless is None:
             await asyncio.wait([task])
+            return
+        waiting = asyncio.ensure_future(unless.wait())
+        try:
+            await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
 
     async def cancel(self, interaction_id: str) -> None:
-        """Ends a run as `cancelled` and waits until that is written; nothing if it does not run."""
-        task = self._tasks.get(interaction_id)
-        if task is not None and not task.done():
-            if interaction_id not in self._cancelled:
-                self._cancelled.add(interaction_id)
-                # A task that has not had its first step yet would end without a word.
-                await asyncio.sleep(0)
-                task.cancel()
-            await asyncio.wait([task])
+        """Ends a run as `cancelled` and waits until that is written; nothing if it has ended.
+
+        The wish is stored first: if this server dies before it is done, the next one does it.
+        """
+        try:
+            if not await self._store.request_cancel(interaction_id):
+                return
+        except StoreError as error:
+            # It holds as long as this server lives, and nobody is told that it was done before it is.
+            log.error("cancel_not_stored", interaction_id=interaction_id, reason=error.message)
+        moments.passed("cancel.stored")
+        if interaction_id not in self._tasks:
+            row = await self._store.interaction(None, interaction_id)
+            if row is None or row.status in TERMINAL_STATUSES:
+                return
+            self._cancelled.add(interaction_id)
+            self.start(row)
+        task = self._tasks[interaction_id]
+        if interaction_id not in self._cancelled:
+            self._cancelled.add(interaction_id)
+            # A task that has not had its first step yet would end without a word.
+            await asyncio.sleep(0)
+            task.cancel()
+        await asyncio.wait([task])
+        moments.passed("cancel.ended")
+
+    async def claims(self, environment_id: str) -> set[str]:
+        """Ids of the environment's calls whose results are still wanted, by the logs of its runs: everything else that
+        a guest has is left over.
+        """
+        claimed: set[str] = set()
+        for row in await self._store.interactions(
+            None, environment_id=environment_id, status="in_progress", limit=_ALL
+        ):
+            claimed.update((await self._ending(row)).in_flight())
+        return claimed
+
+    async def _take_up(self) -> None:
+        for key in await self._store.run_keys("in_progress"):
+            if key.id not in self._tasks and self._losses[key.id] <= _TRIES:
+                log.info("run_taken_up", interaction_id=key.id)
+                self.start(key)
+
+    async def _sweep(self) -> None:
+        """Begins again what is in progress and has no task: its own was lost by a mistake of ours."""
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            try:
+                await self._take_up()
+            except StoreError as error:
+                log.warning("runs_not_swept", reason=error.message)
 
     def _forget(self, interaction_id: str, project_id: str, task: asyncio.Task[None]) -> None:
         self._tasks.pop(interaction_id, None)
         self._cancelled.discard(interaction_id)
+        self._spent_s.pop(interaction_id, None)
         self._projects[project_id] -= 1
         if not task.cancelled() and (error := task.exception()) is not None:
+            self._losses[interaction_id] += 1
             log.error("run_lost", interaction_id=interaction_id, exc_info=error)
 
     async def _supervise(self, interaction_id: str, environment_id: str | None) -> None:
@@ -136,12 +211,14 @@ class Supervisor:
                 try:
                     await asyncio.sleep(wait_s)
                     await self._attempt(interaction_id)
+                    self._losses.pop(interaction_id, None)
                     return
                 except asyncio.CancelledError:
                     if self._is_closing or interaction_id not in self._cancelled:
                         raise
                     wait_s = 0.0  # now the end is written
                 except LeaseLost as error:
+                    self._losses[interaction_id] += 1
                     log.warning("run_lease_lost", reason=error.message)
                     return
                 except StoreError as error:
@@ -160,10 +237,13 @@ class Supervisor:
                 log.info("run_ended", status=await self._run(row))
 
     async def _run(self, row: InteractionRow) -> Status:
+        error = InteractionError(
+            code="internal", message="The server failed while it ran this interaction; its log has the details."
+        )
         try:
-            if row.environment_id is not None:
-                self._environments.prepare(row.environment_id)
-            return await (await self._prepare(row)).run()
+            if self._losses[row.id] < _TRIES:
+                with self._holding(row.environment_id):
+                    return await self._go(row)
         except CorralError as failure:
             if isinstance(failure, LeaseLost | StoreError) and not isinstance(failure, LogDamaged):
                 raise
@@ -171,16 +251,29 @@ class Supervisor:
             error = InteractionError(code=failure.code, message=failure.message)
         except Exception:
             log.exception("run_broken")
-            error = InteractionError(
-                code="internal", message="The server failed while it ran this interaction; its log has the details."
-            )
-        finally:
-            if row.environment_id is not None:
-                self._environments.touch(row.environment_id)
         return await (await self._ending(row)).write("failed", error=error)
+
+    async def _go(self, row: InteractionRow) -> Status:
+        loop = await self._prepare(row)
+        begun = self._clock.monotonic()
+        try:
+            return await loop.run()
+        finally:
+            self._spent_s[row.id] = loop.spent_s + self._clock.monotonic() - begun
+
+    @contextlib.contextmanager
+    def _holding(self, environment_id: str | None) -> Iterator[None]:
+        """Keeps the sandbox from resting, and begins to start it while the model still thinks."""
+        if environment_id is None:
+            yield
+            return
+        with self._environments.hold(environment_id):
+            self._environments.prepare(environment_id)
+            yield
 
     async def _claimed(self, interaction_id: str) -> InteractionRow:
         await self._store.claim(interaction_id, self._generation)
+        moments.passed("run.claimed")
         row = await self._store.interaction(None, interaction_id)
         if row is None:
             raise LeaseLost(f"interaction {interaction_id} was deleted")
@@ -190,7 +283,23 @@ class Supervisor:
         """What it takes to end a run whose own loop cannot: only its log, and of that what can be read."""
         stored = await self._store.read(row.id)
         recorder = Recorder(self._store, row.id, self._generation, stored, passes_over_damage=True)
-        return Ending(row, recorder, self._clock)
+        return Ending(row, recorder, self._clock, functools.partial(self._stop, row))
+
+    async def _stop(self, row: InteractionRow, calls: Mapping[str, str]) -> None:
+        """Ends calls of a run inside, if the guest that has them is there. Nothing is started for that."""
+        if row.environment_id is None:
+            return
+        try:
+            async with asyncio.timeout(_STOP_PATIENCE_S):
+                sandbox = await self._environments.running(row.environment_id)
+                if sandbox is not None:
+                    left = [call_id for call_id, guest in calls.items() if guest == sandbox.guest_id]
+                    await asyncio.gather(*(sandbox.stop(call_id) for call_id in left))
+        except (TimeoutError, CorralError) as error:
+            if isinstance(error, StoreError):
+                raise
+            log.warning("calls_not_stopped", calls=list(calls), reason=str(error))
+        moments.passed("cancel.stopped")
 
     async def _prepare(self, row: InteractionRow) -> Loop:
         request = read_request(row)
@@ -199,13 +308,14 @@ class Supervisor:
         declared = agent.tools if request.tools is None else request.tools
         has_environment = row.environment_id is not None
         toolbox = Toolbox.choose(declared, has_environment=has_environment)
-        recorder = Recorder(self._store, row.id, self._generation, await self._store.read(row.id))
+        stored = await self._store.read(row.id)
+        recorder = Recorder(self._store, row.id, self._generation, stored)
         history = await read_history(self._store, row, request)
         sandbox = functools.partial(self._sandbox, row)
         limits = agent.bounds.limits(self._limits)
-        mediator = Mediator(toolbox, sandbox, limits, recorder, self._clock)
+        mediator = Mediator(toolbox, sandbox, limits, recorder, self._clock, recorder.last_guest or history.last_guest)
         brain = Brain(agent, model, provider)
-        ending = Ending(row, recorder, self._clock)
+        ending = Ending(row, recorder, self._clock, functools.partial(self._stop, row))
         return Loop(
             request,
             history,
@@ -216,6 +326,7 @@ class Supervisor:
             ending,
             limits,
             has_environment=has_environment,
+            spent_s=max(spent_s(stored, limits.call_timeout_s), self._spent_s.get(row.id, 0.0)),
         )
 
     async def _sandbox(self, row: InteractionRow) -> Sandbox:

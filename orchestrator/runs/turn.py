@@ -17,7 +17,7 @@ from tenacity import (
     wait_random,
 )
 
-from orchestrator import ids
+from orchestrator import ids, moments
 from orchestrator.errors import InvalidRequest, ModelError
 from orchestrator.models.port import (
     CallDelta,
@@ -81,6 +81,7 @@ class Turn:
                 number = attempt.retry_state.attempt_number - 1
                 await self._attempt(provider, request, number)
         await self._recorder.flush()
+        moments.passed("turn.stored")
         return self._calls
 
     def close(self) -> None:
@@ -120,7 +121,9 @@ class Turn:
         return not is_code or {"language": "python", **arguments} == _code_arguments(call.arguments).model_dump()
 
     def _take(self, event: ModelEvent) -> None:
-        self._has_shown = True
+        if not self._has_shown:
+            self._has_shown = True
+            moments.passed("turn.shown")
         if isinstance(event, CallStart):
             self.close()
             kind = _OpenCodeCall if self._toolbox.is_code(event.name) else _OpenCall

@@ -1,10 +1,10 @@
-"""The one door between a model and its tools. In this order, and nowhere else:
+"""The one door between a model and the server's tools. In this order, and nowhere else:
 
     parse → schema → policy → limits → journal → execute → truncate → redact
 
 Parsing and the schema are here; policy has no rule yet that forbids a call; limits, truncation and redaction are
 applied where the bytes are (`rendering.py`, and the guest). What is wrong with a call is told to the model; what is
-wrong with the platform is raised.
+wrong with the platform is raised. Functions of the client do not come through here.
 """
 
 from __future__ import annotations
@@ -12,24 +12,37 @@ from __future__ import annotations
 import asyncio
 import codecs
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from pydantic import ValidationError
 
+from orchestrator import moments
 from orchestrator.clock import Clock
-from orchestrator.errors import InvalidRequest, SandboxGone, ToolError
+from orchestrator.errors import CallForgotten, InvalidRequest, SandboxError, SandboxGone, ToolError
 from orchestrator.policy.limits import Limits
 from orchestrator.policy.redaction import Redactor, redact
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.tools.port import Tool, ToolContext, ToolResult
 from orchestrator.tools.toolbox import Toolbox
+from orchestrator.wire.content import TextContent
 from orchestrator.wire.folding import parse_arguments
 
 _LOST = (
     "[the sandbox ended while this call ran and was started again: it is not known how far the call came; "
     "files are kept, processes and Python variables are not]"
 )
+_FORGOTTEN = (
+    "[the server was interrupted while this call ran, and what came of the call is not known any more: "
+    "look at what it has done before you do it again]"
+)
+_RESTORED = (
+    "[the sandbox was started again since your last call: files are kept; processes, Python variables and /tmp are not]"
+)
+_FIRST_WAIT_S = 0.05
+_LONGEST_WAIT_S = 2.0
+_HELD_S = 10.0
+"""A link that held so long was sound; what ends it then is a trouble of its own."""
 _JOURNALED_OUTPUT_BYTES = 64 * 1024
 """Of one call's live output in the journal; the whole is in the result."""
 _OUTPUT_INTERVAL_S = 0.1
@@ -55,6 +68,16 @@ class ToolCall:
     """JSON text, as it came."""
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What the journal knows of a call that an earlier holder of the run was about to send."""
+
+    guest: str
+    """For whom it was meant."""
+    shown_bytes: int = 0
+    """How much of its output the journal has."""
+
+
 class Mediator:
     """Carries out the tool calls of one run."""
 
@@ -65,19 +88,25 @@ class Mediator:
         limits: Limits,
         journal: Journal,
         clock: Clock,
+        last_guest: str | None = None,
     ) -> None:
+        """`last_guest` is the one that carried out the conversation's latest call in this environment, if any did."""
         self._toolbox = toolbox
         self._sandbox = sandbox
         self._limits = limits
         self._journal = journal
         self._clock = clock
+        self._last_guest = last_guest
         self._used: Sandbox | None = None
 
-    async def carry_out(self, call: ToolCall, started_in: str | None = None) -> ToolResult:
+    async def carry_out(self, call: ToolCall, begun: Begun | None = None) -> ToolResult:
         """The result of one call, which is in the journal before it begins.
 
-        `started_in` is the guest for which an earlier holder of the run wrote the call down. The same guest carries out
-        the same call once; if it is another one now, nobody knows what became of the call, and the model is told so.
+        `begun` says that an earlier holder of the run wrote the call down. The same guest carries out the same call
+        once: it is followed if it runs, fetched if it is done, begun if it never arrived. If it is another guest now,
+        or it has forgotten the call, nobody knows what became of the call, and the model is told so.
+
+        Cancelled, it leaves the call to whoever cancels: only when the run's end is stored may the guest forget it.
 
         Raises:
             SandboxError: the platform failed.
@@ -85,14 +114,10 @@ class Mediator:
         started = self._clock.monotonic()
         try:
             tool, arguments = self._parse(call)
-            sandbox = await self._sandbox()
-            if started_in is None:
-                shown = _shown(arguments)
-                self._journal.note(
-                    "tool.started", call_id=call.id, tool=call.name, arguments=shown, guest=sandbox.guest_id
-                )
-                await self._journal.flush()
-            result = await self._execute(tool, arguments, call.id, sandbox, started_in or sandbox.guest_id)
+            if begun is None:
+                result = await self._begin(tool, arguments, call)
+            else:
+                result = await self._follow(tool, arguments, call.id, begun, is_taken_up=True)
         except (ToolError, InvalidRequest) as error:
             verdict = error.code if isinstance(error, ToolError) else ToolError.code
             result = ToolResult(redact(error.message), is_error=True, verdict=verdict)
@@ -102,6 +127,16 @@ class Mediator:
         )
         return result
 
+    def is_clients(self, call: ToolCall) -> bool:
+        """Whether the client is to carry it out; not if its arguments make no sense: that the model is told here."""
+        if not self._toolbox.is_function(call.name):
+            return False
+        try:
+            parse_arguments(call.arguments)
+        except InvalidRequest:
+            return False
+        return True
+
     def acknowledge(self, call: ToolCall) -> None:
         """Lets the guest forget a call whose result is stored."""
         if self._used is not None:
@@ -110,55 +145,131 @@ class Mediator:
 
     def _parse(self, call: ToolCall) -> tuple[Tool, Any]:
         tool = self._toolbox.find(call.name)
-        if tool is None:
-            names = ", ".join(self._toolbox.names) or "none"
-            raise ToolError(f"there is no tool {call.name!r}; there are: {names}")
         try:
-            return tool, tool.arguments.model_validate(parse_arguments(call.arguments))
+            given = parse_arguments(call.arguments)
+            if tool is None:
+                names = ", ".join(self._toolbox.names) or "none"
+                raise ToolError(f"there is no tool {call.name!r}; there are: {names}")
+            return tool, tool.arguments.model_validate(given)
         except InvalidRequest as error:
             raise ToolError(f"the arguments of {call.name} cannot be read: {error.message}") from error
         except ValidationError as error:
             problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
             raise ToolError(f"the arguments of {call.name} are wrong: {problems}") from error
 
-    async def _execute(self, tool: Tool, arguments: Any, call_id: str, sandbox: Sandbox, guest_id: str) -> ToolResult:
-        watched = _Output(self._journal, call_id)
+    async def _begin(self, tool: Tool, arguments: Any, call: ToolCall) -> ToolResult:
+        sandbox = await self._sandbox()
+        guest = sandbox.guest_id
+        self._journal.note("tool.started", call_id=call.id, tool=call.name, arguments=_shown(arguments), guest=guest)
+        await self._journal.flush()
+        moments.passed("call.journaled")
+        was_restored = self._last_guest not in (None, guest)
+        result = await self._follow(tool, arguments, call.id, Begun(guest), sandbox)
+        if was_restored:
+            self._journal.note("tool.told_of_loss", call_id=call.id)
+            result = _with_first_line(result, _RESTORED)
+        return result
+
+    async def _follow(
+        self,
+        tool: Tool,
+        arguments: Any,
+        call_id: str,
+        begun: Begun,
+        sandbox: Sandbox | None = None,
+        *,
+        is_taken_up: bool = False,
+    ) -> ToolResult:
+        """Carries out a call that is in the journal, over as many links as it takes.
+
+        Where only the link was cut the guest still has the call, and its id finds it again. It goes on meanwhile:
+        giving up early would leave the model without a result that is there.
+        """
+        watched = _Output(self._journal, call_id, begun.shown_bytes)
+        patience = _Patience(self._clock, self._limits.engine_patience_s)
         try:
-            for is_last in (False, True):
-                if sandbox.guest_id != guest_id:
+            while True:
+                if sandbox is None:
+                    try:
+                        sandbox = await self._sandbox()
+                    except SandboxError as error:
+                        if not error.retryable:
+                            raise
+                        await patience.wait(error)
+                        continue
+                    patience.reached()
+                self._last_guest = sandbox.guest_id
+                is_same = sandbox.guest_id == begun.guest
+                if is_taken_up:
+                    is_taken_up = False
+                    found = sandbox.link.calls.get(call_id, "never_started") if is_same else "unknown"
+                    self._journal.note("tool.taken_up", call_id=call_id, found=found)
+                if not is_same:
                     return ToolResult(_LOST, is_error=True, verdict="lost")
                 self._used = sandbox
                 watched.rewind()
                 try:
-                    return await tool.carry_out(arguments, ToolContext(call_id, sandbox, self._limits, watched.add))
-                except SandboxGone:
-                    # Only the link may have been cut: then the guest still has the call, and its id finds it again.
-                    if is_last:
-                        raise
-                    sandbox = await self._sandbox()
-                except asyncio.CancelledError:
-                    sandbox.acknowledge(call_id)
-                    raise
-            raise AssertionError("unreachable")
+                    result = await tool.carry_out(arguments, ToolContext(call_id, sandbox, self._limits, watched.add))
+                    moments.passed("call.ended")
+                    return result
+                except CallForgotten:
+                    return ToolResult(_FORGOTTEN, is_error=True, verdict="unknown")
+                except SandboxGone as cut:
+                    sandbox = None
+                    await patience.wait(cut)
         finally:
             watched.close()
 
 
-class _Output:
-    """Brings live output into the journal: in pieces of at least a tenth of a second, up to a cap."""
+class _Patience:
+    """Waits between attempts to reach the sandbox of a call; when it ends, what went wrong is raised.
 
-    def __init__(self, journal: Journal, call_id: str) -> None:
+    What counts is time in which nothing held: a link that is cut as soon as it is there is no better than none.
+    """
+
+    def __init__(self, clock: Clock, limit_s: float) -> None:
+        self._clock = clock
+        self._limit_s = limit_s
+        self._wait_s = 0.0
+        self._since_s: float | None = None
+        self._reached_s: float | None = clock.monotonic()
+
+    def reached(self) -> None:
+        self._reached_s = self._clock.monotonic()
+
+    async def wait(self, error: SandboxError) -> None:
+        now_s = self._clock.monotonic()
+        has_held = self._reached_s is not None and now_s - self._reached_s > _HELD_S
+        if self._since_s is None or has_held:
+            self._since_s, self._wait_s = now_s, 0.0
+        if now_s - self._since_s >= self._limit_s:
+            raise error
+        self._reached_s = None
+        await asyncio.sleep(self._wait_s)
+        self._wait_s = min(max(_FIRST_WAIT_S, 2 * self._wait_s), _LONGEST_WAIT_S)
+
+
+class _Output:
+    """Brings live output into the journal: in pieces of at least a tenth of a second, up to a cap.
+
+    Each entry says up to which byte the output is shown, so that a later holder of the run goes on from there.
+    """
+
+    def __init__(self, journal: Journal, call_id: str, shown_bytes: int) -> None:
         self._journal = journal
         self._call_id = call_id
         self._waiting = bytearray()
-        self._left_bytes = _JOURNALED_OUTPUT_BYTES
-        self._seen_bytes = self._position = 0
+        self._taken_bytes = shown_bytes
+        self._seen_bytes = shown_bytes
+        self._position = 0
         self._is_cut = False
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._redactor = Redactor()
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, data: bytes) -> None:
+        if self._position == 0 and data:
+            moments.passed("call.running")
         fresh = data[max(0, self._seen_bytes - self._position) :]
         self._position += len(data)
         self._seen_bytes = max(self._seen_bytes, self._position)
@@ -169,8 +280,8 @@ class _Output:
         self._position = 0
 
     def _take(self, data: bytes) -> None:
-        piece = data[: self._left_bytes]
-        self._left_bytes -= len(piece)
+        piece = data[: max(0, _JOURNALED_OUTPUT_BYTES - self._taken_bytes)]
+        self._taken_bytes += len(piece)
         self._is_cut = self._is_cut or len(piece) < len(data)
         self._waiting += piece
         if piece and self._timer is None:
@@ -181,7 +292,7 @@ class _Output:
             self._timer.cancel()
         self._write(is_last=True)
         if self._is_cut:
-            self._journal.note("tool.output", call_id=self._call_id, text="[… more output is in the result …]\n")
+            self._note("[… more output is in the result …]\n")
 
     def _write(self, *, is_last: bool = False) -> None:
         self._timer = None
@@ -189,7 +300,18 @@ class _Output:
         self._waiting.clear()
         # Of a key that the cap goes through nothing is shown.
         if shown := self._redactor.feed(text, is_last=is_last and not self._is_cut):
-            self._journal.note("tool.output", call_id=self._call_id, text=shown)
+            self._note(shown)
+
+    def _note(self, text: str) -> None:
+        (unread, _flags), held = self._decoder.getstate(), self._redactor.held
+        until_bytes = self._taken_bytes - len(unread) - len(held.encode())
+        self._journal.note("tool.output", call_id=self._call_id, text=text, until_bytes=until_bytes)
+
+
+def _with_first_line(result: ToolResult, line: str) -> ToolResult:
+    if isinstance(result.content, str):
+        return replace(result, content=f"{line}\n{result.content}")
+    return replace(result, content=[TextContent(text=f"{line}\n"), *result.content])
 
 
 def _shown(arguments: Any) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import AsyncGenerator, Callable, Sequence
-from datetime import timedelta
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from orchestrator.agents.registry import AgentDefinition, AgentRegistry
@@ -54,15 +54,24 @@ class FakeEnvironments:
 
     def __init__(self, sandbox: FakeSandbox | Exception) -> None:
         self.given: FakeSandbox | Exception = sandbox
+        self.inside: FakeSandbox | None = sandbox if isinstance(sandbox, FakeSandbox) else None
+        """What runs, whether it is handed out or not."""
         self.prepared: list[str] = []
-        self.touched: list[str] = []
         self.has_let_go = False
+        self.held: list[str] = []
+        self.let: list[str] = []
+        self.claims: Callable[[str], Awaitable[set[str]]] | None = None
+
+    @contextmanager
+    def hold(self, environment_id: str) -> Iterator[None]:
+        self.held.append(environment_id)
+        try:
+            yield
+        finally:
+            self.let.append(environment_id)
 
     def prepare(self, environment_id: str) -> None:
         self.prepared.append(environment_id)
-
-    def touch(self, environment_id: str) -> None:
-        self.touched.append(environment_id)
 
     def let_go(self) -> None:
         self.has_let_go = True
@@ -72,6 +81,10 @@ class FakeEnvironments:
         if isinstance(self.given, Exception):
             raise self.given
         return self.given.as_sandbox()
+
+    async def running(self, environment_id: str) -> Sandbox | None:
+        await asyncio.sleep(0)
+        return self.inside.as_sandbox() if self.inside is not None else None
 
 
 class PlayedModel(ModelProvider):
@@ -129,9 +142,7 @@ class RunWorld:
             await self.store.create_environment(environment)
             environment_id = environment.id
         request = {"agent": "general", "input": text, **changes.pop("request", {})}
-        # Its first events are stamped a little later than the row.
-        updated = now + timedelta(seconds=1)
-        fields = {"environment_id": environment_id, "created": now, "updated": updated, **changes}
+        fields = {"environment_id": environment_id, "created": now, "updated": now, **changes}
         row = interaction_row(fields.pop("project_id", project.id), request=json.dumps(request), **fields)
         await self.store.create_interaction(row, _first_events(row))
         return row

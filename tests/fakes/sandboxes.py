@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
+from orchestrator.errors import CallForgotten
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.outcome import CallOutcome, Verdict
 
@@ -40,7 +42,9 @@ Answer = Callable[[Asked], Awaitable[CallOutcome]]
 
 
 class FakeSandbox:
-    """Runs each call id once: asked again, it gives the same outcome, as a guest does until it is acknowledged."""
+    """Runs each call id once: asked again, it gives the same outcome, as a guest does until it is acknowledged or
+    stopped, and then refuses the id for ever.
+    """
 
     def __init__(self, answer: Answer | CallOutcome | None = None, guest_id: str = "guest-1") -> None:
         self.guest_id = guest_id
@@ -50,7 +54,10 @@ class FakeSandbox:
         """Call ids in the order in which they began, each once."""
         self.acknowledged: list[str] = []
         self.cancelled: list[str] = []
+        self.stopped: list[str] = []
+        self.link = SimpleNamespace(calls={})
         self._answer = answer
+        self._forgotten: set[str] = set()
         self._calls: dict[str, asyncio.Future[CallOutcome]] = {}
 
     def as_sandbox(self) -> Sandbox:
@@ -58,6 +65,7 @@ class FakeSandbox:
 
     async def remember(self, call_id: str, ended: CallOutcome) -> None:
         """As if an earlier server had made this call: it is done, and nobody has acknowledged it."""
+        self.link.calls[call_id] = "finished"
         self._calls[call_id] = asyncio.get_running_loop().create_future()
         self._calls[call_id].set_result(ended)
 
@@ -79,12 +87,28 @@ class FakeSandbox:
 
     def acknowledge(self, call_id: str) -> None:
         self.acknowledged.append(call_id)
+        self._forgotten.add(call_id)
         call = self._calls.get(call_id)
         if call is not None and call.done():
             del self._calls[call_id]
 
+    async def stop(self, call_id: str, verdict: str = "cancelled") -> None:
+        await asyncio.sleep(0)
+        self.stopped.append(call_id)
+        self._forgotten.add(call_id)
+        call = self._calls.pop(call_id, None)
+        if call is not None:
+            call.cancel()
+
+    @property
+    def running(self) -> list[str]:
+        """Ids of calls that go on inside."""
+        return [call_id for call_id, call in self._calls.items() if not call.done()]
+
     async def _call(self, asked: Asked, on_output: Any) -> CallOutcome:
         self.asked.append(asked)
+        if asked.call_id in self._forgotten:
+            raise CallForgotten("the guest has forgotten this call")
         if asked.call_id not in self._calls:
             self.carried_out.append(asked.call_id)
             self._calls[asked.call_id] = asyncio.ensure_future(self._carry_out(asked))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.api.offer import check_offered
-from orchestrator.errors import NotSupported
+from orchestrator.errors import InvalidRequest, NotSupported
 from orchestrator.wire.interactions import parse_interaction_request
 
 INLINE = {"type": "inline", "target": "workspace/a", "content": "x"}
@@ -27,6 +27,8 @@ def check(**fields: Any) -> None:
         {"environment": {"environment_id": "a" * 32, "env": {"A": "b"}}},
         {"tools": []},
         {"tools": [{"type": "code_execution"}]},
+        {"tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}}]},
+        {"input": [{"type": "function_result", "call_id": "c", "result": {"ok": True}}]},
         {"stream": True},
         {"background": True},
         {"store": True},
@@ -52,7 +54,8 @@ def test_offered(fields: dict[str, Any]) -> None:
         ({"service_tier": "flex"}, "service_tier"),
         ({"agent_config": {"type": "deep-research"}}, "agent_config.type"),
         ({"tools": [{"type": "code_execution"}, {"type": "google_search"}]}, "tools[1].type"),
-        ({"tools": [{"type": "function", "name": "f"}]}, "tools[0].type"),
+        ({"tools": [{"type": "function", "name": "f", "defer_loading": True}]}, "tools[0].defer_loading"),
+        ({"input": [{"type": "function_call", "id": "c", "name": "f"}]}, "input[0].type"),
         ({"input": [{"type": "document", "data": "AAAA", "mime_type": "application/pdf"}]}, "content"),
         ({"environment": {"network": {"allowlist": []}}}, "environment.network.allowlist"),
         ({"environment": {"sources": [{"type": "repository", "source": "https://x", "target": "workspace/r"}]}},
@@ -67,3 +70,11 @@ def test_refused_by_name(fields: dict[str, Any], named: str) -> None:
         check(**fields)
     assert named in caught.value.message
     assert caught.value.code == "not_supported"
+
+
+@pytest.mark.parametrize(
+    ("names", "told"), [(["read_file"], "a tool of the server"), (["f", "g", "f"], "'f' is declared twice")]
+)
+def test_functions_have_names_of_their_own(names: list[str], told: str) -> None:
+    with pytest.raises(InvalidRequest, match=told):
+        check(tools=[{"type": "function", "name": name} for name in names])

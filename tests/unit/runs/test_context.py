@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 async def said(store: SqliteStore, row: InteractionRow) -> list[str]:
     """The conversation in short."""
     found = []
-    for step in await read_history(store, row, read_request(row)):
+    for step in (await read_history(store, row, read_request(row))).steps:
         if isinstance(step, UserInput | ModelOutput):
             found.append("".join(block.text for block in step.content if isinstance(block, TextContent)).strip("`")[:9])
         else:

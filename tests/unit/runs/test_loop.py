@@ -51,7 +51,7 @@ async def test_a_whole_run(store: SqliteStore) -> None:
     assert steps[-1].content[0].text == "It said: bash: pwd\n"  # type: ignore[union-attr]
     assert [asked.what for asked in world.sandbox.asked] == ["ls", "pwd"]
     assert world.sandbox.acknowledged == world.sandbox.carried_out
-    assert world.environments.prepared == world.environments.touched == [row.environment_id]
+    assert world.environments.prepared == world.environments.held == world.environments.let == [row.environment_id]
     events = await world.log(row.id)
     assert_ended_once(events, "completed")
     assert_matched(steps)
@@ -127,7 +127,7 @@ async def test_without_an_environment_there_are_no_tools(store: SqliteStore) -> 
     row = await world.run(scripted({"calls": [bash("ls")]}, {"text": "{{last}}"}), has_environment=False)
     assert row.status == "completed"
     assert world.sandbox.asked == []
-    assert world.environments.prepared == world.environments.touched == []
+    assert world.environments.prepared == world.environments.held == []
     assert "there are: none" in str((await world.steps(row.id))[-1])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,10 @@ from tests.fakes.clock import ManualClock
 from tests.fakes.rows import interaction_row
 
 REQUEST = ModelRequest(model="fake", system="", history=(), tools=(), turn=0)
+
+
+async def nothing_to_stop(calls: Mapping[str, str]) -> None:
+    raise AssertionError(calls)
 
 
 class OneCall(ModelProvider):
@@ -63,7 +67,7 @@ async def test_cancel_that_comes_after_the_end_changes_nothing(store: SqliteStor
     recorder = await _recorder(store)
     row = await store.interaction(None, recorder.interaction_id)
     assert row is not None
-    ending = Ending(row, recorder, ManualClock())
+    ending = Ending(row, recorder, ManualClock(), nothing_to_stop)
     assert recorder.ended is None
     ended = Interaction(id=row.id, status="completed")
     recorder.emit(events.InteractionCompleted(interaction=ended), status="completed")

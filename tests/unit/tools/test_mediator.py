@@ -8,13 +8,15 @@ from typing import Any, ClassVar
 
 import pytest
 
-from orchestrator.errors import EngineUnavailable, InvalidRequest, SandboxGone, StoreError, ToolError
+from orchestrator.errors import CallForgotten, EngineUnavailable, InvalidRequest, SandboxGone, StoreError, ToolError
 from orchestrator.policy.limits import Limits
+from orchestrator.policy.redaction import redact
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.tools import mediator as module
-from orchestrator.tools.mediator import Mediator, ToolCall
+from orchestrator.tools.mediator import Begun, Mediator, ToolCall
 from orchestrator.tools.port import Arguments, Tool, ToolContext, ToolResult
 from orchestrator.tools.toolbox import Toolbox
+from orchestrator.wire.content import ImageContent
 from tests.fakes.clock import ManualClock
 from tests.fakes.sandboxes import Asked, FakeSandbox, outcome
 
@@ -77,12 +79,13 @@ class Probe(Tool):
 class Door:
     """A mediator with one tool, its story and its sandboxes, which it gets one after another."""
 
-    def __init__(self, *sandboxes: FakeSandbox | Exception) -> None:
+    def __init__(self, *sandboxes: FakeSandbox | Exception, last_guest: str | None = None) -> None:
         self.story = Story()
         self.probe = Probe(self.story)
         self.sandboxes = list(sandboxes) or [FakeSandbox()]
         self.clock = ManualClock()
-        self.mediator = Mediator(Toolbox([self.probe]), self._sandbox, Limits(), self.story, self.clock)
+        limits = Limits(engine_patience_s=60)
+        self.mediator = Mediator(Toolbox([self.probe]), self._sandbox, limits, self.story, self.clock, last_guest)
 
     async def _sandbox(self) -> Sandbox:
         self.story.events.append("sandbox")
@@ -213,25 +216,133 @@ async def test_a_restarted_guest_is_told_and_the_call_not_repeated() -> None:
     assert door.story.order.count("carried out") == 1
 
 
-async def test_a_link_that_is_cut_again_is_the_platforms_failure() -> None:
-    door = Door()
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FIRST_WAIT_S", 0.0)
+
+
+def cut(door: Door, *seconds: float) -> Any:
+    """The link is cut once for each of `seconds`, which have passed by then."""
+    waiting = list(seconds)
 
     def does(_context: ToolContext) -> ToolResult:
-        raise SandboxGone("cut")
+        if waiting:
+            door.clock.advance(waiting.pop(0))
+            raise SandboxGone("cut")
+        return ToolResult("found again")
 
-    door.probe.does = does
+    return does
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_call_that_goes_on_inside_is_followed_over_many_cuts() -> None:
+    door = Door()
+    door.probe.does = cut(door, *[5.0] * 10)
+    assert (await door.call()).content == "found again"
+    assert door.story.order.count("tool.started") == 1
+
+
+@pytest.mark.usefixtures("quick")
+async def test_links_that_are_cut_at_once_are_the_platforms_failure_in_the_end() -> None:
+    door = Door()
+    door.probe.does = cut(door, *[1.0] * 62)
     with pytest.raises(SandboxGone):
+        await door.call()
+    assert 59 <= door.clock.monotonic() <= 63
+
+
+@pytest.mark.usefixtures("quick")
+async def test_links_that_held_are_each_a_trouble_of_their_own() -> None:
+    door = Door()
+    door.probe.does = cut(door, *[20.0] * 62)
+    assert (await door.call()).content == "found again"
+
+
+@pytest.mark.usefixtures("quick")
+async def test_an_engine_that_is_away_is_waited_for_while_a_call_is_in_flight() -> None:
+    door = Door(FakeSandbox(), *[EngineUnavailable("away")] * 5, FakeSandbox())
+    door.probe.does = gone_once(door)
+    assert (await door.call()).content == "found again"
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_sandbox_that_is_gone_for_good_is_not_waited_for() -> None:
+    door = Door(FakeSandbox(), SandboxGone("gone, and its files with it"), FakeSandbox())
+    door.probe.does = gone_once(door)
+    with pytest.raises(SandboxGone, match="files"):
         await door.call()
 
 
-@pytest.mark.parametrize(("started_in", "carried_out"), [("guest-1", 1), ("guest-0", 0)])
-async def test_a_call_of_an_earlier_holder(started_in: str, carried_out: int) -> None:
+# a call of an earlier holder
+
+
+@pytest.mark.parametrize(
+    ("guest", "calls", "found", "carried_out"),
+    [
+        ("guest-1", {"c1": "running"}, "running", 1),
+        ("guest-1", {"c1": "finished"}, "finished", 1),
+        ("guest-1", {}, "never_started", 1),
+        ("guest-0", {}, "unknown", 0),
+    ],
+)
+async def test_a_call_of_an_earlier_holder(guest: str, calls: dict[str, str], found: str, carried_out: int) -> None:
     """It is in the journal already: the same guest is asked again, another one cannot know it."""
-    door = Door(FakeSandbox(guest_id="guest-1"))
-    result = await door.call(started_in=started_in)
+    sandbox = FakeSandbox(guest_id="guest-1")
+    sandbox.link.calls = calls
+    door = Door(sandbox)
+    result = await door.call(begun=Begun(guest))
     assert door.story.order.count("carried out") == carried_out
     assert result.is_error is not bool(carried_out)
     assert "tool.started" not in door.story.order
+    assert door.story.entries("tool.taken_up") == [{"call_id": "c1", "found": found}]
+
+
+async def test_a_call_that_its_guest_has_forgotten_is_told_and_not_repeated() -> None:
+    door = Door()
+
+    def does(_context: ToolContext) -> ToolResult:
+        raise CallForgotten("no such call")
+
+    door.probe.does = does
+    result = await door.call(begun=Begun("guest-1"))
+    assert (result.is_error, result.verdict) == (True, "unknown")
+    assert "not known" in str(result.content)
+    assert door.story.order.count("carried out") == 1
+
+
+@pytest.mark.usefixtures("quick")
+async def test_an_engine_that_is_away_is_waited_for_when_a_call_is_taken_up() -> None:
+    door = Door(EngineUnavailable("away"), EngineUnavailable("away"), FakeSandbox())
+    assert (await door.call(begun=Begun("guest-1"))).content == "fine"
+
+
+# what was lost between calls
+
+
+@pytest.mark.parametrize(("last_guest", "told"), [(None, False), ("guest-1", False), ("guest-0", True)])
+async def test_a_sandbox_that_began_anew_between_calls_is_told_once(last_guest: str | None, told: bool) -> None:
+    door = Door(last_guest=last_guest)
+    first, second = await door.call(), await door.call()
+    assert str(first.content).startswith("[the sandbox was started again since your last call") is told
+    assert str(first.content).endswith("fine")
+    assert second.content == "fine"
+    assert len(door.story.entries("tool.told_of_loss")) == told
+
+
+async def test_a_sandbox_that_began_anew_is_told_beside_images_too() -> None:
+    door = Door(last_guest="guest-0")
+    picture = ImageContent(data="aGk=", mime_type="image/png")
+    door.probe.does = lambda _context: ToolResult([picture])
+    content = (await door.call()).content
+    assert isinstance(content, list)
+    assert [block.type for block in content] == ["text", "image"]
+
+
+async def test_what_the_result_tells_is_not_told_again_by_the_next() -> None:
+    door = Door(FakeSandbox(guest_id="before"), FakeSandbox(guest_id="after"))
+    door.probe.does = gone_once(door)
+    assert (await door.call()).verdict == "lost"
+    assert (await door.call()).content == "found again"
 
 
 # acknowledging
@@ -255,7 +366,8 @@ async def test_what_never_reached_a_sandbox_is_not_acknowledged() -> None:
     assert sandbox.acknowledged == []
 
 
-async def test_a_cancelled_call_is_acknowledged_and_its_output_kept() -> None:
+async def test_a_cancelled_call_is_not_acknowledged_and_its_output_kept() -> None:
+    """The guest may forget it when the run's end is stored, and not before: else it could run twice."""
     sandbox = FakeSandbox()
     door = Door(sandbox)
 
@@ -270,7 +382,7 @@ async def test_a_cancelled_call_is_acknowledged_and_its_output_kept() -> None:
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    assert sandbox.acknowledged == ["c1"]
+    assert sandbox.acknowledged == []
     assert [entry["text"] for entry in door.story.entries("tool.output")] == ["so far"]
 
 
@@ -320,6 +432,28 @@ async def test_output_that_is_followed_again_is_journaled_once() -> None:
     door.probe.does = does
     await door.call()
     assert "".join(entry["text"] for entry in door.story.entries("tool.output")) == "one two three four"
+
+
+@pytest.mark.parametrize("shown", [b"", b"one ", "one twö".encode(), b"one two crl", b"crl_" + b"A" * 43 + b" c"])
+@pytest.mark.parametrize("rest", [b" three", "ä".encode() * 40])
+async def test_a_later_holder_goes_on_with_the_output_from_where_the_journal_is(shown: bytes, rest: bytes) -> None:
+    """The pieces of both together are the whole, however much of the first was held back."""
+    first = Door()
+
+    async def is_cut_off(context: ToolContext) -> ToolResult:
+        context.on_output(shown)
+        raise asyncio.CancelledError
+
+    first.probe.does = is_cut_off
+    with pytest.raises(asyncio.CancelledError):
+        await first.call()
+    entries = first.story.entries("tool.output")
+    second = Door()
+    second.probe.does = writes(shown + rest)
+    until_bytes = entries[-1]["until_bytes"] if entries else 0
+    await second.call(begun=Begun("guest-1", until_bytes))
+    together = "".join(entry["text"] for entry in entries + second.story.entries("tool.output"))
+    assert together == redact((shown + rest).decode())
 
 
 async def test_no_output_is_no_entry() -> None:
