@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install images serve demo test check unit e2e attack bench clean
+.PHONY: help install images serve demo test check unit e2e attack crash bench clean
 
 help:     ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,8 @@ e2e:      ## tests in real containers
 	@scripts/test.sh e2e
 attack:   ## attack real sandboxes on each runtime, report every attempt
 	@scripts/attack.sh
+crash:    ## kill servers 500 times, look whether anything is lost, done twice or left over
+	@scripts/crash.sh --report
 bench:    ## measure, each figure beside its baseline
 	@scripts/bench.sh
 clean:    ## stop the engine that we started, remove what we built

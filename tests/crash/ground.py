@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import random
 import re
+import signal
 import subprocess
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import docker
+from docker.errors import APIError
 
 from orchestrator.config import Settings
 from orchestrator.sandboxes.docker.container import INSTANCE_LABEL, SANDBOX_LABEL
+from orchestrator.sandboxes.driver import SandboxRef
 from tests.crash.ledger import TOKEN
 from tests.crash.load import MARK
 from tests.fakes.local_driver import LocalDriver
@@ -32,7 +41,12 @@ class Ground(ABC):
         """Ids of sandboxes whose files are mounted."""
         return set()
 
-    def clear(self) -> None:  # noqa: B027 - there may be nothing to clear
+    @abstractmethod
+    def disturb(self, chance: random.Random) -> str:
+        """Does some harm to one of the sandboxes past the server, and says what; empty if there is none."""
+
+    @abstractmethod
+    def clear(self) -> None:
         """Removes everything, whoever should have done it."""
 
 
@@ -48,6 +62,13 @@ class LocalGround(Ground):
     def snapshots(self) -> set[str]:
         return asyncio.run(LocalDriver(self._root).snapshots())
 
+    def disturb(self, chance: random.Random) -> str:
+        if not (there := sorted(self.sandboxes())):
+            return ""
+        ref = SandboxRef(one := chance.choice(there), str(self._root / one))
+        asyncio.run(LocalDriver(self._root).stop(ref))
+        return "sandbox killed"
+
     def clear(self) -> None:
         LocalDriver(self._root).kill_all()
 
@@ -56,8 +77,6 @@ class DockerGround(Ground):
     """Sandboxes as containers, their files on disks below the data folder."""
 
     def __init__(self, engine: Settings, data_dir: Path, instance: str) -> None:
-        import docker
-
         self._client = docker.DockerClient(base_url=engine.engine_url, timeout=30)
         self._data_dir = data_dir
         self._instance = instance
@@ -70,18 +89,48 @@ class DockerGround(Ground):
         return found | self._files("sandboxes")
 
     def snapshots(self) -> set[str]:
-        return self._files("snapshots")
+        return self._files("snapshots")  # templates are among them
 
     def mounts(self) -> set[str]:
         below = f"{self._data_dir}/disks/mounts/"
         return {at.removeprefix(below) for at in self._mounted() if at.startswith(below)}
 
+    def disturb(self, chance: random.Random) -> str:
+        api = self._client.api
+        there = self._containers()
+        harms: dict[str, Callable[[str], None]] = {
+            "sandbox killed": api.kill,
+            "sandbox paused": api.pause,
+            "guest killed": self._kill_guest,
+            "container removed": lambda container: api.remove_container(container, force=True),
+        }
+        name = chance.choice(sorted(harms))
+        wanted = "exited" if name == "container removed" else "running"
+        if not (fitting := sorted(each["Id"] for each in there if each["State"] == wanted)):
+            return ""
+        try:
+            harms[name](chance.choice(fitting))
+        except APIError:
+            return ""  # the server was faster
+        return name
+
     def clear(self) -> None:
-        for each in self._client.api.containers(all=True, filters={"label": f"{INSTANCE_LABEL}={self._instance}"}):
+        for each in self._containers():
             self._client.api.remove_container(each["Id"], force=True, v=True)
         for at in reversed(self._mounted()):
             subprocess.run(["umount", "--lazy", at], check=False, stderr=subprocess.DEVNULL)
         self._client.close()
+
+    def _containers(self) -> list[dict[str, Any]]:
+        filters = {"label": f"{INSTANCE_LABEL}={self._instance}"}
+        return list(self._client.api.containers(all=True, filters=filters))
+
+    def _kill_guest(self, container: str) -> None:
+        """The init of the container stays for as long as it takes it to notice."""
+        for row in self._client.api.top(container, ps_args="-eo pid,args")["Processes"]:
+            if "/opt/corral" in row[1] and "init" not in row[1].split()[0]:
+                os.kill(int(row[0]), signal.SIGKILL)
+                return
 
     def _files(self, kind: str) -> set[str]:
         return {file.stem for file in (self._data_dir / "disks" / "files" / kind).glob("[!.]*.img")}

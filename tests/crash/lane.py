@@ -6,8 +6,10 @@ A violation leaves data folder and log where they are.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
+import random
 import signal
 import socket
 import sys
@@ -41,6 +43,7 @@ _REST_LIMIT_S = 45.0
 _SETTLE_LIMIT_S = 30.0
 _START_LIMIT_S = 20.0
 _STOP_LIMIT_S = 5.0
+_DISTURBED_EVERY = 12
 _MEASURED_EVERY = 8
 _MEASURED_LIFE_S = 3.5
 """So long a server lives at least whose recovery is measured: nobody dies before he has recovered."""
@@ -63,6 +66,8 @@ class Tally:
     """What a lane has done so far."""
 
     kills: Counter[str] = field(default_factory=Counter)
+    harms: Counter[str] = field(default_factory=Counter)
+    """What was done to sandboxes past the server."""
     starts: list[Start] = field(default_factory=list)
     stops_s: list[float] = field(default_factory=list)
     goings: list[Going] = field(default_factory=list)
@@ -78,6 +83,7 @@ class Lane:
         self.tally = Tally()
         self.plan = Plan(seed, reachable(driver))
         self.marks_passed: dict[str, int] = {}
+        self._random = random.Random(seed)
         self._driver = driver
         self._data_dir = folder / "data"
         self._log = folder / "server.log"
@@ -113,7 +119,7 @@ class Lane:
 
     def clear(self) -> None:
         """Leaves nothing on the machine but the folder."""
-        self._ground().clear()
+        self._ground.clear()
 
     # deaths
 
@@ -125,6 +131,8 @@ class Lane:
         if start is not None:
             start.is_measured = is_measured
             await self._off_loop(self.ledger.look, self._database)
+            if len(self.tally.starts) % _DISTURBED_EVERY == 0:
+                await self._disturb()
             await self._wait(max(death.life_s, _MEASURED_LIFE_S) if is_measured else death.life_s, load)
         if self._is_alive and is_measured and self._process is not None:
             self.tally.starts[-1].footprint = ground.footprint(self._process.pid)
@@ -144,6 +152,16 @@ class Lane:
         if not came and code not in (0, -signal.SIGKILL):
             raise Violation("a server dies only when it is killed", f"exit code {code}")
         self.tally.kills["at a moment" if came else "by SIGTERM" if code == 0 else "at any time"] += 1
+
+    async def _disturb(self) -> None:
+        """Harms a sandbox, or stops the server in its tracks for a moment."""
+        if self._random.random() < 0.2 and self._is_alive and self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(1)
+            self._process.send_signal(signal.SIGCONT)
+            self.tally.harms["server stopped for 1 s"] += 1
+        elif harm := await self._off_loop(self._ground.disturb, self._random):
+            self.tally.harms[harm] += 1
 
     async def _start(self, die_at: str) -> Start | None:
         """Starts it; None if it died before it listened."""
@@ -286,15 +304,16 @@ class Lane:
         """What no row explains, `waiting` sandboxes aside; also what a row has and the machine has not."""
         rows = ledger.environments(self._database)
         known = {sandbox_id for sandbox_id in rows.values() if sandbox_id}
-        place = self._ground()
-        there = place.sandboxes()
+        there = self._ground.sandboxes()
         unowned = there - known
         found = {f"sandbox {each} is nobody's" for each in unowned} if len(unowned) != waiting else set()
         if len(unowned) < waiting:
             found.add(f"{len(unowned)} of {waiting} sandboxes wait")
         found |= {f"sandbox {each} is missing" for each in known - there}
-        found |= {f"mount {each} is nobody's" for each in place.mounts() - there}
-        found |= {f"snapshot {each} is nobody's" for each in place.snapshots() - ledger.snapshots(self._database)}
+        found |= {f"mount {each} is nobody's" for each in self._ground.mounts() - there}
+        # A template that nobody names any more is kept for who comes next.
+        copies = {name for name in self._ground.snapshots() if not name.startswith("template-")}
+        found |= {f"snapshot {each} is nobody's" for each in copies - ledger.snapshots(self._database)}
         return found
 
     def _read_log(self) -> None:
@@ -325,7 +344,9 @@ class Lane:
         (agents / "agent.yaml").write_text(TEMPLATE)
         self._sandboxes.mkdir()
 
+    @functools.cached_property
     def _ground(self) -> Ground:
+        """Known once a server has given itself a name."""
         if self._driver == "local":
             return LocalGround(self._sandboxes)
         instance = (self._data_dir / "instance").read_text("ascii").strip()
