@@ -21,7 +21,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -66,14 +66,15 @@ class Disks:
         self.is_sharing = False
         """Whether copies share blocks; else they take as long as their size."""
 
-    def open(self) -> None:
-        """Prepares the folder and takes up what a crash left. May be called again, also while disks are being made.
+    def open(self) -> bool:
+        """Prepares the folder and takes up what a crash left. May be called again, also while disks are being made;
+        whether it was not open before.
 
         Raises:
             OSError: this process may not mount, or a program is missing; the message says which.
         """
         if self._is_open:
-            return
+            return False
         for folder in (self._files, self._mounts):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._pool.exists() and not self._files.is_mount():
@@ -89,6 +90,7 @@ class Disks:
             if mounted.name.startswith("."):
                 self._unmount(mounted)
         self._is_open = True
+        return True
 
     def close(self) -> None:
         """Unmounts the pool, unless sandboxes still run on it. May be called twice."""
@@ -112,7 +114,7 @@ class Disks:
         Raises:
             SandboxStartFailed: there is no such source, or what is left for all disks together is too little.
         """
-        if self._sandbox(sandbox_id).exists():
+        if self.exists(sandbox_id):
             return
         room = os.statvfs(self._files)
         if room.f_bavail < room.f_blocks * _RESERVED_SHARE:
@@ -139,6 +141,12 @@ class Disks:
     def unmount(self, sandbox_id: str) -> None:
         """Undoes `mount`; nothing if it is not mounted."""
         self._unmount(self._mounts / sandbox_id)
+
+    def unmount_all_but(self, sandbox_ids: Set[str]) -> None:
+        """Undoes every `mount` but theirs."""
+        for mounted in self._mounts.iterdir():
+            if mounted.name not in sandbox_ids:
+                self._unmount(mounted)
 
     def remove(self, sandbox_id: str) -> None:
         """Removes the disk with all that is on it; absent is success."""
@@ -185,6 +193,12 @@ class Disks:
             if not file.exists():
                 self._build(file, size_bytes, fill)
         return file
+
+    def keep_templates(self, keys: Set[str]) -> None:
+        """Removes those that have none of these keys. Disks that began with them stay."""
+        for file in (self._files / "templates").glob("*.img"):
+            if file.stem.rpartition("-")[0] not in keys:
+                file.unlink()
 
     def _build(self, file: Path, size_bytes: int, fill: Callable[[Path], None]) -> None:
         unfinished, at = file.with_name(f".{file.name}"), self._mounts / f".{file.stem}"

@@ -1,19 +1,26 @@
-"""The Docker driver on a real engine: with disks and with writable layers, and with gVisor's runtime."""
+"""The Docker driver on a real engine: with disks and with writable layers, with gVisor's runtime."""
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from requests.exceptions import ReadTimeout
 
 from orchestrator.config import Settings
 from orchestrator.conformance import Difference, DriverSuite
+from orchestrator.conformance.bench import entered, make, says
+from orchestrator.errors import EngineUnavailable, SandboxStartFailed
+from orchestrator.ids import new_sandbox_id
 from orchestrator.sandboxes.disks import Disks, can_use_disks
 from orchestrator.sandboxes.docker import DockerDriver
-from orchestrator.sandboxes.driver import SandboxDriver
+from orchestrator.sandboxes.docker import driver as driver_module
+from orchestrator.sandboxes.docker.storage import Image
+from orchestrator.sandboxes.driver import Found, SandboxDriver, SandboxRef, SandboxSpec, SandboxState
 
 pytestmark = pytest.mark.e2e
 
@@ -58,11 +65,110 @@ class _OnDocker(DriverSuite):
         gc.collect()
 
 
-class TestRunc(_OnDocker):
+class _Survives(_OnDocker):
+    """What comes between the engine and the one who asked it for a sandbox."""
+
+    async def test_a_creation_that_the_engine_finishes_late_is_adopted(
+        self, opened: DockerDriver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A server that was killed had asked for it; the engine does not notice who has ended."""
+        spec = self.spec(name=new_sandbox_id())
+        ref = await make(opened, spec)
+        async with entered(opened, ref) as box:
+            await says(box, "echo kept > marker")
+        answers = iter([None, None])
+        find = opened._find
+        monkeypatch.setattr(opened, "_find", lambda sandbox_id: next(answers, find(sandbox_id)))
+        assert await make(opened, spec) == ref
+        async with entered(opened, ref, 2) as box:
+            assert await says(box, "cat marker") == b"kept\n"
+
+    async def test_the_name_of_another_sandbox_is_not_taken_from_it(
+        self, opened: DockerDriver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(driver_module, "_APPEARS_WITHIN_S", 0.2)
+        name = new_sandbox_id()
+        ref = await make(opened, self.spec(name=name))
+        with pytest.raises(SandboxStartFailed, match="name"):
+            await make(opened, self.spec(name=name))
+        assert (await opened.inspect(ref)).state is SandboxState.RUNNING
+
+    async def test_a_creation_without_an_answer_may_have_come_true(
+        self, opened: DockerDriver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        spec = self.spec()
+        create = opened._create
+
+        def unanswered(spec: SandboxSpec, image: Image) -> str:
+            create(spec, image)
+            raise ReadTimeout("nothing came")
+
+        monkeypatch.setattr(opened, "_create", unanswered)
+        with pytest.raises(EngineUnavailable):
+            await make(opened, spec)
+        monkeypatch.undo()
+        (found,) = [each async for each in opened.owned()]
+        assert (found.state, found.has_files) == (SandboxState.CREATED, True)
+        ref = await make(opened, spec)
+        assert ref == found.ref
+        async with entered(opened, ref) as box:
+            assert await says(box, "echo ready") == b"ready\n"
+
+    async def test_files_outlive_a_container_that_somebody_removes(
+        self, opened: DockerDriver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        spec = self.spec(name=new_sandbox_id())
+        ref = await make(opened, spec)
+        async with entered(opened, ref) as box:
+            await says(box, "echo kept > marker; sync")
+        await asyncio.to_thread(opened._engine.api.remove_container, ref.token, force=True)
+        status = await opened.inspect(ref)
+        assert (status.state, status.has_files) == (SandboxState.ABSENT, self.uses_disks)
+        if not self.uses_disks:
+            return
+
+        def refused(spec: SandboxSpec, image: Image) -> str:
+            raise SandboxStartFailed("the engine is out of sorts", stage="create")
+
+        monkeypatch.setattr(opened, "_create", refused)
+        with pytest.raises(SandboxStartFailed):
+            await make(opened, spec)
+        monkeypatch.undo()
+        (found,) = [each async for each in opened.owned()]
+        assert found == Found(SandboxRef(ref.sandbox_id, ""), SandboxState.ABSENT, has_files=True)
+        again = await make(opened, spec)
+        async with entered(opened, again) as box:
+            assert await says(box, "cat marker") == b"kept\n"
+
+    async def test_the_next_server_lets_go_of_disks_that_nothing_runs_on(self) -> None:
+        if not self.uses_disks:
+            return
+        before, after = self.driver(self.instance("check")), self.driver(self.instance("check"))
+        assert isinstance(before, DockerDriver)
+        await before.open()
+        runs, ended = await make(before, self.spec()), await make(before, self.spec())
+        await asyncio.to_thread(before._engine.api.kill, ended.token)
+        await before.aclose()
+        await after.open()
+        try:
+            mounted = {line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()}
+            assert {ref.sandbox_id for ref in (runs, ended) if any(ref.sandbox_id in at for at in mounted)} == {
+                runs.sandbox_id
+            }
+            await after.start(ended)
+            async with entered(after, ended) as box:
+                assert await says(box, "echo ready") == b"ready\n"
+        finally:
+            for ref in (runs, ended):
+                await after.destroy(ref)
+            await after.aclose()
+
+
+class TestRunc(_Survives):
     runtime = "runc"
 
 
-class TestRuncWithLayers(_OnDocker):
+class TestRuncWithLayers(_Survives):
     """As where the server is not root on the engine's machine."""
 
     runtime = "runc"

@@ -16,7 +16,9 @@ import pytest
 from orchestrator.config import Settings
 from orchestrator.errors import SandboxGone, SandboxStartFailed
 from orchestrator.sandboxes import disks as module
+from orchestrator.sandboxes import guest_bundle
 from orchestrator.sandboxes.disks import Disks, can_use_disks
+from orchestrator.sandboxes.docker.storage import DiskStorage
 
 reason = can_use_disks(Settings.load().engine_url)
 pytestmark = pytest.mark.skipif(bool(reason), reason=f"no disks here: {reason}")
@@ -291,3 +293,20 @@ def test_a_full_pool_stays_and_takes_no_further_disk(disks: Disks, folder: Path)
         assert time.monotonic() < deadline
         time.sleep(0.05)
     following.make("b", following.template("image", SIZE_BYTES, fill))
+
+
+def test_the_next_server_lets_go_of_what_nothing_runs_on(disks: Disks, folder: Path) -> None:
+    runs, ended = made(disks, "runs"), made(disks, "ended")
+    disks.template("gone", SIZE_BYTES, fill)
+    (folder / "guests" / "old").mkdir(parents=True)
+    (folder / "guests" / "bound").mkdir()
+    storage = DiskStorage(Disks(folder), lambda image, path: None)
+    assert storage.open()
+    assert not storage.open(), "only the first look may tidy up: later ones come while sandboxes are made"
+    bound = {str(folder / "guests" / "bound")}
+    storage.tidy(running={"runs"}, bound=bound, images={"sha256:image"})
+    assert runs.exists()
+    assert not ended.exists()
+    assert disks.sandbox_ids() == {"runs", "ended"}
+    assert {each.name for each in (folder / "files" / "templates").iterdir()} == {f"image-{SIZE_BYTES}.img"}
+    assert {each.name for each in (folder / "guests").iterdir()} == {"bound", guest_bundle.digest()}

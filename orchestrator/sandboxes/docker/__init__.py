@@ -4,6 +4,7 @@ The only place that imports the SDK.
 """
 
 from orchestrator.sandboxes.docker.container import GUEST_LABEL, INSTANCE_LABEL, SANDBOX_LABEL
+from orchestrator.sandboxes.docker.dialing import Tls
 from orchestrator.sandboxes.docker.driver import DockerDriver
 
-__all__ = ["GUEST_LABEL", "INSTANCE_LABEL", "SANDBOX_LABEL", "DockerDriver"]
+__all__ = ["GUEST_LABEL", "INSTANCE_LABEL", "SANDBOX_LABEL", "DockerDriver", "Tls"]

@@ -9,30 +9,30 @@ Labels on a container are its instance and sandbox; labels cannot change later.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
-import threading
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from typing import Any, TypeVar
 
 import docker
 import docker.errors
 import requests.exceptions
 
+from orchestrator import moments
 from orchestrator.errors import CorralError, EngineUnavailable, ImageMissing, SandboxGone, SandboxStartFailed
 from orchestrator.sandboxes import guest_bundle
 from orchestrator.sandboxes.disks import Disks
-from orchestrator.sandboxes.docker import direct, engine
+from orchestrator.sandboxes.docker import direct, engine, events, images
 from orchestrator.sandboxes.docker.attached import AttachedProtocol, own_socket, whole_socket
 from orchestrator.sandboxes.docker.container import (
     BRIDGE_COMMAND,
-    GUEST_LABEL,
     INSTANCE_LABEL,
-    READER_LABEL,
     SANDBOX_LABEL,
     container_config,
 )
+from orchestrator.sandboxes.docker.dialing import Dialer, Tls, dialer_of
 from orchestrator.sandboxes.docker.storage import DiskStorage, Image, LayerStorage, Storage
 from orchestrator.sandboxes.driver import (
     DriverInfo,
@@ -50,8 +50,11 @@ T = TypeVar("T")
 _ENGINE_THREADS = 8
 """The engine is at its best with 4 to 8 calls at a time (design 6)."""
 _STORAGE_THREADS = 4
+_OPEN_TIMEOUT_S = 10
 _ENGINE_TIMEOUT_S = 60
 _STOP_TIMEOUT_S = 3
+_APPEARS_WITHIN_S = 5.0
+_APPEARS_INTERVAL_S = 0.05
 _STATES = {each.value: each for each in (SandboxState.CREATED, SandboxState.RUNNING, SandboxState.PAUSED)}
 
 
@@ -59,16 +62,28 @@ class DockerDriver(SandboxDriver):
     """Sandboxes as containers of one Docker engine."""
 
     def __init__(
-        self, engine_url: str, instance: str, disks: Disks | None = None, *, is_direct: bool | None = None
+        self,
+        engine_url: str,
+        instance: str,
+        disks: Disks | None = None,
+        *,
+        is_direct: bool | None = None,
+        tls: Tls | None = None,
     ) -> None:
         """With `disks` each sandbox has one of its own; without, its files are in the container's writable layer.
 
         `is_direct`: whether guests are reached past the engine where that can be; by default if it is on this machine.
+        `tls`: for an engine at a `tcp://` address.
         """
         self._engine_url = engine_url
         self._instance = instance
         self._threads = ThreadPoolExecutor(_ENGINE_THREADS, thread_name_prefix="engine")
         self._storage_threads = ThreadPoolExecutor(_STORAGE_THREADS, thread_name_prefix="storage")
+        self._check_thread = ThreadPoolExecutor(1, thread_name_prefix="engine-check")
+        self._tls = tls
+        self._dialer: Dialer | None = None
+        """To an engine that is far away; None beside it."""
+        self._opening = asyncio.Lock()
         self._client: docker.DockerClient | None = None
         self._is_direct = direct.is_possible(engine_url) if is_direct is None else is_direct
         self._default_runtime = ""
@@ -82,46 +97,50 @@ class DockerDriver(SandboxDriver):
         """By token, from `create` to `connect`. Without its entry a sandbox is reached by a bridge, 35 ms later."""
 
     async def open(self) -> DriverInfo:
-        def connect() -> DriverInfo:
-            if self._client is None:
-                client = engine.connect(self._engine_url, _ENGINE_TIMEOUT_S, _ENGINE_THREADS * 2)
-                self._remove_readers(client)
-                self._client = client
-            version, info = self._client.version(), self._client.info()
-            components = version.get("Components") or []
-            details = {each["Name"]: each["Version"] for each in components}
-            details |= {
-                # Distributions put the revision of their package here; their version alone says too little.
-                f"{each['Name']}.revision": str((each.get("Details") or {}).get("GitCommit", ""))
-                for each in components
-            }
-            details |= {"cgroup": str(info.get("CgroupVersion", "1")), "storage": str(info.get("Driver", ""))}
-            details |= {"files": self._storage.name, "links": "direct" if self._is_direct else "through the engine"}
-            self._default_runtime = str(info.get("DefaultRuntime") or "")
-            self._opened_at = _unix_time(info.get("SystemTime"))
-            name = (version.get("Platform") or {}).get("Name") or "Docker Engine"
-            return DriverInfo(
-                f"{name} {version['Version']}",
-                tuple(sorted(info.get("Runtimes") or {})),
-                # An engine of an ordinary user, without control groups, has nothing to freeze processes with.
-                can_pause=info.get("CgroupDriver") != "none",
-                is_remote=not self._engine_url.startswith("unix://"),
-                details=details,
-            )
+        async with self._opening:
+            return await self._open()
 
-        found = await self._run(connect)
-        await self._keep(self._storage.open)
-        return found
+    async def _open(self) -> DriverInfo:
+        def connect() -> docker.DockerClient:
+            self._dialer = self._dialer or dialer_of(self._engine_url, self._tls)
+            client = engine.connect(self._engine_url, _OPEN_TIMEOUT_S, _ENGINE_THREADS * 2, self._dialer)
+            images.remove_readers(client.api, self._instance)
+            client.api.timeout = _ENGINE_TIMEOUT_S
+            return client
+
+        client: Any = self._client or await self._run(connect)
+        try:
+            found = await self._run(lambda: engine.look_at(client))
+            await self._keep(self._prepare_storage, client)
+            self._default_runtime, self._opened_at = found.default_runtime, found.clock
+            # Not before: what the storage tidies up, nobody may be making.
+            self._client = client
+        except SandboxStartFailed as error:
+            raise EngineUnavailable(error.message) from error
+        finally:
+            if self._client is not client:
+                client.close()
+        links = "direct" if self._is_direct else "through the engine"
+        return DriverInfo(
+            found.name,
+            found.runtimes,
+            can_pause=found.can_freeze,
+            is_remote=not self._engine_url.startswith("unix://"),
+            details=found.details | {"files": self._storage.name, "links": links},
+        )
 
     async def aclose(self) -> None:
         for token in list(self._first_streams):
             self._drop_first_stream(token)
         client, self._client = self._client, None
+        loop = asyncio.get_running_loop()
         if client is not None:
-            loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._threads, client.close)
-            await loop.run_in_executor(self._storage_threads, self._storage.close)
+        await loop.run_in_executor(self._storage_threads, self._storage.close)
+        if self._dialer is not None:
+            await loop.run_in_executor(self._check_thread, self._dialer.close)
         self._threads.shutdown(wait=False)
+        self._check_thread.shutdown(wait=False)
         self._storage_threads.shutdown(wait=False)
 
     async def has_image(self, image: str) -> bool:
@@ -141,11 +160,14 @@ class DockerDriver(SandboxDriver):
         # A disk takes a fraction of the time that the engine takes for the container.
         files = asyncio.ensure_future(self._keep(self._prepare_files, spec, image))
         try:
+            try:
+                token = existing or await self._create_whole(spec, image, files)
+            except engine.NameTaken:
+                token = existing = await self._appearing(spec.sandbox_id)
+            ref = SandboxRef(spec.sandbox_id, token)
             if existing is None:
-                ref = SandboxRef(spec.sandbox_id, await self._create_whole(spec, image, files))
+                moments.passed("start.created")
                 yield ref
-            else:
-                ref = SandboxRef(spec.sandbox_id, existing)
             await asyncio.shield(files)
             lacks_guest = self._storage.puts_guest and not image.carries_guest
             if lacks_guest and (existing is None or (await self._known(ref)).state is SandboxState.CREATED):
@@ -154,7 +176,9 @@ class DockerDriver(SandboxDriver):
             if existing is None and not self._is_reached_directly(spec.runtime):
                 attaching = self._run(lambda: self._attach(ref.token), stage="create")
                 self._first_streams[ref.token] = await whole_socket(attaching)
+                moments.passed("start.attached")
             await self._run(lambda: self._engine.api.start(ref.token), stage="start")
+            moments.passed("start.running")
             yield ref
         finally:
             await _settled(files)
@@ -171,11 +195,10 @@ class DockerDriver(SandboxDriver):
     async def stop(self, ref: SandboxRef) -> None:
         self._drop_first_stream(ref.token)
         await self._thaw(ref)
-        try:
+        with contextlib.suppress(SandboxGone):
             await self._run(lambda: self._engine.api.stop(ref.token, timeout=_STOP_TIMEOUT_S))
-        except SandboxGone:
-            pass
         await self._keep(self._storage.unmount, ref.sandbox_id)
+        moments.passed("disk.unmounted")
 
     async def inspect(self, ref: SandboxRef) -> SandboxStatus:
         try:
@@ -219,11 +242,9 @@ class DockerDriver(SandboxDriver):
         if ref.token:
             self._drop_first_stream(ref.token)
             await self._thaw(ref)
-            try:
-                await self._run(lambda: self._engine.api.remove_container(ref.token, v=True, force=True))
-            except SandboxGone:
-                pass
+            await self._remove(ref.token)
         await self._keep(self._storage.remove, ref.sandbox_id)
+        moments.passed("disk.removed")
 
     async def owned(self) -> AsyncIterator[Found]:
         # Files first: a sandbox that is being made has a container later, not earlier.
@@ -250,32 +271,17 @@ class DockerDriver(SandboxDriver):
         return GuestStream(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
 
     async def exits(self) -> AsyncIterator[str]:
-        loop = asyncio.get_running_loop()
-        seen: asyncio.Queue[str | None] = asyncio.Queue()
-        filters = {"type": "container", "event": "die", "label": f"{INSTANCE_LABEL}={self._instance}"}
         # From when the engine was asked who is there: in between somebody may have ended.
         since = self._opened_at
-        stream = await self._run(lambda: self._engine.api.events(since=since, filters=filters, decode=True))
-
-        def pump() -> None:
-            try:
-                for event in stream:
-                    attributes = (event.get("Actor") or {}).get("Attributes") or {}
-                    loop.call_soon_threadsafe(seen.put_nowait, str(attributes.get(SANDBOX_LABEL, "")))
-            except (docker.errors.DockerException, requests.exceptions.RequestException, OSError, ValueError):
-                pass  # the engine went away, or we closed the stream
-            finally:
-                if not loop.is_closed():
-                    loop.call_soon_threadsafe(seen.put_nowait, None)
-
-        # A thread of its own, daemon: it may wait for days, and a shutdown must not wait for it.
-        threading.Thread(target=pump, name="engine-events", daemon=True).start()
-        try:
-            while (sandbox_id := await seen.get()) is not None:
+        stream = await self._run(lambda: events.open_stream(self._engine.api, self._instance, since))
+        async with contextlib.aclosing(events.ends(stream, self._check)) as ends:
+            async for sandbox_id in ends:
                 yield sandbox_id
-        finally:
-            stream.close()
-        raise EngineUnavailable("the engine's event stream ended")
+
+    async def _check(self) -> None:
+        """A connection to a far engine may be over without a word."""
+        if self._dialer is not None:
+            await asyncio.get_running_loop().run_in_executor(self._check_thread, self._dialer.check)
 
     @property
     def _engine(self) -> docker.DockerClient:
@@ -317,17 +323,48 @@ class DockerDriver(SandboxDriver):
 
         return await asyncio.get_running_loop().run_in_executor(self._storage_threads, translated)
 
-    async def _create_whole(self, spec: SandboxSpec, image: Image, files: asyncio.Future[None]) -> str:
+    async def _create_whole(self, spec: SandboxSpec, image: Image, files: asyncio.Future[bool]) -> str:
         """The engine goes on with a create that we no longer wait for; then nobody would know the container."""
         creating = asyncio.ensure_future(self._run(lambda: self._create(spec, image), stage="create"))
         try:
             return await asyncio.shield(creating)
         except BaseException:
-            await _settled(creating)
-            await _settled(files)
-            token = "" if creating.exception() else creating.result()
-            await self.destroy(SandboxRef(spec.sandbox_id, token))
+            error = await _settled(creating)
+            # Without an answer there may be a container on that disk, now or in a moment.
+            is_known = not isinstance(error, EngineUnavailable | engine.NameTaken)
+            are_new = await _settled(files) is None and files.result()
+            if error is None:
+                await self._remove(creating.result())
+            if is_known and are_new:
+                await self._keep(self._storage.remove, spec.sandbox_id)
             raise
+
+    async def _appearing(self, sandbox_id: str) -> str:
+        """The container of a creation that the engine is about to finish, for a server that has ended."""
+        give_up_at = time.monotonic() + _APPEARS_WITHIN_S
+        while (token := await self._run(lambda: self._find(sandbox_id))) is None:
+            if time.monotonic() > give_up_at:
+                raise SandboxStartFailed("another container has the sandbox's name", stage="create")
+            await asyncio.sleep(_APPEARS_INTERVAL_S)
+        return token
+
+    async def _remove(self, token: str) -> None:
+        with contextlib.suppress(SandboxGone):
+            await self._run(lambda: self._engine.api.remove_container(token, v=True, force=True))
+
+    def _prepare_storage(self, client: docker.DockerClient) -> None:
+        if self._storage.open():
+            filters = {"label": f"{INSTANCE_LABEL}={self._instance}"}
+            containers = client.api.containers(all=True, filters=filters)
+            self._storage.tidy(
+                running={
+                    each["Labels"].get(SANDBOX_LABEL, "")
+                    for each in containers
+                    if _state(each["State"]) in (SandboxState.RUNNING, SandboxState.PAUSED)
+                },
+                bound={mount.get("Source", "") for each in containers for mount in each.get("Mounts") or ()},
+                images=set(client.api.images(quiet=True)),
+            )
 
     def _find(self, sandbox_id: str) -> str | None:
         labels = [f"{INSTANCE_LABEL}={self._instance}", f"{SANDBOX_LABEL}={sandbox_id}"]
@@ -335,14 +372,16 @@ class DockerDriver(SandboxDriver):
         return str(found[0]["Id"]) if found else None
 
     def _image(self, name: str) -> Image:
-        found = self._engine.api.inspect_image(name)
-        labels = found["Config"].get("Labels") or {}
-        volumes = tuple(found["Config"].get("Volumes") or ())
-        return Image(str(found["Id"]), labels.get(GUEST_LABEL) == self._guest_digest, volumes)
+        return images.look_at(self._engine.api, name, self._guest_digest)
 
-    def _prepare_files(self, spec: SandboxSpec, image: Image) -> None:
+    def _prepare_files(self, spec: SandboxSpec, image: Image) -> bool:
+        """Whether they are new."""
+        are_new = not self._storage.has_files(spec.sandbox_id, False)
         self._storage.make(spec, image)
+        moments.passed("disk.copied")
         self._storage.mount(spec.sandbox_id)
+        moments.passed("disk.mounted")
+        return are_new
 
     def _create(self, spec: SandboxSpec, image: Image) -> str:
         placement = self._storage.placement(spec, image)
@@ -365,27 +404,7 @@ class DockerDriver(SandboxDriver):
         return own_socket(self._engine.api.attach_socket(token, params={"stdin": 1, "stdout": 1, "stream": 1}))
 
     def _read_image(self, image_id: str, path: str) -> Iterator[bytes] | None:
-        """A tar of a folder of an image, read from a container that never starts."""
-        labels = {READER_LABEL: self._instance}
-        token = self._engine.api.create_container(image_id, ["none"], labels=labels, network_disabled=True)["Id"]
-        try:
-            pieces, _ = self._engine.api.get_archive(token, path)
-        except docker.errors.NotFound:
-            self._engine.api.remove_container(token, force=True)
-            return None
-
-        def read() -> Iterator[bytes]:
-            try:
-                yield from pieces
-            finally:
-                self._engine.api.remove_container(token, force=True)
-
-        return read()
-
-    def _remove_readers(self, client: docker.DockerClient) -> None:
-        """What a crash left of reading images."""
-        for left in client.api.containers(all=True, filters={"label": f"{READER_LABEL}={self._instance}"}):
-            client.api.remove_container(left["Id"], force=True)
+        return images.read_folder(self._engine.api, self._instance, image_id, path)
 
     def _is_reached_directly(self, runtime: str) -> bool:
         return self._is_direct and direct.shares_kernel(runtime or self._default_runtime)
@@ -419,13 +438,7 @@ def _state(status: str) -> SandboxState:
     return _STATES.get(status, SandboxState.EXITED)
 
 
-def _unix_time(system_time: str | None) -> str | None:
-    """As the engine takes it: what it gives itself as the time, it ends its event stream upon."""
-    return None if system_time is None else f"{datetime.fromisoformat(system_time).timestamp():.6f}"
-
-
-async def _settled(task: asyncio.Future[Any]) -> None:
-    """Returns when it is over, however: a thread cannot be cancelled, nobody may remove what it is still making."""
+async def _settled(task: asyncio.Future[Any]) -> BaseException | None:
+    """How it ended, when it is over: a thread cannot be cancelled, nobody may remove what it is still making."""
     await asyncio.wait([task])
-    if not task.cancelled():
-        task.exception()  # whoever awaited it got it
+    return asyncio.CancelledError() if task.cancelled() else task.exception()

@@ -1,11 +1,16 @@
-"""The engine behind the SDK: connecting, with one fault of the SDK mended, and its errors as ours."""
+"""The engine behind the SDK: connecting, with one fault of the SDK mended and ways of our own to far engines, and its
+errors as ours.
+"""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
+from weakref import WeakValueDictionary
 
 import docker
 import docker.errors
@@ -13,6 +18,11 @@ import requests.exceptions
 from docker.transport import unixconn
 
 from orchestrator.errors import EngineUnavailable, ImageMissing, SandboxGone, SandboxStartFailed
+from orchestrator.sandboxes.docker.dialing import Dialer
+
+
+class NameTaken(SandboxStartFailed):
+    """Another container has the name: the engine goes on with a creation whose server has ended."""
 
 
 class _Connection(unixconn.UnixHTTPConnection):  # type: ignore[misc]  # the SDK has no types
@@ -23,6 +33,10 @@ class _Connection(unixconn.UnixHTTPConnection):  # type: ignore[misc]  # the SDK
     sock: Any
 
     def connect(self) -> None:
+        if (dialer := _dialers.get(self.unix_socket)) is not None:
+            self.sock = dialer.dial()
+            self.sock.settimeout(self.timeout)
+            return
         connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connecting.settimeout(self.timeout)
@@ -37,9 +51,57 @@ class _Connection(unixconn.UnixHTTPConnection):  # type: ignore[misc]  # the SDK
 unixconn.UnixHTTPConnection = _Connection
 
 
-def connect(engine_url: str, timeout_s: int, connections: int) -> docker.DockerClient:
-    """A client of the engine, in the newest version of its API that both know. Raises what the SDK raises."""
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What an engine says of itself."""
+
+    name: str
+    """For people, with its version."""
+    runtimes: tuple[str, ...]
+    default_runtime: str
+    can_freeze: bool
+    clock: str | None
+    """Its time, as it takes it back."""
+    details: dict[str, str]
+
+
+_dialers: WeakValueDictionary[str, Dialer] = WeakValueDictionary()
+"""By what the SDK takes for the path of a socket."""
+
+
+def connect(engine_url: str, timeout_s: int, connections: int, dialer: Dialer | None = None) -> docker.DockerClient:
+    """A client of the engine, in the newest version of its API that both know. Raises what the SDK raises.
+
+    With a `dialer`, which the caller keeps, every connection is one of its own.
+    """
+    if dialer is not None:
+        dialer.check()
+        place = f"/dialed/{id(dialer)}"
+        _dialers[place], engine_url = dialer, f"unix://{place}"
     return docker.DockerClient(base_url=engine_url, version="auto", timeout=timeout_s, max_pool_size=connections)
+
+
+def look_at(client: docker.DockerClient) -> Engine:
+    """Raises what the SDK raises."""
+    version, info = client.version(), client.info()
+    components = version.get("Components") or []
+    details = {each["Name"]: each["Version"] for each in components}
+    details |= {
+        # Distributions put the revision of their package here; their version alone says too little.
+        f"{each['Name']}.revision": str((each.get("Details") or {}).get("GitCommit", ""))
+        for each in components
+    }
+    details |= {"cgroup": str(info.get("CgroupVersion", "1")), "storage": str(info.get("Driver", ""))}
+    name = (version.get("Platform") or {}).get("Name") or "Docker Engine"
+    return Engine(
+        f"{name} {version['Version']}",
+        tuple(sorted(info.get("Runtimes") or {})),
+        str(info.get("DefaultRuntime") or ""),
+        # One of an ordinary user, without control groups, has nothing to freeze processes with.
+        can_freeze=info.get("CgroupDriver") != "none",
+        clock=_unix_time(info.get("SystemTime")),
+        details=details,
+    )
 
 
 @contextmanager
@@ -54,6 +116,8 @@ def translated(engine_url: str, stage: str | None) -> Iterator[None]:
             raise ImageMissing(_reason(error)) from error
         raise SandboxGone(f"the sandbox is not on the engine: {_reason(error)}") from error
     except docker.errors.APIError as error:
+        if stage == "create" and error.status_code == 409:
+            raise NameTaken(f"the engine refused ({stage}): {_reason(error)}", stage=stage) from error
         if stage is not None:
             raise SandboxStartFailed(f"the engine refused ({stage}): {_reason(error)}", stage=stage) from error
         if error.status_code == 409:
@@ -61,6 +125,11 @@ def translated(engine_url: str, stage: str | None) -> Iterator[None]:
         raise EngineUnavailable(f"the engine failed: {_reason(error)}") from error
     except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
         raise EngineUnavailable(f"the container engine at {engine_url} does not answer: {error}") from error
+
+
+def _unix_time(system_time: str | None) -> str | None:
+    """As the engine takes it: what it gives itself as the time, it ends its event stream upon."""
+    return None if system_time is None else f"{datetime.fromisoformat(system_time).timestamp():.6f}"
 
 
 def _reason(error: docker.errors.APIError) -> str:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import tempfile
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -68,8 +69,16 @@ class Storage(ABC):
     puts_guest: ClassVar[bool]
     """An image without the current guest gets it copied in."""
 
-    def open(self) -> None:  # noqa: B027 - there may be nothing to prepare
-        """Prepares; raises `OSError` if this way cannot be used. May be called again."""
+    def open(self) -> bool:
+        """Prepares, which may be repeated; whether this was the first time. Raises `OSError` if this way is closed."""
+        return False
+
+    def tidy(self, running: Set[str], bound: Set[str], images: Set[str]) -> None:  # noqa: B027
+        """Removes what earlier servers left. For right after the first `open`: nothing is being made yet.
+
+        `running`: the sandboxes that do; `bound`: the paths that containers, running or not, take from this machine;
+        `images`: the ids of those that the engine has.
+        """
 
     def close(self) -> None:  # noqa: B027
         """Lets go. Files stay."""
@@ -128,8 +137,8 @@ class DiskStorage(Storage):
         self._guest = disks.folder / "guests" / guest_bundle.digest()
         self._hosts = disks.folder / "hosts"
 
-    def open(self) -> None:
-        self._disks.open()
+    def open(self) -> bool:
+        is_first = self._disks.open()
         guest = self._guest.with_name(f".{self._guest.name}")
         if not self._guest.exists():
             guest.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -138,6 +147,14 @@ class DiskStorage(Storage):
             guest.replace(self._guest)
         if not self._hosts.exists():
             self._hosts.write_text(_HOSTS, encoding="ascii")
+        return is_first
+
+    def tidy(self, running: Set[str], bound: Set[str], images: Set[str]) -> None:
+        self._disks.unmount_all_but(running)
+        self._disks.keep_templates({_template_key(each) for each in images})
+        for guest in self._guest.parent.iterdir():
+            if guest != self._guest and str(guest) not in bound:
+                shutil.rmtree(guest)
 
     def close(self) -> None:
         self._disks.close()
@@ -163,8 +180,8 @@ class DiskStorage(Storage):
             for folder, path in _FOLDERS.items():
                 self._unpack(image.id, path, root / folder)
 
-        key = image.id.rpartition(":")[2][:24]
-        self._disks.make(spec.sandbox_id, self._disks.template(key, spec.resources.disk_bytes, fill))
+        template = self._disks.template(_template_key(image.id), spec.resources.disk_bytes, fill)
+        self._disks.make(spec.sandbox_id, template)
 
     def mount(self, sandbox_id: str) -> None:
         with self._lock(sandbox_id):
@@ -261,6 +278,10 @@ class LayerStorage(Storage):
 
     def _image(self, name: str) -> str:
         return f"{_SNAPSHOT_REPOSITORY}:{self._prefix}{name}"
+
+
+def _template_key(image_id: str) -> str:
+    return image_id.rpartition(":")[2][:24]
 
 
 def _unpack_tar(archive: Iterator[bytes], target: Path, path: str) -> None:
