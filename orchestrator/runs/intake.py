@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 
 from orchestrator import ids, moments
 from orchestrator.agents.registry import AgentDefinition, AgentRegistry
@@ -16,12 +17,24 @@ from orchestrator.runs.context import find_parent, open_calls
 from orchestrator.runs.supervisor import Supervisor
 from orchestrator.sandboxes.environments import Environments
 from orchestrator.sandboxes.profiles import Profiles
-from orchestrator.store.port import InteractionRow, NewEvent, Store
+from orchestrator.store.port import EnvironmentRow, InteractionRow, NewEvent, Store
 from orchestrator.wire import events
 from orchestrator.wire.base import encode_json
 from orchestrator.wire.environments import EnvironmentSpec, InlineSource
 from orchestrator.wire.interactions import Interaction, InteractionRequest, dump_request
 from orchestrator.wire.steps import FunctionResult
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The environment of a run."""
+
+    environment_id: str | None
+    """None: it has none."""
+    new: EnvironmentRow | None = None
+    """To be stored with the interaction."""
+    base: str | None = None
+    """What the template of a new one is made of."""
 
 
 class Intake:
@@ -64,26 +77,26 @@ class Intake:
             parent = await find_parent(self._store, project_id, request.previous_interaction_id)
         await self._check_answers(request, parent)
         inherited = parent.environment_id if parent is not None else None
-        environment_id = await self._environment(project_id, request.environment, inherited, agent)
-        now = self._clock.now()
-        interaction_id = ids.new_interaction_id(parent.id if parent is not None else None)
-        row = InteractionRow(
-            id=interaction_id,
-            project_id=project_id,
-            conversation=ids.conversation_of(interaction_id),
-            previous_id=parent.id if parent is not None else None,
-            environment_id=environment_id,
-            agent=request.target,
-            status="in_progress",
-            is_background=request.background,
-            generation=self._generation,
-            request=encode_json(dump_request(request)).decode(),
-            created=now,
-            updated=now,
-        )
-        await self._store.create_interaction(row, _first_events(row))
-        moments.passed("interaction.stored")
-        self._supervisor.start(row)
+        async with self._place(project_id, request.environment, inherited, agent) as place:
+            now = self._clock.now()
+            interaction_id = ids.new_interaction_id(parent.id if parent is not None else None)
+            row = InteractionRow(
+                id=interaction_id,
+                project_id=project_id,
+                conversation=ids.conversation_of(interaction_id),
+                previous_id=parent.id if parent is not None else None,
+                environment_id=place.environment_id,
+                agent=request.target,
+                status="in_progress",
+                is_background=request.background,
+                generation=self._generation,
+                request=encode_json(dump_request(request)).decode(),
+                created=now,
+                updated=now,
+            )
+            await self._store.create_interaction(row, _first_events(row), place.new, place.base)
+            moments.passed("interaction.stored")
+            self._supervisor.start(row)
         return row
 
     async def _check_answers(self, request: InteractionRequest, parent: InteractionRow | None) -> None:
@@ -104,28 +117,32 @@ class Intake:
                 )
             waiting.remove(step.call_id)
 
-    async def _environment(
+    @asynccontextmanager
+    async def _place(
         self, project_id: str, spec: EnvironmentSpec | None, inherited: str | None, agent: AgentDefinition
-    ) -> str | None:
-        """The environment to run in; None for none. A chained call that names none goes on in its parent's.
+    ) -> AsyncGenerator[_Place, None]:
+        """Where the run works. A chained call that names no environment goes on in its parent's.
 
-        A new one has the agent's profile and begins with its base; one that exists stays as it was made, whichever
-        agent works in it.
+        A new one has the agent's profile and begins with its base, and is stored with the interaction or not at all;
+        one that exists stays as it was made, whichever agent works in it.
         """
         if spec is None:
-            if inherited is None:
-                return None
-            with _named("previous_interaction_id"):
-                return (await self._environments.find(project_id, inherited)).id
+            if inherited is not None:
+                with _named("previous_interaction_id"):
+                    inherited = (await self._environments.find(project_id, inherited)).id
+            yield _Place(inherited)
+            return
         check_variables(spec.env)
-        if spec.environment_id is None:
-            check_inline([source for source in spec.sources if isinstance(source, InlineSource)])
-            profile = self._profiles.of(agent.bounds)
-            return (await self._environments.create(project_id, spec, profile=profile, base=agent.base)).id
-        with _named("environment"):
-            row = await self._environments.find(project_id, spec.environment_id)
-        await self._environments.change(row, spec)
-        return row.id
+        if spec.environment_id is not None:
+            with _named("environment"):
+                known = await self._environments.find(project_id, spec.environment_id)
+            await self._environments.change(known, spec)
+            yield _Place(known.id)
+            return
+        check_inline([source for source in spec.sources if isinstance(source, InlineSource)])
+        profile = self._profiles.of(agent.bounds)
+        async with self._environments.drafted(project_id, spec, profile=profile, base=agent.base) as (new, base):
+            yield _Place(new.id, new, base)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from orchestrator.agents.registry import AgentDefinition, AgentRegistry
@@ -14,12 +14,14 @@ from orchestrator.clock import SystemClock
 from orchestrator.models.port import ModelEvent, ModelProvider, ModelRequest
 from orchestrator.models.registry import ModelRegistry
 from orchestrator.models.scripted import ScriptedModel
-from orchestrator.policy.bounds import Bounds
+from orchestrator.policy.bounds import UNBOUND, Bounds
 from orchestrator.policy.limits import Limits
-from orchestrator.runs.intake import _first_events
+from orchestrator.runs.intake import Intake, _first_events
 from orchestrator.runs.supervisor import Supervisor
 from orchestrator.sandboxes.handle import Sandbox
-from orchestrator.store.port import Event, InteractionRow, Store
+from orchestrator.sandboxes.profiles import Profiles
+from orchestrator.store.port import EnvironmentRow, Event, InteractionRow, Store
+from orchestrator.wire.environments import EnvironmentSpec
 from orchestrator.wire.events import fold
 from orchestrator.wire.steps import CodeExecutionCall, CodeExecutionResult, FunctionCall, FunctionResult, Step
 from orchestrator.wire.tools import CodeExecutionTool
@@ -52,7 +54,8 @@ def bash(code: str) -> dict[str, Any]:
 class FakeEnvironments:
     """Hands out one sandbox, or fails as the test says."""
 
-    def __init__(self, sandbox: FakeSandbox | Exception) -> None:
+    def __init__(self, store: Store, sandbox: FakeSandbox | Exception) -> None:
+        self._store = store
         self.given: FakeSandbox | Exception = sandbox
         self.inside: FakeSandbox | None = sandbox if isinstance(sandbox, FakeSandbox) else None
         """What runs, whether it is handed out or not."""
@@ -61,6 +64,18 @@ class FakeEnvironments:
         self.held: list[str] = []
         self.let: list[str] = []
         self.claims: Callable[[str], Awaitable[set[str]]] | None = None
+
+    @asynccontextmanager
+    async def drafted(
+        self, project_id: str, _spec: EnvironmentSpec, **_fields: Any
+    ) -> AsyncGenerator[tuple[EnvironmentRow, str | None], None]:
+        now = SystemClock().now()
+        yield environment_row(project_id, created=now, updated=now), None
+
+    async def find(self, project_id: str, environment_id: str) -> EnvironmentRow:
+        row = await self._store.environment(project_id, environment_id)
+        assert row is not None
+        return row
 
     @contextmanager
     def hold(self, environment_id: str) -> Iterator[None]:
@@ -118,18 +133,30 @@ class RunWorld:
     ) -> None:
         self.store = store
         self.sandbox = sandbox if isinstance(sandbox, FakeSandbox) else FakeSandbox()
-        self.environments = FakeEnvironments(sandbox if sandbox is not None else self.sandbox)
+        self.environments = FakeEnvironments(store, sandbox if sandbox is not None else self.sandbox)
         provider = model or ScriptedModel()
+        models = ModelRegistry("played", {"played": lambda: provider})
+        clock = SystemClock()
         self.supervisor = Supervisor(
             store,
             self.environments,  # type: ignore[arg-type]
             AGENTS,
-            ModelRegistry("played", {"played": lambda: provider}),
+            models,
             limits or Limits(),
-            SystemClock(),
+            clock,
             generation=generation,
             max_concurrent_runs=slots,
             max_runs_per_project=per_project,
+        )
+        self.intake = Intake(
+            store,
+            self.environments,  # type: ignore[arg-type]
+            self.supervisor,
+            AGENTS,
+            models,
+            clock,
+            Profiles("test", UNBOUND),
+            generation=generation,
         )
 
     async def row(self, text: str, *, has_environment: bool = True, **changes: Any) -> InteractionRow:
