@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -79,10 +80,10 @@ async def read(environment_id: str, caller: TheCaller, services: TheServices) ->
 async def delete(environment_id: str, caller: TheCaller, services: TheServices) -> JSONResponse:
     """Removes the environment with its sandbox and files; interactions that run in it are cancelled first."""
     row = await services.environments.find(caller.project_id, environment_id, include_deleting=True)
-    for interaction in await services.store.interactions(
+    running = await services.store.interactions(
         caller.project_id, environment_id=row.id, status="in_progress", limit=_PAGE_LIMIT
-    ):
-        await services.supervisor.cancel(interaction.id)
+    )
+    await asyncio.gather(*(services.supervisor.cancel(each.id) for each in running))
     await services.environments.delete(row)
     return JSONResponse({})
 

@@ -38,8 +38,8 @@ async def healthz() -> JSONResponse:
 
 @router.get("/readyz", response_model=None)
 async def readyz(services: TheServices) -> JSONResponse:
-    """The server can take work: the store answers. 503 while it stops."""
-    await services.store.keys()
+    """The server can take work: the store would keep it. 503 if not, and while the server stops."""
+    await services.store.check()
     is_closing = services.closing.is_set()
     return JSONResponse({"status": "closing" if is_closing else "ready"}, 503 if is_closing else 200)
 
@@ -57,6 +57,7 @@ async def ps(caller: TheCaller, services: TheServices) -> JSONResponse:
             "id": row.id,
             "project": row.project_id,
             "status": row.status,
+            "since": rfc3339(row.stage_since or row.created),
             "created": rfc3339(row.created),
             "last_accessed": rfc3339(row.last_accessed),
             "running": by_environment.get(row.id, []),

@@ -41,9 +41,10 @@ _Size = Annotated[int, Query(ge=1, le=1000)]
 async def usage(environment_id: str, caller: TheCaller, services: TheServices) -> JSONResponse:
     """What the sandbox uses and may use; null is what its platform does not tell. Starts nothing: 409 if none runs."""
     row = await _find(services, caller, environment_id)
-    if row.status != "active":
+    # One that is paused is not made to go on for this, either.
+    sandbox = await services.environments.running(environment_id) if row.status == "active" else None
+    if sandbox is None:
         raise Conflict(f"Environment {environment_id!r} has no running sandbox.")
-    sandbox = await services.environments.sandbox(environment_id)
     return JSONResponse(dataclasses.asdict(await sandbox.usage()))
 
 
@@ -58,8 +59,7 @@ async def watch(
     """Changes of files as server-sent events, from the first byte of the answer on. `path` names folders below the
     working directory, by default that itself.
     """
-    sandbox = await _sandbox(services, caller, environment_id)
-    frames = _frames(await sandbox.watch(path or ["."], is_recursive=recursive), services.closing)
+    frames = _watch(services, caller, environment_id, path or ["."], is_recursive=recursive)
     # A generator that was never begun would leave the watch open if the caller has left by now.
     await anext(frames)
     return StreamingResponse(frames, media_type="text/event-stream", headers=sse.HEADERS)
@@ -81,9 +81,10 @@ async def terminal(
     """A terminal: binary frames are keys and screen. Text in: {"resize": {"rows", "cols"}}; text out, at the end:
     {"exit": {"exit_code", "signal"}}. `command`, once for each word, runs instead of a login shell.
     """
-    sandbox = await _sandbox(services, caller, environment_id)
-    made = sandbox.terminal(command or [], rows=rows, cols=cols, cwd=cwd, env={"TERM": term})
-    with contextlib.closing(made):
+    async with contextlib.AsyncExitStack() as stack:
+        sandbox = await stack.enter_async_context(_in_use(services, caller, environment_id))
+        made = sandbox.terminal(command or [], rows=rows, cols=cols, cwd=cwd, env={"TERM": term})
+        stack.enter_context(contextlib.closing(made))
         await websocket.accept()
 
         async def show() -> None:
@@ -109,8 +110,9 @@ async def connection(
     """A connection to a port inside: binary frames are its bytes; the text frame {"end": true} ends one direction.
     409 `connection_refused` or `connection_timeout` if nobody answers there.
     """
-    sandbox = await _sandbox(services, caller, environment_id)
-    with contextlib.closing(await sandbox.connect(port)) as made:
+    async with contextlib.AsyncExitStack() as stack:
+        sandbox = await stack.enter_async_context(_in_use(services, caller, environment_id))
+        made = stack.enter_context(contextlib.closing(await sandbox.connect(port)))
         await websocket.accept()
         has_ended = asyncio.Event()
 
@@ -136,10 +138,22 @@ async def _find(services: Services, caller: Caller, environment_id: str) -> Envi
     return row
 
 
-async def _sandbox(services: Services, caller: Caller, environment_id: str) -> Sandbox:
-    """The environment's sandbox, which is started if it does not run."""
+@contextlib.asynccontextmanager
+async def _in_use(services: Services, caller: Caller, environment_id: str) -> AsyncGenerator[Sandbox, None]:
+    """The environment's sandbox, started if it does not run, and left running for as long as the block lasts."""
     await _find(services, caller, environment_id)
-    return await services.environments.sandbox(environment_id)
+    with services.environments.hold(environment_id):
+        yield await services.environments.sandbox(environment_id)
+
+
+async def _watch(
+    services: Services, caller: Caller, environment_id: str, paths: list[str], *, is_recursive: bool
+) -> AsyncGenerator[bytes, None]:
+    async with _in_use(services, caller, environment_id) as sandbox:
+        made = await sandbox.watch(paths, is_recursive=is_recursive)
+        async with contextlib.aclosing(_frames(made, services.closing)) as frames:
+            async for frame in frames:
+                yield frame
 
 
 async def _converse(

@@ -10,7 +10,7 @@ from orchestrator.clock import SystemClock
 
 _PIPE_COLUMNS = 1000
 """Nothing is cut off where another program reads."""
-_AGES = ("created", "updated", "last_accessed", "started")
+_AGES = ("since", "created", "updated", "last_accessed", "started")
 
 
 def ps(as_json: JsonFlag = False, url: UrlOption = None, key: KeyOption = None) -> None:

@@ -16,6 +16,7 @@ def test_ids_are_whole_where_another_program_reads(corral: Corral) -> None:
                 "project": "prj_42a9a174511358b7",
                 "status": "active",
                 "created": "2026-11-20T09:00:00Z",
+                "since": "2026-11-20T08:00:00Z",
                 "last_accessed": "2026-11-20T09:00:00Z",
                 "running": [INTERACTION, INTERACTION],
             }
