@@ -2,20 +2,24 @@
 
 start   lock the data folder · store · generation · engine · runs that were left · listen
 stop    no new requests, streams end · runs let go · links close · store
+
+The stop has a time. What has not ended by then is left as a crash would leave it: the next server goes on from there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
-from collections.abc import AsyncGenerator
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import structlog
 
-from orchestrator import ids
+from orchestrator import ids, moments
 from orchestrator.agents.registry import AgentRegistry
 from orchestrator.api.application import create_application
 from orchestrator.api.auth import Authenticator, is_loopback
@@ -31,9 +35,10 @@ from orchestrator.runs.intake import Intake
 from orchestrator.runs.supervisor import Supervisor
 from orchestrator.sandboxes.disks import Disks, can_use_disks
 from orchestrator.sandboxes.driver import SandboxDriver
-from orchestrator.sandboxes.environments import Environments, SandboxDefaults, opened
+from orchestrator.sandboxes.environments import Environments, SandboxDefaults
 from orchestrator.sandboxes.pool import PoolSettings
 from orchestrator.sandboxes.profiles import Profiles
+from orchestrator.sandboxes.stages import StageSettings
 from orchestrator.store.lock import DataFolderLock
 from orchestrator.store.port import Store
 from orchestrator.store.sqlite import SqliteStore
@@ -43,14 +48,22 @@ log = structlog.get_logger(__name__)
 
 DATABASE_NAME = "corral.db"
 _INSTANCE_NAME = "instance"
+_LISTENING_S = 1.5
+"""Of the time to stop: until the listening socket is closed and all connections are."""
+_LAST_S = 0.3
+"""Of the time to stop: kept for a process that is ended from within."""
 
 
 def serve(settings: Settings) -> None:
-    """Serves until SIGTERM or SIGINT. Raises `ConfigError` if the settings do not allow a start."""
+    """Serves until SIGTERM or SIGINT, and has ended `settings.shutdown_timeout_s` after it, whatever hangs.
+
+    Raises:
+        ConfigError: the settings do not allow a start.
+    """
     import uvloop
 
     logs.configure(settings.log_level, settings.log_format)
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
         uvloop.run(_serve(settings))
 
 
@@ -83,6 +96,7 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         max_turns=settings.max_turns,
         engine_patience_s=settings.engine_patience_s,
     )
+    in_time = _Deadline(settings.shutdown_timeout_s - _LISTENING_S - _LAST_S)
     async with contextlib.AsyncExitStack() as stack:
         lock = DataFolderLock(settings.data_dir)
         await asyncio.to_thread(lock.acquire)
@@ -92,7 +106,8 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         if driver is None:
             driver = _docker(settings)
         environments = Environments(store, driver, clock, _defaults(settings, profiles), generation)
-        await stack.enter_async_context(opened(environments))
+        stack.push_async_callback(in_time.end, "sandboxes", environments.aclose, 0.75)
+        await environments.open()
         supervisor = Supervisor(
             store,
             environments,
@@ -104,14 +119,58 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
             max_concurrent_runs=settings.max_concurrent_runs,
             max_runs_per_project=settings.max_runs_per_project,
         )
-        stack.push_async_callback(supervisor.aclose)
+        stack.callback(moments.passed, "stop.runs_let_go")
+        stack.push_async_callback(in_time.end, "runs", supervisor.aclose, 0.5)
         await supervisor.open()
         intake = Intake(store, environments, supervisor, agents, models, clock, profiles, generation=generation)
         authenticator = Authenticator(store, clock, settings.host)
         yield Services(store, environments, supervisor, intake, authenticator, settings.request_limit_bytes)
 
 
+class _Deadline:
+    """The time that the parts of a server have together to end, from the first one's end on."""
+
+    def __init__(self, time_s: float) -> None:
+        self._time_s = time_s
+        self._ends_at: float | None = None
+
+    async def end(self, part: str, close: Callable[[], Awaitable[None]], share: float) -> None:
+        """Closes a part, but waits no longer than for its share of the time that is left."""
+        now = asyncio.get_running_loop().time()
+        if self._ends_at is None:
+            self._ends_at = now + self._time_s
+        closing = asyncio.ensure_future(close())
+        await asyncio.wait([closing], timeout=max(0.0, self._ends_at - now) * share)
+        if closing.done():
+            return closing.result()
+        closing.cancel()
+        log.warning("stop_cut_short", part=part)
+
+
+def _end_process() -> None:
+    log.warning("stop_cut_short", part="process")
+    os._exit(0)
+
+
 async def _serve(settings: Settings) -> None:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - this is one
+
+    def end_in_time() -> None:
+        # A thread that waits for an engine keeps a process alive that has done everything else.
+        ending = threading.Timer(settings.shutdown_timeout_s - _LAST_S, _end_process)
+        ending.daemon = True
+        ending.start()
+
+    def stop_starting() -> None:
+        end_in_time()
+        task.cancel()
+
+    def stop() -> None:
+        end_in_time()
+        services.closing.set()
+
+    _on_signal(stop_starting)
     async with open_services(settings) as services:
         if not is_loopback(settings.host) and not any(key.revoked is None for key in await services.store.keys()):
             raise ConfigError(
@@ -123,15 +182,19 @@ async def _serve(settings: Settings) -> None:
         except OSError as error:
             raise ConfigError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
         host, port = listening.getsockname()[:2]
-        server = Server(create_application(services), services.closing)
+        server = Server(create_application(services), stop)
         log.info("server_listening", url=f"http://{host}:{port}", data_dir=str(settings.data_dir))
-        loop = asyncio.get_running_loop()
         # uvicorn puts its own handlers in place while it serves and raises the signal again when it is done; ours make
         # that second one harmless, so that everything here is closed in order.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, lambda: None)
+        _on_signal(lambda: None)
         await server.serve(sockets=[listening])
-        log.info("server_stopped")
+        moments.passed("stop.streams_ended")
+    log.info("server_stopped")
+
+
+def _on_signal(act: Callable[[], None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, act)
 
 
 def _docker(settings: Settings) -> SandboxDriver:
@@ -186,4 +249,5 @@ def _defaults(settings: Settings, profiles: Profiles) -> SandboxDefaults:
         refill_delay_s=settings.pool.refill_delay_s,
         memory_limit_bytes=settings.pool.memory_limit_bytes,
     )
-    return SandboxDefaults(profiles.default, settings.max_environments_per_project, pool)
+    stages = StageSettings(**settings.lifecycle.model_dump())
+    return SandboxDefaults(profiles.default, settings.max_environments_per_project, pool, stages)

@@ -1,7 +1,8 @@
-"""The ASGI application: routes under every version prefix, path clean-up, CORS."""
+"""The ASGI application: routes under every version prefix, path clean-up, CORS, a last word at the end."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 
@@ -28,6 +29,7 @@ def create_application(services: Services) -> FastAPI:
     app.include_router(reach.router)
     errors.install(app)
     app.add_middleware(CrossOrigin, services=services)
+    app.add_middleware(LastWords, closing=services.closing)
     app.add_middleware(PlainPaths)
     app.add_middleware(RequestIds)
     return app
@@ -65,6 +67,29 @@ class RequestIds:
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             await self._app(scope, receive, named)
+
+
+class LastWords:
+    """Tells callers whose requests are cut off when the server ends, if nothing was told to them yet."""
+
+    def __init__(self, app: ASGIApp, closing: asyncio.Event) -> None:
+        self._app = app
+        self._closing = closing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = False
+
+        async def begun(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, begun)
+        except asyncio.CancelledError:
+            if scope["type"] != "http" or has_begun or not self._closing.is_set():
+                raise
+            await errors.stopping()(scope, receive, send)
 
 
 class CrossOrigin:

@@ -47,6 +47,12 @@ def answer(error: errors.CorralError) -> JSONResponse:
     return JSONResponse(error_body(error.code, error.message), status, headers=headers)
 
 
+def stopping() -> JSONResponse:
+    """What a request gets that the server's end cuts off."""
+    body = error_body("unavailable", "The server stops; ask again when it is back.")
+    return JSONResponse(body, 503, headers={"retry-after": "1"})
+
+
 def install(app: FastAPI) -> None:
     """Makes `app` answer every failure in the one shape."""
 

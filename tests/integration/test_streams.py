@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
 
 from tests.fakes.local_driver import LocalDriver
-from tests.fakes.local_server import RunningServer, event_of, frames, running
+from tests.fakes.local_server import RunningServer, ServerProcess, event_of, frames, running
 from tests.fakes.runs import bash, scripted
-
-_REPOSITORY = Path(__file__).resolve().parents[2]
 
 STORY = scripted(
     {"thought": "Look first.", "text": "I look around.", "calls": [bash("echo one; sleep 0.1; echo two")], "chunk": 5},
@@ -117,83 +109,6 @@ async def appearing(folder: Path, pattern: str) -> list[Path]:
     return found
 
 
-# the server as a process
-
-
-class Process:
-    """The server as a process of its own."""
-
-    def __init__(self, data_dir: Path, sandboxes: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._log = data_dir.with_name("server.log")
-        self._sandboxes = sandboxes
-        self._env = {
-            "PATH": os.environ["PATH"],
-            "CORRAL_DATA_DIR": str(data_dir),
-            "CORRAL_PORT": str(self.port),
-            "CORRAL_CONFIG": os.devnull,
-        }
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.fakes.local_server", str(self._sandboxes)],
-                cwd=_REPOSITORY,
-                env=self._env,
-                stdout=log,
-                stderr=log,
-            )
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                httpx2.get(f"{self.url}/readyz")
-                return
-            except httpx2.TransportError:
-                assert self.process.poll() is None, self.log
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
-
-    def end(self, number: int) -> float:
-        """Sends a signal and waits; how long the process took to end."""
-        assert self.process is not None
-        started = time.monotonic()
-        self.process.send_signal(number)
-        self.process.wait(15)
-        return time.monotonic() - started
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def create(self, text: str, **fields: Any) -> dict[str, Any]:
-        request = {"agent": "general", "input": text, "environment": "remote", "background": True, **fields}
-        created: dict[str, Any] = httpx2.post(f"{self.url}/v1beta/interactions", json=request, timeout=30).json()
-        return created
-
-    def ended(self, interaction_id: str) -> dict[str, Any]:
-        deadline = time.monotonic() + 20
-        while True:
-            found: dict[str, Any] = httpx2.get(f"{self.url}/v1beta/interactions/{interaction_id}").json()
-            if found["status"] != "in_progress":
-                return found
-            assert time.monotonic() < deadline, self.log
-            time.sleep(0.02)
-
-
-@pytest.fixture
-def process(tmp_path: Path, sandboxes: Path) -> Iterator[Process]:
-    process = Process(tmp_path / "data", sandboxes)
-    process.start()
-    yield process
-    if process.process is not None and process.process.poll() is None:
-        process.end(signal.SIGTERM)
-    assert "Traceback" not in process.log, process.log
-
-
 @pytest.mark.parametrize(
     "story",
     [
@@ -202,7 +117,7 @@ def process(tmp_path: Path, sandboxes: Path) -> Iterator[Process]:
     ],
     ids=["quiet", "busy"],
 )
-def test_sigterm_ends_open_streams_between_events_within_a_second(process: Process, story: str) -> None:
+def test_sigterm_ends_open_streams_between_events_within_a_second(process: ServerProcess, story: str) -> None:
     begun = process.create(story)
     path = f"{process.url}/v1beta/interactions/{begun['id']}?stream=true"
     with httpx2.stream("GET", path, timeout=30) as answer:
@@ -221,7 +136,7 @@ def test_sigterm_ends_open_streams_between_events_within_a_second(process: Proce
     assert time.monotonic() - started < 3.0
 
 
-def test_kill_9_loses_no_event_that_was_shown_and_repeats_no_command(process: Process, sandboxes: Path) -> None:
+def test_kill_9_loses_no_event_that_was_shown_and_repeats_no_command(process: ServerProcess, sandboxes: Path) -> None:
     begun = process.create("```bash\necho begun >> count; sleep 1.5; cat count\n```")
     path = f"{process.url}/v1beta/interactions/{begun['id']}?stream=true"
     deadline = time.monotonic() + 10
@@ -240,7 +155,7 @@ def test_kill_9_loses_no_event_that_was_shown_and_repeats_no_command(process: Pr
     assert whole[: len(before)] == before
 
 
-def test_runs_that_were_left_are_going_again_two_seconds_after_the_start(process: Process) -> None:
+def test_runs_that_were_left_are_going_again_two_seconds_after_the_start(process: ServerProcess) -> None:
     begun = [process.create("```bash\nsleep 0.8; echo done\n```") for _ in range(8)]
     process.end(signal.SIGKILL)
     process.start()
