@@ -12,7 +12,7 @@ import signal
 import socket
 import time
 from collections import deque
-from typing import Any, Deque, Dict, List, Optional, Tuple
+from typing import AbstractSet, Any, Deque, Dict, List, Optional, Set, Tuple
 
 from .calls import Call
 from .frames import DATA, END, MAX_PAYLOAD_BYTES, MESSAGE, OPEN, Decoder, FrameError, decode_json, encode, encode_json
@@ -24,7 +24,7 @@ from .processes import (
     open_ends,
 )
 from .reactor import Reactor
-from .trees import CLOCK_TICKS_PER_S, send_signal, started_at
+from .trees import CLOCK_TICKS_PER_S, Sweep, send_signal, started_at
 from .verdicts import Judge
 
 _INTERRUPT_GRACE_S = 1.5
@@ -127,13 +127,21 @@ class RunningCell:
             self._verdict = verdict
             self._interpreter.interrupt()
             self._deadline.cancel()
-            self._deadline = self._reactor.after(_INTERRUPT_GRACE_S, self._interpreter.kill)
+            self._deadline = self._reactor.after(_INTERRUPT_GRACE_S / 2, self._insist)
+
+    def _insist(self) -> None:
+        # The first interrupt may have come before the code ran.
+        self._interpreter.interrupt()
+        self._deadline = self._reactor.after(_INTERRUPT_GRACE_S / 2, self._interpreter.kill)
 
     def _done(self, is_ok: bool, kinds: List[str], attachments: List[bytes]) -> None:
-        if self._verdict is not None:
-            self._kill_started_processes()
         ended = {"exit_code": 0 if is_ok else 1, "signal": None}
-        self._end(dict(self._judged(ended, ended), state="kept", attachment_types=kinds), attachments)
+        outcome = dict(self._judged(ended, ended), state="kept", attachment_types=kinds)
+        if self._verdict is None:
+            self._end(outcome, attachments)
+        else:
+            self._deadline.cancel()
+            Sweep(self._reactor, self._started_processes, lambda: self._end(outcome, attachments))
 
     def interpreter_ended(self, ended: Dict[str, Optional[int]]) -> None:
         failure = dict(ended, exit_code=ended["exit_code"] or 1)  # however it ended, the cell did not
@@ -143,6 +151,8 @@ class RunningCell:
         return dict(ended, **({"verdict": self._verdict} if self._verdict else self._case.verdict(failure)))
 
     def _end(self, outcome: Dict[str, Any], attachments: List[bytes]) -> None:
+        if self._call.outcome is not None:
+            return  # its interpreter ended during the sweep
         self._deadline.cancel()
         self._call.stop = lambda _verdict: None  # what is left in the pipe has been written by then
         outcome["duration_ms"] = round((self._reactor.now() - self._started) * 1000, 3)
@@ -150,10 +160,9 @@ class RunningCell:
         self._on_end()
         self._call.finish(outcome, attachments)
 
-    def _kill_started_processes(self) -> None:
-        for pid in self._interpreter.below():
-            if started_at(pid) >= self._started_boot - 1 / CLOCK_TICKS_PER_S:
-                send_signal(pid, signal.SIGKILL)
+    def _started_processes(self, known: AbstractSet[int]) -> Set[int]:
+        earliest = self._started_boot - 1 / CLOCK_TICKS_PER_S
+        return {pid for pid in self._interpreter.below(known) if started_at(pid) >= earliest}
 
 
 class Interpreter:
@@ -222,9 +231,9 @@ class Interpreter:
         if not self._hand.is_doomed:
             TreeKill(self._reactor, self._hand)
 
-    def below(self) -> List[int]:
-        """Processes that its cells started and that still run, also those whose parents have left them behind."""
-        return [pid for pid in self._hand.family() if pid != self.pid]
+    def below(self, known: AbstractSet[int]) -> Set[int]:
+        """What its cells started and still runs, without what is known of it; also what its parents left behind."""
+        return self._hand.family({self.pid, *known}) - {self.pid}
 
     def release(self) -> None:
         """Takes what the cell wrote before its end; later output belongs to no cell and is dropped."""
