@@ -26,7 +26,7 @@ from orchestrator.api.auth import Authenticator, is_loopback
 from orchestrator.api.server import Server, bind
 from orchestrator.api.services import Services
 from orchestrator.clock import SystemClock
-from orchestrator.config import Settings
+from orchestrator.config import EngineTlsSettings, Settings
 from orchestrator.errors import ConfigError
 from orchestrator.models.registry import ModelRegistry
 from orchestrator.policy.bounds import Bounds, Maxima
@@ -198,9 +198,11 @@ def _on_signal(act: Callable[[], None]) -> None:
 
 
 def _docker(settings: Settings) -> SandboxDriver:
-    from orchestrator.sandboxes.docker import DockerDriver
+    from orchestrator.sandboxes.docker import DockerDriver, Tls
 
-    return DockerDriver(settings.engine_url, settings.instance or _instance(settings.data_dir), choose_disks(settings))
+    instance = settings.instance or _instance(settings.data_dir)
+    tls = Tls(**settings.engine_tls.model_dump()) if settings.engine_tls != EngineTlsSettings() else None
+    return DockerDriver(settings.engine_url, instance, choose_disks(settings), tls=tls)
 
 
 def choose_disks(settings: Settings) -> Disks | None:
