@@ -8,14 +8,11 @@ import json
 import os
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from orchestrator import ids
-from orchestrator.clock import SystemClock
 from orchestrator.errors import (
     Conflict,
     EngineUnavailable,
@@ -30,19 +27,15 @@ from orchestrator.sandboxes import lifecycle, link, reconciler
 from orchestrator.sandboxes.driver import (
     Profile,
     Resources,
-    SandboxDriver,
     SandboxRef,
     SandboxSpec,
     SandboxState,
     SandboxStatus,
 )
-from orchestrator.sandboxes.environments import Environments, SandboxDefaults, opened
+from orchestrator.sandboxes.environments import Environments
 from orchestrator.sandboxes.handle import Sandbox
-from orchestrator.sandboxes.pool import PoolSettings
 from orchestrator.store.port import EnvironmentRow, SandboxRow
-from orchestrator.store.sqlite import SqliteStore
-from orchestrator.wire.environments import EnvironmentSpec, parse_environment
-from tests.fakes.consistency import assert_store_consistent
+from tests.fakes.lives import WITH_SOURCE, World, eventually, opened_world, says, spec_of
 from tests.fakes.local_driver import (
     IMAGE,
     CutsLink,
@@ -57,75 +50,12 @@ from tests.fakes.local_driver import (
 pytestmark = pytest.mark.anyio
 
 
-def spec_of(value: object = "remote") -> EnvironmentSpec:
-    spec = parse_environment(value)
-    assert spec is not None
-    return spec
-
-
-WITH_SOURCE = {"type": "remote", "sources": [{"type": "inline", "target": "workspace/data.txt", "content": "given"}]}
-
-
-class World:
-    """A store, a folder of sandboxes, and servers on them one after another."""
-
-    def __init__(self, store: SqliteStore, root: Path, stack: AsyncExitStack) -> None:
-        self.store = store
-        self.root = root
-        self._stack = stack
-        self.project = ""
-
-    async def server(
-        self, driver: SandboxDriver | None = None, *, limit: int = 50, pool_size: int = 0, is_open: bool = True
-    ) -> Environments:
-        pool = PoolSettings(size=pool_size, max_size=pool_size, refill_delay_s=0.0, memory_limit_bytes=1 << 30)
-        defaults = SandboxDefaults(Profile(IMAGE), limit, pool)
-        generation = await self.store.next_generation()
-        environments = Environments(self.store, driver or LocalDriver(self.root), SystemClock(), defaults, generation)
-        if is_open:
-            await self._stack.enter_async_context(opened(environments))
-        else:
-            self._stack.push_async_callback(environments.aclose)
-        return environments
-
-    async def row(self, environment_id: str) -> EnvironmentRow:
-        row = await self.store.environment(None, environment_id)
-        assert row is not None
-        return row
-
-    async def owned(self) -> set[str]:
-        return {found.ref.sandbox_id async for found in LocalDriver(self.root).owned()}
-
-    async def kinds(self, environment_id: str) -> list[str]:
-        return [event.kind for event in await self.store.read(environment_id)]
-
-
 @pytest.fixture
 async def world(tmp_path: Path, short_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[World, None]:
     monkeypatch.setattr(reconciler, "_RETRY_ENGINE_S", 0.05)
     monkeypatch.setattr(lifecycle, "_ENGINE_PATIENCE_S", 0.0)
-    store = SqliteStore(tmp_path / "corral.db", SystemClock())
-    await store.open()
-    async with AsyncExitStack() as stack:
-        world = World(store, short_path, stack)
-        world.project = (await store.default_project()).id
+    async with opened_world(tmp_path, short_path) as world:
         yield world
-    await assert_store_consistent(store)
-    await store.aclose()
-    await asyncio.to_thread(LocalDriver(short_path).kill_all)
-
-
-async def says(sandbox: Sandbox, code: str, call: str = "") -> str:
-    call = call or ids.new_sandbox_id()
-    outcome = await sandbox.bash(call, code, timeout_s=10, output_limit_bytes=1000)
-    sandbox.acknowledge(call)
-    return outcome.head.decode()
-
-
-async def eventually(is_true: Callable[[], Awaitable[bool]], within_s: float = 5.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not await is_true():
-            await asyncio.sleep(0.01)
 
 
 # the ordinary life
