@@ -170,7 +170,12 @@ class Environments:
             SandboxError: the platform failed; nothing was made.
         """
         with self._uses.hold(parent.id):
-            return await self._fork(parent, network)
+            try:
+                return await self._fork(parent, network)
+            except SandboxGone:
+                # Somebody removed it from the engine: it is made again around its files, if they are there.
+                await self.sandbox(parent.id)
+                return await self._fork(parent, network)
 
     async def _fork(self, parent: EnvironmentRow, network: Network | None) -> EnvironmentRow:
         await self._check_room(parent.project_id)

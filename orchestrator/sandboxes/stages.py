@@ -18,7 +18,7 @@ import structlog
 from orchestrator import moments
 from orchestrator.clock import Clock
 from orchestrator.sandboxes.adoption import status_of
-from orchestrator.sandboxes.driver import SandboxDriver, SandboxRef
+from orchestrator.sandboxes.driver import SandboxDriver, SandboxRef, SandboxState
 from orchestrator.sandboxes.roster import Roster
 from orchestrator.sandboxes.uses import Uses
 from orchestrator.sandboxes.work_queue import Urgency, WorkQueue
@@ -172,6 +172,8 @@ class Stages:
             if status != row.status:
                 await self._store.update_environment(environment_id, status=status)
                 await self._note(row, status, found.reason)
+            if found.state is SandboxState.EXITED:
+                await self._driver.stop(_ref(row))  # which lets go of its files
 
     async def _note(self, row: EnvironmentRow, status: str, reason: str) -> None:
         kind = _KINDS[status]
