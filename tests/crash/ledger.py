@@ -178,7 +178,8 @@ class Ledger:
                 wanted[str(interaction.get("environment_id"))][token] = text.rstrip().endswith(f"done {token}")
                 self.outcomes[_outcome(token, text)] += 1
         for environment_id, content in files.items():
-            lines = Counter(content.split())
+            # Besides them there may be a remark for the model that the sandbox was started again.
+            lines = Counter(line for line in content.split() if TOKEN.match(line))
             known: set[str] = set()
             ancestor: str | None = environment_id
             while ancestor:
@@ -278,7 +279,7 @@ def _outcome(token: str, text: str) -> str:
     """What became of a call, by its result."""
     if text.rstrip().endswith(f"done {token}"):
         return "done"
-    if "it is not known how far the call came" in text:
+    if "not known" in text:
         return "unknown, and the model was told"
     if "[no result: cancelled]" in text or "cancelled" in text:
         return "cancelled"

@@ -376,7 +376,7 @@ class Load:
         program = [self._turn(longest_s, tools=tools) for _ in range(count)]
         return {
             "agent": AGENT,
-            "input": script(*program, {"text": "That was all of it.", "chunk": self._random.choice((0, 3))}),
+            "input": script(*program, {"text": "That was all of it.", "chunk": self._random.choice((3, 50))}),
             "environment": environment or self._environment(),
             **({"background": True} if background else {}),
         }
