@@ -294,7 +294,8 @@ class Supervisor:
                 sandbox = await self._environments.running(row.environment_id)
                 if sandbox is not None:
                     left = [call_id for call_id, guest in calls.items() if guest == sandbox.guest_id]
-                    await asyncio.gather(*(sandbox.stop(call_id) for call_id in left))
+                    if not all(await asyncio.gather(*(sandbox.stop(call_id) for call_id in left))):
+                        log.warning("calls_end_late", calls=left)
         except (TimeoutError, CorralError) as error:
             if isinstance(error, StoreError):
                 raise

@@ -92,13 +92,14 @@ class FakeSandbox:
         if call is not None and call.done():
             del self._calls[call_id]
 
-    async def stop(self, call_id: str, verdict: str = "cancelled") -> None:
+    async def stop(self, call_id: str, verdict: str = "cancelled") -> bool:
         await asyncio.sleep(0)
         self.stopped.append(call_id)
         self._forgotten.add(call_id)
         call = self._calls.pop(call_id, None)
         if call is not None:
             call.cancel()
+        return True
 
     @property
     def running(self) -> list[str]:

@@ -128,8 +128,9 @@ async def test_a_cancel_ends_the_call_of_a_run_that_waits_for_its_turn(store: Sq
 async def test_a_cancel_outlives_the_server_that_was_asked(store: SqliteStore) -> None:
     first, row = await in_a_call(store)
 
-    async def never(_call_id: str, _verdict: str = "") -> None:
+    async def never(_call_id: str, _verdict: str = "") -> bool:
         await asyncio.sleep(60)
+        return False
 
     stop, first.sandbox.stop = first.sandbox.stop, never  # type: ignore[method-assign, assignment]
     cancelling = asyncio.ensure_future(first.supervisor.cancel(row.id))
