@@ -16,7 +16,15 @@ import structlog
 
 from orchestrator import ids, moments
 from orchestrator.clock import Clock
-from orchestrator.errors import Conflict, CorralError, EngineUnavailable, LimitExceeded, NotFound, SandboxGone
+from orchestrator.errors import (
+    Conflict,
+    CorralError,
+    EngineUnavailable,
+    LimitExceeded,
+    NotFound,
+    SandboxError,
+    SandboxGone,
+)
 from orchestrator.sandboxes.disk_watch import DiskWatch
 from orchestrator.sandboxes.driver import Profile, SandboxDriver, SandboxRef, SandboxState
 from orchestrator.sandboxes.handle import Sandbox
@@ -38,6 +46,9 @@ from orchestrator.store.port import EnvironmentRow, Store
 from orchestrator.wire.environments import EnvironmentSpec, Network
 
 log = structlog.get_logger(__name__)
+
+_FIRST_ANSWER_S = 2.0
+"""So long the start of the server waits for the engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +96,15 @@ class Environments:
         self._lifecycle.claims = claims
 
     async def open(self) -> None:
-        """Connects to the engine if it answers; from then on a reconciler keeps rows and engine in agreement."""
+        """Connects to the engine if it answers soon; from then on a reconciler keeps rows and engine in agreement, and
+        goes on trying if it does not.
+        """
         try:
-            await self._driver.open()
-        except EngineUnavailable as error:
+            async with asyncio.timeout(_FIRST_ANSWER_S):
+                await self._driver.open()
+        except TimeoutError:
+            log.warning("engine_unavailable", reason=f"no answer within {_FIRST_ANSWER_S:.0f} s")
+        except SandboxError as error:
             log.warning("engine_unavailable", reason=error.message)
         self._lifecycle.open()
         self._reconciler.open()
@@ -264,12 +280,12 @@ class Environments:
         """The environment is in use for as long as the block lasts: its sandbox is neither paused nor stopped, and it
         is not deleted because nobody used it. Both ends are remembered as uses of it.
         """
-        self.touch(environment_id)
+        self._touch_soon(environment_id)
         try:
             with self._uses.hold(environment_id):
                 yield
         finally:
-            self.touch(environment_id)
+            self._touch_soon(environment_id)
 
     async def sandbox(self, environment_id: str) -> Sandbox:
         """The environment's running sandbox: the one that is there, started again, found again, or a new one.
@@ -390,7 +406,7 @@ class Environments:
             log.info("environment_expired", environment_id=environment_id, last_accessed=row.last_accessed.isoformat())
             await self.delete(row)
 
-    def touch(self, environment_id: str) -> None:
+    def _touch_soon(self, environment_id: str) -> None:
         """Remembers that the environment was used now. Nobody waits for that, or fails of it."""
         self._own(asyncio.create_task(self._touch(environment_id), name=f"touch-{environment_id}"))
 

@@ -113,6 +113,7 @@ class Lifecycle:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.pools.aclose()
+        moments.passed("stop.pool_destroyed")
         await self.queue.aclose()
         await asyncio.gather(*self._undoing, return_exceptions=True)
 

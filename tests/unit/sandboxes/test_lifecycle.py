@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import SandboxGone, SandboxStartFailed, StoreError
+from orchestrator.sandboxes import environments as environments_module
 from orchestrator.sandboxes import lifecycle, link, reconciler
 from orchestrator.sandboxes.driver import (
+    DriverInfo,
     Found,
     GuestStream,
     SandboxRef,
@@ -261,6 +263,36 @@ async def test_adoption_asks_the_engine_once_for_all(world: World) -> None:
     await eventually(is_adopted)
     assert driver.asked["owned"] <= 2
     assert driver.asked["inspect"] <= 8, "a look at each that differs, and what letting go of it takes"
+
+
+async def test_a_server_does_not_wait_for_an_engine_that_hangs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hung(LocalDriver):
+        is_hung = True
+
+        async def open(self) -> DriverInfo:
+            if self.is_hung:
+                await asyncio.Event().wait()
+            return await super().open()
+
+    monkeypatch.setattr(environments_module, "_FIRST_ANSWER_S", 0.1)
+    driver = Hung(world.root)
+    async with asyncio.timeout(2):
+        await world.server(driver)
+
+
+async def test_a_server_starts_without_its_disks(world: World) -> None:
+    class NoDisks(LocalDriver):
+        failures = 1
+
+        async def open(self) -> DriverInfo:
+            self.failures -= 1
+            if self.failures >= 0:
+                raise SandboxStartFailed("the pool cannot be mounted", stage="disk")
+            return await super().open()
+
+    environments = await world.server(NoDisks(world.root))
+    _, sandbox = await used(world, environments)
+    assert await says(sandbox, "echo fine") == "fine\n"
 
 
 # what is left over
