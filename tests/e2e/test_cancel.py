@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
+import httpx2
 import pytest
 
 from tests.e2e import streams
 from tests.e2e.caller import INTERACTIONS, Caller
+from tests.e2e.conftest import StartServer
 from tests.e2e.programs import bash, only_result, python, results, run_bash, script, text_of
 
 SOON_S = 5.0
+STUBBORN = "trap '' TERM INT HUP; nohup sleep 3001 >/dev/null 2>&1 & (setsid sleep 3002 &); echo begun; sleep 3003"
 
 
 def test_cancel_of_a_long_command_leaves_no_process(caller: Caller, environment: str) -> None:
@@ -135,3 +139,55 @@ def test_cancelled_commands_output_is_kept(caller: Caller, environment: str) -> 
     (result,) = results(caller.read(running))
     assert "cancelled" in text_of(result)
     assert any("before the cut" in str(entry["body"]) for entry in caller.journal(running))
+
+
+def test_cancel_of_a_run_that_a_killed_server_left_ends_its_processes(start_server: StartServer) -> None:
+    server = start_server()
+    with server.caller() as caller:
+        environment = caller.new_environment()
+        running = caller.start(bash(STUBBORN), environment)
+        caller.await_output(running, "begun")
+    server.kill()
+    server.start()
+    with server.caller() as caller:
+        assert caller.cancel(running)["status"] == "cancelled"
+        assert "sleep 300" not in only_result(caller.create(bash("ps -eo args"), environment))
+
+
+def test_cancel_outlives_a_server_that_is_killed_meanwhile(start_server: StartServer) -> None:
+    """Wherever in a cancel the server dies: once the wish is stored the next one fulfils it."""
+    server = start_server()
+    with server.caller() as caller:
+        environment = caller.new_environment()
+    for delay_ms in (1, 4, 12, 30, 80):
+        with server.caller() as caller:
+            running = caller.start(bash(STUBBORN), environment)
+            caller.await_output(running, "begun")
+            asking = threading.Thread(target=_ask_to_cancel, args=(caller, running))
+            asking.start()
+            time.sleep(delay_ms / 1000)
+            server.kill()
+            asking.join()
+        server.start()
+        with server.caller() as caller:
+            if caller.read(running)["status"] == "in_progress":
+                time.sleep(1.0)  # a wish that was stored is being fulfilled
+            if caller.read(running)["status"] == "in_progress":
+                caller.cancel(running)
+            assert caller.read(running)["status"] == "cancelled"
+            assert "sleep 300" not in only_result(caller.create(bash("ps -eo args"), environment)), delay_ms
+
+
+def _ask_to_cancel(caller: Caller, interaction_id: str) -> None:
+    try:
+        caller.http.post(f"{INTERACTIONS}/{interaction_id}/cancel")
+    except httpx2.HTTPError:
+        return  # the server was killed
+
+
+def test_deleting_an_environment_ends_what_runs_in_it(caller: Caller) -> None:
+    own = caller.new_environment()
+    running = caller.start(bash(STUBBORN), own)
+    caller.await_output(running, "begun")
+    caller.delete_environment(own)
+    assert caller.wait(running)["status"] in ("cancelled", "failed")

@@ -75,11 +75,17 @@ BAD_BODIES: dict[str, tuple[dict[str, Any], int, str, list[str]]] = {
     ),
     "not stored": ({**GOOD, "store": False}, 400, "not_supported", ["'store'"]),
     "background and not stored": ({**GOOD, "store": False, "background": True}, 400, "invalid_request", ["'store'"]),
-    "client function": (
-        {**GOOD, "tools": [{"type": "function", "name": "f", "parameters": {}}]},
+    "client function with a name of the server's": (
+        {**GOOD, "tools": [{"type": "function", "name": "read_file"}]},
         400,
-        "not_supported",
-        ["'tools[0].type'", "'function'"],
+        "invalid_request",
+        ["'tools[0].name'", "'read_file'"],
+    ),
+    "answer to nobody": (
+        {**GOOD, "input": [{"type": "function_result", "call_id": "c", "result": "x"}]},
+        400,
+        "invalid_request",
+        ["'previous_interaction_id'"],
     ),
     "unknown tool": ({**GOOD, "tools": [{"type": "code_exec"}]}, 400, "invalid_request", ["'tools[0].type'"]),
     "structured output": ({**GOOD, "response_format": {"type": "text"}}, 400, "not_supported", ["'response_format'"]),
