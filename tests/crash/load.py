@@ -277,7 +277,7 @@ class Load:
             return
         answer = await self._client.tell("POST", ENVIRONMENTS, json={"from_environment": parent})
         # 409: its own start failed; it is to be tried again.
-        if answer is None or answer.status_code in (409, 429, 503) or self._is_gone(answer, parent):
+        if answer is None or answer.status_code in (409, 429, 503) or self._is_gone(answer):
             return
         child = _accepted(answer)["id"]
         self._ledger.origins[child] = parent
@@ -342,7 +342,7 @@ class Load:
         answer = await self._client.tell("POST", INTERACTIONS, json=body)
         if answer is None or answer.status_code in (429, 503):
             return None
-        if self._is_gone(answer, body.get("environment", "")):
+        if self._is_gone(answer):
             return None
         interaction = _accepted(answer)
         self._ledger.told(interaction)
@@ -353,8 +353,9 @@ class Load:
         if environment_id and environment_id not in self._environments + list(self._ledger.deleting):
             self._environments.append(environment_id)
 
-    def _is_gone(self, answer: httpx2.Response, environment: str) -> bool:
-        return answer.status_code in (400, 404, 409) and environment in self._ledger.deleting
+    def _is_gone(self, answer: httpx2.Response) -> bool:
+        """Whether it is refused since somebody deletes its environment."""
+        return answer.status_code in (400, 404, 409) and any(each in answer.text for each in self._ledger.deleting)
 
     def _environment(self) -> str:
         """One that is there, or a new one."""
