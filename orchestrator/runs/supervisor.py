@@ -84,6 +84,8 @@ class Supervisor:
         """How often a run's task ended without the run's end."""
         self._spent_s: dict[str, float] = {}
         """For how long runs have been worked on, where the log need not know: its last events may not be stored."""
+        self._left: set[str] = set()
+        """Runs that an earlier holder left: most of them wait for their model, and a sandbox can wait for a call."""
         self._sweeping: asyncio.Task[None] | None = None
         self._is_closing = False
         environments.claims = self.claims
@@ -183,6 +185,7 @@ class Supervisor:
         for key in await self._store.run_keys("in_progress"):
             if key.id not in self._tasks and self._losses[key.id] <= _TRIES:
                 log.info("run_taken_up", interaction_id=key.id)
+                self._left.add(key.id)
                 self.start(key)
 
     async def _sweep(self) -> None:
@@ -198,6 +201,7 @@ class Supervisor:
         self._tasks.pop(interaction_id, None)
         self._cancelled.discard(interaction_id)
         self._spent_s.pop(interaction_id, None)
+        self._left.discard(interaction_id)
         self._projects[project_id] -= 1
         if not task.cancelled() and (error := task.exception()) is not None:
             self._losses[interaction_id] += 1
@@ -242,7 +246,7 @@ class Supervisor:
         )
         try:
             if self._losses[row.id] < _TRIES:
-                with self._holding(row.environment_id):
+                with self._holding(row):
                     return await self._go(row)
         except CorralError as failure:
             if isinstance(failure, LeaseLost | StoreError) and not isinstance(failure, LogDamaged):
@@ -262,13 +266,14 @@ class Supervisor:
             self._spent_s[row.id] = loop.spent_s + self._clock.monotonic() - begun
 
     @contextlib.contextmanager
-    def _holding(self, environment_id: str | None) -> Iterator[None]:
-        """Keeps the sandbox from resting, and begins to start it while the model still thinks."""
-        if environment_id is None:
+    def _holding(self, row: InteractionRow) -> Iterator[None]:
+        """Keeps the sandbox from resting; a new run's is got ready while the model still thinks."""
+        if row.environment_id is None:
             yield
             return
-        with self._environments.hold(environment_id):
-            self._environments.prepare(environment_id)
+        with self._environments.hold(row.environment_id):
+            if row.id not in self._left:
+                self._environments.prepare(row.environment_id)
             yield
 
     async def _claimed(self, interaction_id: str) -> InteractionRow:

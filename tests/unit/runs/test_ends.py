@@ -235,8 +235,8 @@ def broken(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> RunWorld:
 
 
 async def broken_until_ended(world: RunWorld, row: InteractionRow) -> str:
-    await world.supervisor.open()
     world.supervisor.start(row)
+    await world.supervisor.open()
     async with asyncio.timeout(5):
         while (await world.stored(row.id)).status == "in_progress":
             await asyncio.sleep(0.01)
@@ -268,6 +268,39 @@ async def test_a_run_that_cannot_even_be_ended_is_left_and_can_be_cancelled(brok
     await broken.supervisor.cancel(row.id)
     assert (await broken.stored(row.id)).status == "cancelled"
     await broken.supervisor.aclose()
+
+
+async def test_a_run_that_lost_its_lease_by_a_mistake_is_begun_again(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.runs.supervisor._SWEEP_S", 0.01)
+    release = asyncio.Event()
+
+    async def waits(_asked: Asked) -> CallOutcome:
+        await release.wait()
+        return outcome("fine\n")
+
+    world = RunWorld(store, FakeSandbox(waits))
+    row = await world.row(SLOW)
+    world.supervisor.start(row)
+    await until(lambda: world.sandbox.asked)
+    stray = [NewEvent("stray", b"{}")]
+    await store.append(row.id, stray, generation=1, expected_seq=len(await world.log(row.id)) + 1)
+    release.set()
+    await world.supervisor.wait(row.id)
+    assert (await world.stored(row.id)).status == "in_progress"
+    assert await broken_until_ended(world, row) == "completed"
+    assert_ended_once(await world.log(row.id), "completed")
+    assert len(world.sandbox.carried_out) == 1
+
+
+async def test_a_sandbox_waits_for_a_call_where_a_run_was_left_to_its_model(store: SqliteStore) -> None:
+    row = await RunWorld(store).row(scripted({"text": "done"}))
+    world = RunWorld(store, generation=2)
+    await world.supervisor.open()
+    await world.supervisor.wait(row.id)
+    assert (world.environments.held, world.environments.prepared) == ([row.environment_id], [])
+    await world.supervisor.aclose()
 
 
 async def test_a_run_is_under_way_once_however_often_it_is_started(store: SqliteStore) -> None:
