@@ -35,6 +35,7 @@ e2e() {
         scripts/engine.sh ensure
         scripts/images.sh
         scripts/clients.sh
+        scripts/sshd.sh
     fi
     "$bin/pytest" -q -m e2e tests/e2e tests/conformance
 }

@@ -148,13 +148,16 @@ class SshDialer(Dialer):
             return ours
 
     def check(self) -> None:
-        for line in list(self._lines):
-            try:
-                with self._faults():
-                    self._greet(line)
-            except EngineUnavailable:
-                line.client.close()
-                raise
+        import paramiko
+
+        try:
+            with self._faults():
+                for line in list(self._lines):
+                    with contextlib.suppress(paramiko.ChannelException):  # it has no room, and says so
+                        self._greet(line)
+        except EngineUnavailable:
+            self.close()  # all of them lead to the same machine
+            raise
 
     def close(self) -> None:
         for line in list(self._lines):

@@ -78,7 +78,12 @@ def connect(engine_url: str, timeout_s: int, connections: int, dialer: Dialer | 
         dialer.check()
         place = f"/dialed/{id(dialer)}"
         _dialers[place], engine_url = dialer, f"unix://{place}"
-    return docker.DockerClient(base_url=engine_url, version="auto", timeout=timeout_s, max_pool_size=connections)
+    try:
+        return docker.DockerClient(base_url=engine_url, version="auto", timeout=timeout_s, max_pool_size=connections)
+    except docker.errors.DockerException as error:
+        if isinstance(error.__cause__, EngineUnavailable):
+            raise error.__cause__ from None  # the dialer's, which the SDK wraps
+        raise
 
 
 def look_at(client: docker.DockerClient) -> Engine:
