@@ -151,15 +151,14 @@ class Supervisor:
         try:
             if not await self._store.request_cancel(interaction_id):
                 return
+            moments.passed("cancel.stored")
         except StoreError as error:
             # It holds as long as this server lives, and nobody is told that it was done before it is.
             log.error("cancel_not_stored", interaction_id=interaction_id, reason=error.message)
-        moments.passed("cancel.stored")
         if interaction_id not in self._tasks:
             row = await self._store.interaction(None, interaction_id)
             if row is None or row.status in TERMINAL_STATUSES:
                 return
-            self._cancelled.add(interaction_id)
             self.start(row)
         task = self._tasks[interaction_id]
         if interaction_id not in self._cancelled:
