@@ -360,6 +360,7 @@ def _copy(source: Path, target: Path) -> None:
     if target.exists():
         return
     unfinished = target.with_name(f".{target.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)  # a crash left it
     unfinished.mkdir(parents=True)
     subprocess.run(["cp", "-a", *(source / part for part in _PARTS), unfinished], check=True)
     unfinished.rename(target)
