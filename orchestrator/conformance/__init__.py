@@ -16,6 +16,7 @@ link and what is written on the link; nothing else of Corral.
     limits.py        memory, processes, open files, CPU, disk
     isolation.py     who the agent is, and what it cannot reach
     pausing.py       pause and resume; snapshots.py snapshots and forks
+    integrity.py     whatever is done to a sandbox, its files stay what they were
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _MODULES = (
     "cells",
     "commands",
     "files",
+    "integrity",
     "isolation",
     "lifecycle",
     "limits",

@@ -22,6 +22,10 @@ class Difference(StrEnum):
     """`Resources.disk_bytes` has no effect: a sandbox writes as much as the platform's own disk holds."""
     NO_SNAPSHOTS = "no_snapshots"
     """`snapshot`, `drop_snapshot` and `snapshots` raise `NotImplementedError`."""
+    COARSE_SNAPSHOTS = "coarse_snapshots"
+    """A snapshot keeps times to the second, fills holes with zeros and drops extended attributes: Docker's layers are
+    archives. Nothing else of a file is lost, and a sandbox that is only stopped and started keeps all.
+    """
     NO_PAUSE = "no_pause"
     """`pause` and `resume` raise `NotImplementedError`."""
     WRITABLE_ROOT = "writable_root"

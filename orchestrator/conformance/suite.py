@@ -7,6 +7,7 @@ from orchestrator.conformance.calls import CallChecks
 from orchestrator.conformance.cells import CellChecks
 from orchestrator.conformance.commands import CommandChecks
 from orchestrator.conformance.files import FileChecks
+from orchestrator.conformance.integrity import IntegrityChecks
 from orchestrator.conformance.isolation import IsolationChecks
 from orchestrator.conformance.lifecycle import LifecycleChecks
 from orchestrator.conformance.limits import LimitChecks
@@ -18,6 +19,7 @@ from orchestrator.conformance.streams import StreamChecks
 
 
 class DriverSuite(
+    IntegrityChecks,
     SnapshotChecks,
     PausingChecks,
     LimitChecks,

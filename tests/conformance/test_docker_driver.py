@@ -174,7 +174,7 @@ class TestRuncWithLayers(_Survives):
     runtime = "runc"
     uses_disks = False
     is_direct = False
-    differs = frozenset({Difference.NO_DISK_LIMIT, Difference.WRITABLE_ROOT})
+    differs = frozenset({Difference.NO_DISK_LIMIT, Difference.WRITABLE_ROOT, Difference.COARSE_SNAPSHOTS})
 
 
 class TestRunsc(_OnDocker):
