@@ -49,7 +49,7 @@ _STOP_PATIENCE_S = 12.0
 """Longer than a guest takes to end a call that does not want to. What it cannot end by then is ended when a link to it
 is next opened."""
 _FIRST_STORE_WAIT_S = 0.5
-_LONGEST_STORE_WAIT_S = 30.0
+_LONGEST_STORE_WAIT_S = 10.0
 
 
 class Supervisor:

@@ -18,6 +18,7 @@ from orchestrator.runs.supervisor import Supervisor
 from orchestrator.sandboxes.outcome import CallOutcome
 from orchestrator.store.port import Event, InteractionRow, NewEvent
 from orchestrator.store.sqlite import SqliteStore
+from tests.fakes.clock import ManualClock
 from tests.fakes.rows import START
 from tests.fakes.runs import RunWorld, assert_ended_once, assert_matched, bash, bodies, kinds, scripted
 from tests.fakes.sandboxes import Asked, FakeSandbox, outcome
@@ -72,7 +73,7 @@ async def test_a_cancelled_call_is_ended_inside_before_the_end_is_written(store:
 
 
 async def test_a_run_that_is_over_its_time_leaves_nothing_inside(store: SqliteStore) -> None:
-    world, row = await in_a_call(store, limits=Limits(run_timeout_s=0.5))
+    world, row = await in_a_call(store, limits=Limits(run_timeout_s=1.5))
     await world.supervisor.wait(row.id)
     await assert_ended(world, row, "incomplete")
 
@@ -187,7 +188,7 @@ async def test_an_end_that_cannot_be_written_at_once_makes_no_call_twice(
     monkeypatch.setattr("orchestrator.runs.supervisor._FIRST_STORE_WAIT_S", 0.01)
     store = RefusesEnds(tmp_path / "x.db", times=3)
     await store.open()
-    world, row = await in_a_call(store, limits=Limits(run_timeout_s=0.5 if way == "time" else 60))
+    world, row = await in_a_call(store, limits=Limits(run_timeout_s=1.5 if way == "time" else 60))
     if way == "cancel":
         await world.supervisor.cancel(row.id)
     async with asyncio.timeout(10):
@@ -350,24 +351,22 @@ def test_time_is_counted_by_the_log_and_not_across_holders_or_jumps(
     assert spent_s(log_of(*entries), 100) == spent
 
 
-async def test_a_run_has_its_time_once_and_not_again_with_each_holder(store: SqliteStore) -> None:
-    limits = Limits(run_timeout_s=0.8)
-    sandbox = FakeSandbox(hangs)
-    row = await RunWorld(store, sandbox).row(SLOW)
-    for generation in range(2, 6):
-        holder = RunWorld(store, sandbox, limits=limits, generation=generation)
-        await holder.supervisor.open()
-        await asyncio.sleep(0.15)
-        piece = NewEvent("tool.output", b'{"call_id":"%b","text":"."}' % sandbox.carried_out[0].encode())
-        length = len(await store.read(row.id))
-        await store.append(row.id, [piece], generation=generation, expected_seq=length + 1)
-        await holder.supervisor.aclose()
-    last = RunWorld(store, sandbox, limits=limits, generation=9)
-    await last.supervisor.open()
-    async with asyncio.timeout(0.7):
-        await last.supervisor.wait(row.id)
-    await assert_ended(last, row, "incomplete")
-    await last.supervisor.aclose()
+async def test_a_run_has_its_time_once_and_not_again_with_each_holder(tmp_path: Path) -> None:
+    clock = ManualClock(SystemClock().now())
+    store = SqliteStore(tmp_path / "x.db", clock)
+    await store.open()
+    first, row = await in_a_call(store, limits=Limits(run_timeout_s=60))
+    clock.advance(59.9)
+    piece = NewEvent("tool.output", b'{"call_id":"%b","text":"."}' % first.sandbox.carried_out[0].encode())
+    await store.append(row.id, [piece], generation=1, expected_seq=len(await store.read(row.id)) + 1)
+    await first.supervisor.aclose()
+    second = RunWorld(store, first.sandbox, limits=Limits(run_timeout_s=60), generation=2)
+    await second.supervisor.open()
+    async with asyncio.timeout(10):
+        await second.supervisor.wait(row.id)
+    await assert_ended(second, row, "incomplete")
+    await second.supervisor.aclose()
+    await store.aclose()
 
 
 async def test_a_finished_call_of_a_lost_holder_is_fetched(store: SqliteStore) -> None:
