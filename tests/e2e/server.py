@@ -137,7 +137,8 @@ class ServerProcess:
         """Its containers on the engine, running or not."""
         client = docker.DockerClient(base_url=self._engine_url)
         try:
-            return list(client.containers.list(all=True, filters={"label": f"{_INSTANCE_LABEL}={self.instance}"}))
+            label = {"label": f"{_INSTANCE_LABEL}={self.instance}"}
+            return list(client.containers.list(all=True, filters=label, ignore_removed=True))
         finally:
             client.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
 import pytest
@@ -157,6 +158,38 @@ def test_open_streams_end_at_an_event_when_the_server_stops(start_server: StartS
         steps, frame = streams.fold(streams.events([first + rest + resumed]))
         assert frame["status"] == "completed"
         assert steps[1]["result"] == "begun\nended\n"
+
+
+def test_sigterm_ends_everything_in_time_and_the_next_server_goes_on(start_server: StartServer) -> None:
+    size = 8
+    server = start_server(POOL__SIZE=str(size), POOL__MAX_SIZE=str(size), POOL__REFILL_DELAY_S="0")
+    program = bash("echo x >>count; echo begun; sleep 4; wc -l <count")
+    with server.caller() as caller, ThreadPoolExecutor(3) as threads:
+        running = [caller.start(program, "remote") for _ in range(6)]
+        for each in running:
+            caller.await_output(each, "begun")
+        blocking = [threads.submit(_create_blocking, server, program) for _ in range(3)]
+        deadline = time.monotonic() + 30
+        while len(server.containers()) < 6 + 3 + size:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        before = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - before < 5
+        answers = [each.result() for each in blocking]
+    assert [answer.status_code for answer in answers] == [200] * 3
+    running += [answer.json()["id"] for answer in answers]
+    assert len(server.containers()) == len(running), "the pool went with the server"
+    assert not [line for line in server.log() if line.get("event") == "stop_cut_short"]
+    server.start()
+    with server.caller() as caller:
+        for each in running:
+            assert only_result(caller.wait(each)) == "begun\n1\n"
+
+
+def _create_blocking(server: ServerProcess, program: str) -> httpx2.Response:
+    request = {"agent": "general", "input": program, "environment": "remote"}
+    return httpx2.post(f"{server.url}/v1beta/interactions", json=request, timeout=30)
 
 
 def _readings(caller: Caller, interaction_id: str) -> tuple[bytes, bytes, bytes]:
