@@ -56,6 +56,13 @@ class Ending:
         begun = self._recorder.begun
         return {step.id: begun[step.id].guest for step in self.unanswered() if step.id in begun}
 
+    @property
+    def last_guest(self) -> str | None:
+        """The guest that had the latest call with a result."""
+        in_flight = self.in_flight()
+        had = [begun.guest for call_id, begun in self._recorder.begun.items() if call_id not in in_flight]
+        return had[-1] if had else None
+
     def close_steps(self) -> None:
         """Ends steps that were begun and not stopped: whoever wrote them is gone. What is missing is filled in."""
         folder = self._recorder.folder

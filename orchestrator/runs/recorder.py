@@ -73,11 +73,6 @@ class Recorder:
         status = self.folder.status
         return status if status in TERMINAL_STATUSES else None
 
-    @property
-    def last_guest(self) -> str | None:
-        """The guest that this run's latest call was meant for."""
-        return next((begun.guest for begun in reversed(self.begun.values())), None)
-
     def note(self, kind: str, **fields: Any) -> None:
         """Queues an entry of the journal, which stream readers do not see."""
         self._put(kind, encode_json(fields))

@@ -318,9 +318,9 @@ class Supervisor:
         history = await read_history(self._store, row, request)
         sandbox = functools.partial(self._sandbox, row)
         limits = agent.bounds.limits(self._limits)
-        mediator = Mediator(toolbox, sandbox, limits, recorder, self._clock, recorder.last_guest or history.last_guest)
-        brain = Brain(agent, model, provider)
         ending = Ending(row, recorder, self._clock, functools.partial(self._stop, row))
+        mediator = Mediator(toolbox, sandbox, limits, recorder, self._clock, ending.last_guest or history.last_guest)
+        brain = Brain(agent, model, provider)
         return Loop(
             request,
             history,

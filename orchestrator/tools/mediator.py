@@ -90,13 +90,14 @@ class Mediator:
         clock: Clock,
         last_guest: str | None = None,
     ) -> None:
-        """`last_guest` is the one that carried out the conversation's latest call in this environment, if any did."""
+        """`last_guest` is the one that had the conversation's latest call with a result, in this environment."""
         self._toolbox = toolbox
         self._sandbox = sandbox
         self._limits = limits
         self._journal = journal
         self._clock = clock
         self._last_guest = last_guest
+        self._has_untold_loss = False
         self._used: Sandbox | None = None
 
     async def carry_out(self, call: ToolCall, begun: Begun | None = None) -> ToolResult:
@@ -121,6 +122,10 @@ class Mediator:
         except (ToolError, InvalidRequest) as error:
             verdict = error.code if isinstance(error, ToolError) else ToolError.code
             result = ToolResult(redact(error.message), is_error=True, verdict=verdict)
+        if self._has_untold_loss:
+            self._has_untold_loss = False
+            self._journal.note("tool.told_of_loss", call_id=call.id)
+            result = _with_first_line(result, _RESTORED)
         duration_ms = round((self._clock.monotonic() - started) * 1000, 1)
         self._journal.note(
             "tool.ended", call_id=call.id, verdict=result.verdict, exit_code=result.exit_code, duration_ms=duration_ms
@@ -163,12 +168,7 @@ class Mediator:
         self._journal.note("tool.started", call_id=call.id, tool=call.name, arguments=_shown(arguments), guest=guest)
         await self._journal.flush()
         moments.passed("call.journaled")
-        was_restored = self._last_guest not in (None, guest)
-        result = await self._follow(tool, arguments, call.id, Begun(guest), sandbox)
-        if was_restored:
-            self._journal.note("tool.told_of_loss", call_id=call.id)
-            result = _with_first_line(result, _RESTORED)
-        return result
+        return await self._follow(tool, arguments, call.id, Begun(guest), sandbox)
 
     async def _follow(
         self,
@@ -185,6 +185,7 @@ class Mediator:
         Where only the link was cut the guest still has the call, and its id finds it again. It goes on meanwhile:
         giving up early would leave the model without a result that is there.
         """
+        self._has_untold_loss = self._last_guest not in (None, begun.guest)
         watched = _Output(self._journal, call_id, begun.shown_bytes)
         patience = _Patience(self._clock, self._limits.engine_patience_s)
         try:

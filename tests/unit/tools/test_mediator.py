@@ -329,6 +329,23 @@ async def test_a_sandbox_that_began_anew_between_calls_is_told_once(last_guest: 
     assert len(door.story.entries("tool.told_of_loss")) == told
 
 
+async def test_a_sandbox_that_began_anew_is_told_beside_an_error_too() -> None:
+    door = Door(last_guest="guest-0")
+
+    def refuse(_context: ToolContext) -> ToolResult:
+        raise ToolError("no such file")
+
+    door.probe.does = refuse
+    assert str((await door.call()).content).splitlines()[1:] == ["no such file"]
+    assert (await door.call()).content == "no such file"
+
+
+async def test_what_an_earlier_holder_could_not_tell_is_told() -> None:
+    door = Door(last_guest="guest-0")
+    assert str((await door.call(begun=Begun("guest-1"))).content).startswith("[the sandbox was started again")
+    assert (await door.call()).content == "fine"
+
+
 async def test_a_sandbox_that_began_anew_is_told_beside_images_too() -> None:
     door = Door(last_guest="guest-0")
     picture = ImageContent(data="aGk=", mime_type="image/png")
