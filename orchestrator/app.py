@@ -50,7 +50,7 @@ DATABASE_NAME = "corral.db"
 _INSTANCE_NAME = "instance"
 _LISTENING_S = 1.5
 """Of the time to stop: until the listening socket is closed and all connections are."""
-_LAST_S = 0.3
+_LAST_S = 0.5
 """Of the time to stop: kept for a process that is ended from within."""
 
 

@@ -66,6 +66,18 @@ def test_an_engine_that_hangs_does_not_hold_up_the_end(process: ServerProcess, s
         assert process.ended(interaction_id)["status"] == "completed"
 
 
+def test_an_engine_that_hangs_does_not_hold_up_the_start(new_process: ServerProcess, sandboxes: Path) -> None:
+    process = new_process
+    (sandboxes / "hangs").mkdir()
+    process.start()
+    assert httpx2.get(f"{process.url}/readyz").status_code == 200
+    waiting = process.create("```bash\necho there\n```")
+    (sandboxes / "hangs").rmdir()
+    assert process.ended(waiting["id"])["status"] == "completed"
+    assert process.end(signal.SIGTERM) < LIMIT_S
+    assert (process.returncode, faults(process)) == (0, [])
+
+
 def test_a_server_that_is_told_to_stop_while_it_starts_does(
     new_process: ServerProcess, tmp_path: Path, sandboxes: Path
 ) -> None:
