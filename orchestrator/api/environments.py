@@ -16,7 +16,7 @@ from orchestrator.api.services import TheCaller, TheServices
 from orchestrator.clock import rfc3339
 from orchestrator.errors import InvalidRequest, NotFound
 from orchestrator.policy.sources import check_inline
-from orchestrator.sandboxes.lifecycle import read_spec
+from orchestrator.sandboxes.specs import read_spec
 from orchestrator.store.port import EnvironmentRow
 from orchestrator.wire.base import parse
 from orchestrator.wire.environments import (
@@ -31,6 +31,7 @@ from orchestrator.wire.environments import (
 router = APIRouter(tags=["environments"], dependencies=[OnlyKnown])
 
 _PAGE_LIMIT = 1000
+_UNENDED = ("in_progress", "requires_action")
 
 
 @router.post("/environments", response_model=None)
@@ -78,12 +79,13 @@ async def read(environment_id: str, caller: TheCaller, services: TheServices) ->
 
 @router.delete("/environments/{environment_id}", response_model=None)
 async def delete(environment_id: str, caller: TheCaller, services: TheServices) -> JSONResponse:
-    """Removes the environment with its sandbox and files; interactions that run in it are cancelled first."""
+    """Removes the environment with its sandbox and files; interactions that run or wait in it are cancelled first."""
     row = await services.environments.find(caller.project_id, environment_id, include_deleting=True)
-    running = await services.store.interactions(
-        caller.project_id, environment_id=row.id, status="in_progress", limit=_PAGE_LIMIT
-    )
-    await asyncio.gather(*(services.supervisor.cancel(each.id) for each in running))
+    for status in _UNENDED:
+        left = await services.store.interactions(
+            caller.project_id, environment_id=row.id, status=status, limit=_PAGE_LIMIT
+        )
+        await asyncio.gather(*(services.supervisor.cancel(each.id) for each in left))
     await services.environments.delete(row)
     return JSONResponse({})
 

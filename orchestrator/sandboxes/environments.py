@@ -28,18 +28,11 @@ from orchestrator.errors import (
 from orchestrator.sandboxes.disk_watch import DiskWatch
 from orchestrator.sandboxes.driver import Profile, SandboxDriver, SandboxRef, SandboxState
 from orchestrator.sandboxes.handle import Sandbox
-from orchestrator.sandboxes.lifecycle import (
-    Claims,
-    Lifecycle,
-    dump_profile,
-    dump_spec,
-    read_spec,
-    template_name,
-    variables_of,
-)
+from orchestrator.sandboxes.lifecycle import Claims, Lifecycle
 from orchestrator.sandboxes.pool import PoolSettings
 from orchestrator.sandboxes.reconciler import Deeds, Reconciler
 from orchestrator.sandboxes.roster import Roster
+from orchestrator.sandboxes.specs import dump_profile, dump_spec, read_spec, template_name, variables_of
 from orchestrator.sandboxes.stages import Stages, StageSettings
 from orchestrator.sandboxes.uses import Uses
 from orchestrator.store.port import EnvironmentRow, Store

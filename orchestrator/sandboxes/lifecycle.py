@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import hashlib
-import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 
 import structlog
 
@@ -27,7 +25,6 @@ from orchestrator.errors import (
 )
 from orchestrator.sandboxes.driver import (
     Profile,
-    Resources,
     SandboxDriver,
     SandboxRef,
     SandboxSpec,
@@ -38,10 +35,11 @@ from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.link import Link
 from orchestrator.sandboxes.pool import Pools, PoolSettings, Waiting
 from orchestrator.sandboxes.sources import put_sources
+from orchestrator.sandboxes.specs import parse_profile, parse_spec, read_spec, variables_of
 from orchestrator.sandboxes.work_queue import Urgency, WorkQueue
 from orchestrator.store.port import EnvironmentRow, NewEvent, Store
 from orchestrator.wire.base import encode_json
-from orchestrator.wire.environments import EnvironmentSpec, InlineSource, parse_environment
+from orchestrator.wire.environments import EnvironmentSpec, InlineSource
 
 log = structlog.get_logger(__name__)
 
@@ -259,10 +257,7 @@ class Lifecycle:
 
     def profile_of(self, row: EnvironmentRow) -> Profile:
         """What the environment's sandbox may take and where it runs."""
-        if row.profile is None:
-            return self._profile
-        fields = json.loads(row.profile)
-        return Profile(**{**fields, "resources": Resources(**fields["resources"])})
+        return self._profile if row.profile is None else parse_profile(row.profile)
 
     async def _bind(self, row: EnvironmentRow, waiting: Waiting, spec: EnvironmentSpec) -> Sandbox:
         # From this write on the sandbox is the environment's, whatever happens to us.
@@ -370,7 +365,8 @@ class Lifecycle:
     async def copied(self, row: EnvironmentRow, name: str) -> AsyncGenerator[None, None]:
         """A snapshot of the environment's sandbox under `name`, safe from the reaper within the block.
 
-        If the block fails the snapshot is dropped. Raises what `SandboxDriver.snapshot` raises.
+        If the block fails the snapshot is dropped; if it is cancelled the reaper finds out whether a row has it. Raises
+        what `SandboxDriver.snapshot` raises.
         """
         self._copying.add(name)
         try:
@@ -378,7 +374,7 @@ class Lifecycle:
             moments.passed("fork.copied")
             yield
             moments.passed("fork.stored")
-        except BaseException:
+        except CorralError:
             with contextlib.suppress(SandboxError):
                 await asyncio.shield(self._driver.drop_snapshot(name))
             raise
@@ -425,38 +421,6 @@ class Lifecycle:
     async def note(self, environment_id: str, kind: str, **fields: object) -> None:
         """Writes into the environment's log, for operators."""
         await self._store.note(environment_id, [NewEvent(kind, encode_json(fields))])
-
-
-def dump_profile(profile: Profile) -> str:
-    """As a row holds it."""
-    return json.dumps(dataclasses.asdict(profile), sort_keys=True)
-
-
-def template_name(profile: Profile, base: str) -> str:
-    """The same for the same files: whatever changes them changes the name."""
-    digest = hashlib.sha256(f"{dump_profile(profile)}\n{base}".encode())
-    return f"template-{digest.hexdigest()[:32]}"
-
-
-def parse_spec(text: str) -> EnvironmentSpec:
-    """Of a row."""
-    spec = parse_environment(json.loads(text))
-    return spec if spec is not None else EnvironmentSpec()
-
-
-def read_spec(row: EnvironmentRow) -> EnvironmentSpec:
-    """What the environment was asked to be."""
-    return parse_spec(row.spec)
-
-
-def dump_spec(spec: EnvironmentSpec) -> str:
-    """As a row holds it; the same for the same environment."""
-    return json.dumps(spec.model_dump(exclude_none=True, exclude={"environment_id"}), sort_keys=True)
-
-
-def variables_of(spec: EnvironmentSpec) -> Mapping[str, str]:
-    """Those that have a value in the clear."""
-    return {name: variable.value for name, variable in spec.env.items() if variable.value is not None}
 
 
 def _sandbox_spec(sandbox_id: str, profile: Profile, name: str, snapshot: str) -> SandboxSpec:

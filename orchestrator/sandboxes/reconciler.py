@@ -33,7 +33,10 @@ Work = Callable[[], Awaitable[None]]
 _RETRY_ENGINE_S = 2.0
 _SECOND_ROUND_S = 5.0
 """After the first: an engine finishes what a server asked it for that was killed meanwhile."""
-_AT_ONCE = 6
+_LEAST_INTERVAL_S = 0.5
+"""Sandboxes that end by themselves often end together."""
+_AT_ONCE = 4
+"""Fewer than an engine takes: somebody may need a sandbox meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,7 @@ class Reconciler:
             except Exception:
                 # The same boundary: the next round may find everything well.
                 log.exception("round_broken")
+            await asyncio.sleep(min(_LEAST_INTERVAL_S, interval_s))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(interval_s):
                     await self._wanted.wait()

@@ -1,0 +1,50 @@
+"""What an environment was asked to be, as its row holds it. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+
+from orchestrator.sandboxes.driver import Profile, Resources
+from orchestrator.store.port import EnvironmentRow
+from orchestrator.wire.environments import EnvironmentSpec, parse_environment
+
+
+def dump_profile(profile: Profile) -> str:
+    """As a row holds it."""
+    return json.dumps(dataclasses.asdict(profile), sort_keys=True)
+
+
+def parse_profile(text: str) -> Profile:
+    """Of a row."""
+    fields = json.loads(text)
+    return Profile(**{**fields, "resources": Resources(**fields["resources"])})
+
+
+def template_name(profile: Profile, base: str) -> str:
+    """The same for the same files: whatever changes them changes the name."""
+    digest = hashlib.sha256(f"{dump_profile(profile)}\n{base}".encode())
+    return f"template-{digest.hexdigest()[:32]}"
+
+
+def parse_spec(text: str) -> EnvironmentSpec:
+    """Of a row."""
+    spec = parse_environment(json.loads(text))
+    return spec if spec is not None else EnvironmentSpec()
+
+
+def read_spec(row: EnvironmentRow) -> EnvironmentSpec:
+    """What the environment was asked to be."""
+    return parse_spec(row.spec)
+
+
+def dump_spec(spec: EnvironmentSpec) -> str:
+    """As a row holds it; the same for the same environment."""
+    return json.dumps(spec.model_dump(exclude_none=True, exclude={"environment_id"}), sort_keys=True)
+
+
+def variables_of(spec: EnvironmentSpec) -> Mapping[str, str]:
+    """Those that have a value in the clear."""
+    return {name: variable.value for name, variable in spec.env.items() if variable.value is not None}
