@@ -20,9 +20,10 @@ from orchestrator.config import Settings
 from orchestrator.sandboxes.docker.container import INSTANCE_LABEL, SANDBOX_LABEL
 from orchestrator.sandboxes.driver import SandboxRef
 from tests.crash.ledger import TOKEN
-from tests.crash.load import MARK
 from tests.fakes.local_driver import LocalDriver
 
+MARK = "CORRAL_CRASH_TOKEN"
+"""The variable that every process of a call carries, so that whoever looks from outside finds it."""
 _MARKED = re.compile(rf"{MARK}=({TOKEN.pattern})".encode())
 
 

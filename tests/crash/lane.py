@@ -44,9 +44,12 @@ _SETTLE_LIMIT_S = 30.0
 _START_LIMIT_S = 20.0
 _STOP_LIMIT_S = 5.0
 _DISTURBED_EVERY = 12
+_WHOLE_EVERY = 20
 _MEASURED_EVERY = 8
 _MEASURED_LIFE_S = 3.5
 """So long a server lives at least whose recovery is measured: nobody dies before he has recovered."""
+_FAR_FROM_THE_ENGINE = ("start.attached",)
+"""Beside the engine sandboxes are reached directly."""
 _clock = SystemClock()
 
 
@@ -130,7 +133,6 @@ class Lane:
         start = await self._start(f"{death.moment}:{death.passing}" if begins_armed else ":0")
         if start is not None:
             start.is_measured = is_measured
-            await self._off_loop(self.ledger.look, self._database)
             if len(self.tally.starts) % _DISTURBED_EVERY == 0:
                 await self._disturb()
             await self._wait(max(death.life_s, _MEASURED_LIFE_S) if is_measured else death.life_s, load)
@@ -144,6 +146,8 @@ class Lane:
         self._client.is_up.clear()
         code = await self._process.wait()
         self._read_log()
+        # Before anybody recovers from it; what the next one makes of it is compared with this.
+        await self._off_loop(self._look_at_remains)
         came = marks.take_death()
         if came:
             self.plan.came(came)
@@ -152,6 +156,11 @@ class Lane:
         if not came and code not in (0, -signal.SIGKILL):
             raise Violation("a server dies only when it is killed", f"exit code {code}")
         self.tally.kills["at a moment" if came else "by SIGTERM" if code == 0 else "at any time"] += 1
+
+    def _look_at_remains(self) -> None:
+        """Looks at the logs as the dead have left them."""
+        if (remains := ledger.copy_remains(self._data_dir, self.folder / "remains")) is not None:
+            self.ledger.look(remains, is_whole=len(self.tally.starts) % _WHOLE_EVERY == 0)
 
     async def _disturb(self) -> None:
         """Harms a sandbox, or stops the server in its tracks for a moment."""
@@ -392,9 +401,13 @@ def placed() -> dict[str, list[str]]:
 
 def reachable(driver: str) -> list[str]:
     """The moments that a server with this driver can come to."""
-    docker = ("orchestrator/sandboxes/docker", "orchestrator/sandboxes/disks.py")
-    files = placed().items()
-    return [name for name, where in files if driver == "docker" or not all(each.startswith(docker) for each in where)]
+    only_docker = ("orchestrator/sandboxes/docker", "orchestrator/sandboxes/disks.py")
+    return [
+        name
+        for name, files in placed().items()
+        if name not in _FAR_FROM_THE_ENGINE
+        and (driver == "docker" or not all(each.startswith(only_docker) for each in files))
+    ]
 
 
 async def _answers(port: int) -> bool:

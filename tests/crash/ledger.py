@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -252,6 +253,19 @@ def goings(database: Path) -> list[Going]:
         else:
             going.ended = at / 1e6
     return list(found.values())
+
+
+def copy_remains(data_dir: Path, folder: Path) -> Path | None:
+    """The database as a death left it, in a copy, because opening it recovers it; None if it was not made yet."""
+    folder.mkdir(exist_ok=True)
+    for name in ("corral.db", "corral.db-wal"):
+        (folder / name).unlink(missing_ok=True)
+        if (data_dir / name).exists():
+            shutil.copyfile(data_dir / name, folder / name)
+    with closing(sqlite3.connect(folder / "corral.db")) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+        is_made = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'events'").fetchone()
+    return folder / "corral.db" if is_made else None
 
 
 def _open(database: Path) -> sqlite3.Connection:

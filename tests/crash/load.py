@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import httpx2
 
-from tests.crash.ledger import ENDED, LEDGER_FILE, Json, Ledger, Violation
+from tests.crash.ground import MARK, running_calls
+from tests.crash.ledger import ENDED, LEDGER_FILE, TOKEN, Json, Ledger, Violation
 from tests.e2e.programs import call, run_bash, run_python, script
 
 INTERACTIONS = "/v1beta/interactions"
@@ -27,12 +29,13 @@ tools: [{type: code_execution}]
 base_environment:
   sources: [{type: inline, target: workspace/rules.md, content: Be brief.}]
 """
-MARK = "CORRAL_CRASH_TOKEN"
-"""The variable that every process of a call carries, so that whoever looks from outside finds it."""
 _ENVIRONMENTS_LEAST = 4
 _ENVIRONMENTS_MOST = 12
 _ANSWER_TIMEOUT_S = 40.0
 _POLL_S = 0.05
+_LONG_CALL_S = 15.0
+"""Longer than anybody waits whether a cancel has ended it."""
+_CANCEL_GRACE_S = 4.0
 _DOWN = (httpx2.ConnectError, httpx2.ConnectTimeout)
 _CUT = (httpx2.ReadError, httpx2.RemoteProtocolError, httpx2.WriteError)
 
@@ -239,12 +242,20 @@ class Load:
             self._ledger.compare_stream(reader.interaction_id, reader.whole[:at] + torn, whole)
 
     async def _cancel(self) -> None:
-        made = await self._create(self._body(background=True, turns=3, longest_s=2.0))
+        body = self._body(background=True, turns=3, longest_s=_LONG_CALL_S)
+        made = await self._create(body)
         if made is None:
             return
         await asyncio.sleep(self._random.uniform(0, 1.5))
         again = self._random.random() < 0.3
         await asyncio.gather(*(self._cancel_once(made["id"]) for _ in range(1 + again)))
+        tokens = set(TOKEN.findall(body["input"]))
+        give_up_at = time.monotonic() + _CANCEL_GRACE_S
+        while left := tokens & set(await asyncio.to_thread(running_calls)):
+            if time.monotonic() > give_up_at:
+                raise Violation("a cancelled call leaves no process", f"{made['id']}: {left}")
+            await asyncio.sleep(_POLL_S)
+        self._ledger.checks["a cancelled call leaves no process"] += 1
 
     async def _cancel_once(self, interaction_id: str) -> None:
         answer = await self._client.ask("POST", f"{INTERACTIONS}/{interaction_id}/cancel")

@@ -21,6 +21,8 @@ _COMMITS = 150
 """Commits are passed hundreds of times a second; the others a few times in a server's short life."""
 _MEAN_LIFE_S = 0.6
 _LONGEST_LIFE_S = 2.5
+_PATIENCE_S = 4.0
+"""So long a server waits for the moment that it is to die at."""
 _AT_STOP = "stop."
 _STORIES = {
     "cancel.": "cancel",
@@ -72,7 +74,7 @@ class Plan:
             most = _COMMITS if moment.startswith("store.") else _PASSINGS
             if moment.startswith(_AT_STOP):
                 return Death("moment", life_s, moment)
-            return Death("moment", _LONGEST_LIFE_S, moment, self._random.randint(1, most))
+            return Death("moment", _PATIENCE_S, moment, self._random.randint(1, most))
         if draw < 0.90:
             return Death("random", life_s)
         return Death("term", life_s, is_impatient=self._random.random() < 0.5)
