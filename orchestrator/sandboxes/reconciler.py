@@ -19,7 +19,7 @@ import structlog
 from orchestrator import moments
 from orchestrator.errors import CorralError, SandboxError
 from orchestrator.sandboxes.adoption import compare
-from orchestrator.sandboxes.driver import SandboxDriver, SandboxRef
+from orchestrator.sandboxes.driver import SandboxDriver, SandboxRef, SandboxState
 from orchestrator.sandboxes.lifecycle import Lifecycle
 from orchestrator.sandboxes.roster import Roster
 from orchestrator.sandboxes.stages import Stages
@@ -167,6 +167,9 @@ class Reconciler:
     async def _reap(self, ref: SandboxRef) -> None:
         """Destroys a sandbox of ours that no row knows: a crash came between engine and store."""
         async with self._lifecycle.queue.turn(Urgency.AHEAD):
+            status = await self._driver.inspect(ref) if ref.token else None
+            if status is not None and status.state is SandboxState.ABSENT and not status.has_files:
+                return  # it was just being removed when the list was made
             log.warning("sandbox_reaped", sandbox_id=ref.sandbox_id)
             await self._driver.destroy(ref)
             moments.passed("reap.destroyed")

@@ -860,9 +860,9 @@ async def test_a_call_over_its_limit_is_waited_for_while_the_guest_answers(world
     environments = await world.server()
     row = await environments.create(world.project, spec_of())
     sandbox = await environments.sandbox(row.id)
-    code = "import time; time.sleep(0.9)"
+    code = "import time; time.sleep(2)"
     first, second = [
-        asyncio.ensure_future(sandbox.python(name, code, timeout_s=1.5, output_limit_bytes=1000)) for name in "ab"
+        asyncio.ensure_future(sandbox.python(name, code, timeout_s=3, output_limit_bytes=1000)) for name in "ab"
     ]
     assert (await first).is_ok
     assert (await second).is_ok
