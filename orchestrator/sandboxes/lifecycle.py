@@ -18,6 +18,7 @@ from orchestrator.clock import Clock
 from orchestrator.errors import (
     CorralError,
     EngineUnavailable,
+    NewerGeneration,
     SandboxError,
     SandboxGone,
     SandboxStartFailed,
@@ -329,10 +330,18 @@ class Lifecycle:
 
     async def _connect(self, ref: SandboxRef, spec: EnvironmentSpec, patience_s: float | None = None) -> Sandbox:
         """Raises `TimeoutError` after `patience_s` without an answer of the guest; None is the link's own patience."""
+        try:
+            link = await self._link(ref, patience_s)
+        except NewerGeneration as error:
+            # The database is from a backup: whoever holds the data folder is the newest there is.
+            self._generation = max(self._generation, await self._store.raise_generation(error.generation))
+            link = await self._link(ref, patience_s)
+        return Sandbox(ref, link, variables_of(spec))
+
+    async def _link(self, ref: SandboxRef, patience_s: float | None) -> Link:
         stream = await self._driver.connect(ref)
         async with asyncio.timeout(patience_s):
-            link = await Link.open(stream, self._generation)
-        return Sandbox(ref, link, variables_of(spec))
+            return await Link.open(stream, self._generation)
 
     async def _undo(self, row: EnvironmentRow, made: _Made, error: BaseException) -> None:
         """A failed start leaves nothing on the engine, and in the store what it takes to try again.

@@ -542,6 +542,19 @@ async def test_one_that_does_not_answer_may_be_asked_again(world: World, monkeyp
     assert (await environments.sandbox(row.id)).guest_id == sandbox.guest_id
 
 
+async def test_a_database_from_a_backup_finds_its_sandboxes(world: World) -> None:
+    """Their guests have served later generations than it knows of."""
+    for _ in range(5):
+        await world.store.next_generation()
+    first = await world.server()
+    row, sandbox = await used(world, first)
+    await first.aclose()
+    second = await world.server(is_open=False)
+    second._lifecycle._generation = 2
+    assert (await second.sandbox(row.id)).guest_id == sandbox.guest_id
+    assert second._lifecycle._generation > first._lifecycle._generation
+
+
 # calls that nobody claims
 
 
