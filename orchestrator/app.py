@@ -163,12 +163,16 @@ async def _serve(settings: Settings) -> None:
         ending.start()
 
     def stop_starting() -> None:
+        _on_signal(lambda: None)  # a second one must not break into what the first one has begun
         end_in_time()
         task.cancel()
 
     def stop() -> None:
         end_in_time()
         services.closing.set()
+
+    def stop_serving() -> None:
+        server.should_exit = True
 
     _on_signal(stop_starting)
     async with open_services(settings) as services:
@@ -184,9 +188,9 @@ async def _serve(settings: Settings) -> None:
         host, port = listening.getsockname()[:2]
         server = Server(create_application(services), stop)
         log.info("server_listening", url=f"http://{host}:{port}", data_dir=str(settings.data_dir))
-        # uvicorn puts its own handlers in place while it serves and raises the signal again when it is done; ours make
-        # that second one harmless, so that everything here is closed in order.
-        _on_signal(lambda: None)
+        # uvicorn puts its own handlers in place while it serves and raises the signal again when it is done: then this
+        # one is harmless, and everything here is closed in order.
+        _on_signal(stop_serving)
         await server.serve(sockets=[listening])
         moments.passed("stop.streams_ended")
     log.info("server_stopped")
