@@ -28,12 +28,12 @@ from orchestrator.errors import (
 from orchestrator.sandboxes.disk_watch import DiskWatch
 from orchestrator.sandboxes.driver import Profile, SandboxDriver, SandboxRef, SandboxState
 from orchestrator.sandboxes.handle import Sandbox
-from orchestrator.sandboxes.lifecycle import Claims, Lifecycle
+from orchestrator.sandboxes.lifecycle import Lifecycle
 from orchestrator.sandboxes.pool import PoolSettings
 from orchestrator.sandboxes.reconciler import Deeds, Reconciler
 from orchestrator.sandboxes.roster import Roster
 from orchestrator.sandboxes.specs import dump_profile, dump_spec, read_spec, template_name, variables_of
-from orchestrator.sandboxes.stages import Stages, StageSettings
+from orchestrator.sandboxes.stages import Claims, Stages, StageSettings
 from orchestrator.sandboxes.uses import Uses
 from orchestrator.store.port import EnvironmentRow, Store
 from orchestrator.wire.environments import EnvironmentSpec, Network
@@ -80,13 +80,13 @@ class Environments:
     @property
     def claims(self) -> Claims | None:
         """Asked for the calls of an environment that runs still want, whenever a link to its guest is opened: all
-        others that the guest has are ended. None: nothing is.
+        others that the guest has are ended. Where there are any, the sandbox is in use. None: nothing is ended.
         """
         return self._lifecycle.claims
 
     @claims.setter
     def claims(self, claims: Claims | None) -> None:
-        self._lifecycle.claims = claims
+        self._lifecycle.claims = self._stages.claims = claims
 
     async def open(self) -> None:
         """Connects to the engine if it answers soon; from then on a reconciler keeps rows and engine in agreement, and

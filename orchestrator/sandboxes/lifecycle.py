@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 
 import structlog
 
@@ -37,15 +37,13 @@ from orchestrator.sandboxes.link import Link
 from orchestrator.sandboxes.pool import Pools, PoolSettings, Waiting
 from orchestrator.sandboxes.sources import put_sources
 from orchestrator.sandboxes.specs import parse_profile, parse_spec, read_spec, variables_of
+from orchestrator.sandboxes.stages import Claims
 from orchestrator.sandboxes.work_queue import Urgency, WorkQueue
 from orchestrator.store.port import EnvironmentRow, NewEvent, Store
 from orchestrator.wire.base import encode_json
 from orchestrator.wire.environments import EnvironmentSpec, InlineSource
 
 log = structlog.get_logger(__name__)
-
-Claims = Callable[[str], Awaitable[set[str]]]
-"""Ids of the calls in an environment that somebody will still ask for."""
 
 _RECONNECT_WAITS_S = (0.05, 0.2, 0.5, 1.0)
 _GREETING_S = 10.0

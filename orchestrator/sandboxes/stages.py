@@ -9,7 +9,7 @@ looked at here, too, so that a row always says what is there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -26,6 +26,9 @@ from orchestrator.store.port import EnvironmentRow, NewEvent, SandboxRow, Store
 from orchestrator.wire.base import encode_json
 
 log = structlog.get_logger(__name__)
+
+Claims = Callable[[str], Awaitable[set[str]]]
+"""Ids of the calls in an environment that somebody will still ask for."""
 
 _LEAST_OBSERVED_S = 600.0
 """A server that has just started does not know yet whether its machine's clock can be believed."""
@@ -107,6 +110,8 @@ class Stages:
         clock: Clock,
         settings: StageSettings,
     ) -> None:
+        self.claims: Claims | None = None
+        """Who knows of calls that go on in a sandbox though nobody holds it yet: their runs wait for their turn."""
         self.settings = settings
         self.expiry = Expiry(clock, uses, settings.delete_after_s)
         self._store = store
@@ -134,7 +139,8 @@ class Stages:
                     return
                 is_there = row.sandbox_ref is not None and row.status in ("active", "paused")
                 target = row.target or self.next(row.id, row.status, can_pause=can_pause)
-                if is_there and target is not None and not self._uses.is_held(row.id):
+                is_claimed = self.claims is not None and bool(await self.claims(row.id))
+                if is_there and target is not None and not is_claimed and not self._uses.is_held(row.id):
                     await self._change(row, target)
                 elif row.target is not None:
                     await self._store.update_environment(row.id, target="")

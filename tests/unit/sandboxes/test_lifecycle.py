@@ -130,6 +130,22 @@ async def test_what_is_held_stays_as_it_is(world: World) -> None:
         assert await says(sandbox, "echo fine") == "fine\n"
 
 
+async def test_what_has_calls_of_a_run_that_waits_for_its_turn_stays_as_it_is(world: World) -> None:
+    environments = await world.server(stages=STOPS)
+    row = await environments.create(world.project, spec_of())
+    wanted = {"call"}
+
+    async def claims(_environment_id: str) -> set[str]:
+        return wanted
+
+    environments.claims = claims
+    await environments.sandbox(row.id)
+    await asyncio.sleep(1.0)
+    assert await world.status(row.id) == "active"
+    wanted.clear()
+    await eventually(has(world, row, "stopped"))
+
+
 async def test_uses_and_stages_at_the_same_time(world: World) -> None:
     """However they meet, a use finds a sandbox that answers."""
     stages = StageSettings(pause_after_s=0.02, stop_after_s=0.1, delete_after_s=0, sweep_interval_s=0.01)
