@@ -70,8 +70,6 @@ class Ledger:
     """Environments that somebody asked to delete."""
     deleted: set[str] = field(default_factory=set)
     """Of those, the ones that were said to be deleted."""
-    unanswered: set[str] = field(default_factory=set)
-    """Interactions whose client never answers a call of its own function."""
     origins: dict[str, str] = field(default_factory=dict)
     """Of which environment each was made, or empty; without an entry nobody was told."""
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -158,16 +156,18 @@ class Ledger:
         interaction_id, status = interaction["id"], interaction["status"]
         if status not in ENDED:
             raise Violation("every interaction ends", f"{interaction_id} is {status}")
-        if status == "requires_action" and interaction_id not in self.unanswered:
-            raise Violation("every interaction ends", f"{interaction_id} waits for a client that has answered")
         if status in ("failed", "incomplete") and interaction.get("environment_id") not in self.deleting:
             raise Violation("a crash fails no run", f"{interaction_id}: {interaction.get('errors')}")
         calls = [step["id"] for step in interaction["steps"] if step["type"].endswith("_call")]
         answers = Counter(step["call_id"] for step in interaction["steps"] if step["type"].endswith("_result"))
         open_calls = [call for call in calls if answers[call] != 1]
         if status == "requires_action":
-            open_calls = open_calls[:-1]
-        if open_calls:
+            last = interaction["steps"][-1]
+            if last["type"] != "function_call" or open_calls != [last["id"]]:
+                raise Violation(
+                    "every interaction ends", f"{interaction_id} waits for more than its client: {open_calls}"
+                )
+        elif open_calls:
             raise Violation("every call has one result", f"{interaction_id}: {open_calls}")
 
     def judge_calls(self, interactions: Iterable[Json], files: Mapping[str, str]) -> None:

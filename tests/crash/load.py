@@ -331,7 +331,6 @@ class Load:
         made = await self._create(body)
         if made is None:
             return
-        self._ledger.unanswered.add(made["id"])
         asked = await self._client.ended(made["id"])
         self._ledger.told(asked)
         if asked["status"] != "requires_action":

@@ -114,6 +114,12 @@ def test_an_interaction_that_did_not_end_well_is_noticed(fields: dict[str, Any],
         Ledger().judge_interactions([{**interaction((TOKEN, done(TOKEN))), **fields}])
 
 
+def test_an_interaction_may_wait_for_its_client():
+    waiting = interaction((TOKEN, done(TOKEN)), status="requires_action")
+    waiting["steps"].append({"type": "function_call", "id": "a"})
+    Ledger().judge_interactions([waiting])
+
+
 def test_a_run_may_fail_of_its_environment_s_deletion():
     Ledger(deleting={"e"}).judge_interactions([interaction(status="failed")])
 
