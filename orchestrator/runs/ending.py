@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from orchestrator import moments
 from orchestrator.clock import Clock, rfc3339
-from orchestrator.runs.recorder import Recorder
+from orchestrator.runs.recorder import AnyCall, Recorder
 from orchestrator.store.port import InteractionRow
 from orchestrator.wire import events
 from orchestrator.wire.interactions import Interaction, InteractionError, Status
@@ -18,12 +18,10 @@ from orchestrator.wire.steps import (
     CodeArguments,
     CodeExecutionCall,
     CodeExecutionResult,
-    FunctionCall,
     FunctionResult,
     Step,
 )
 
-ServerCall = CodeExecutionCall | FunctionCall
 Stop = Callable[[Mapping[str, str]], Awaitable[None]]
 """Ends calls inside, given as ids and the guests that have them."""
 
@@ -45,24 +43,6 @@ class Ending:
         self._clock = clock
         self._stop = stop
 
-    def unanswered(self) -> list[ServerCall]:
-        """The calls in the log that have no result."""
-        steps = self._recorder.folder.steps
-        answered = {step.call_id for step in steps if isinstance(step, CodeExecutionResult | FunctionResult)}
-        return [step for step in steps if isinstance(step, ServerCall) and step.id not in answered]
-
-    def in_flight(self) -> dict[str, str]:
-        """Calls that may go on inside: those that were about to be sent and have no result. Id → guest."""
-        begun = self._recorder.begun
-        return {step.id: begun[step.id].guest for step in self.unanswered() if step.id in begun}
-
-    @property
-    def last_guest(self) -> str | None:
-        """The guest that had the latest call with a result."""
-        in_flight = self.in_flight()
-        had = [begun.guest for call_id, begun in self._recorder.begun.items() if call_id not in in_flight]
-        return had[-1] if had else None
-
     def close_steps(self) -> None:
         """Ends steps that were begun and not stopped: whoever wrote them is gone. What is missing is filled in."""
         folder = self._recorder.folder
@@ -71,7 +51,7 @@ class Ending:
                 self._recorder.delta(index, _FILLERS[kind])
             self._recorder.end(index)
 
-    def answer(self, call: ServerCall, reason: str) -> None:
+    def answer(self, call: AnyCall, reason: str) -> None:
         """Gives a call an error for a result: one without any would be the client's to answer."""
         self._recorder.whole(_no_result(call, reason))
 
@@ -86,11 +66,11 @@ class Ending:
             await self._recorder.flush()
             return ended
         moments.passed("run.ending")
-        if calls := self.in_flight():
+        if calls := self._recorder.in_flight:
             # First: a process that works on after its run has ended is one that nobody asked for.
             await self._stop(calls)
         self.close_steps()
-        for call in self.unanswered() if status != "requires_action" else ():
+        for call in self._recorder.unanswered if status != "requires_action" else ():
             self.answer(call, reason or (error.message if error is not None else status))
         self._recorder.note("run.ended", status=status)
         if error is not None:
@@ -111,7 +91,7 @@ class Ending:
         return status
 
 
-def _no_result(call: ServerCall, reason: str) -> Step:
+def _no_result(call: AnyCall, reason: str) -> Step:
     text = f"[no result: {reason}]"
     if isinstance(call, CodeExecutionCall):
         return CodeExecutionResult(call_id=call.id, result=text, is_error=True)

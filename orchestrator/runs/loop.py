@@ -102,7 +102,7 @@ class Loop:
         if self._recorder.is_answered:
             return "completed"
         while True:
-            if self._ending.unanswered():
+            if self._recorder.unanswered:
                 return "requires_action"  # all that is left open is the client's
             if self._is_spent():
                 return "incomplete"
@@ -125,7 +125,7 @@ class Loop:
         that did not end were never made; the turn is asked again.
         """
         self._ending.close_steps()
-        for step in self._ending.unanswered():
+        for step in self._recorder.unanswered:
             if step.id in self._recorder.called:
                 name = "code_execution" if isinstance(step, CodeExecutionCall) else step.name
                 arguments = step.arguments.model_dump() if isinstance(step, CodeExecutionCall) else step.arguments

@@ -20,8 +20,9 @@ from orchestrator.wire import events
 from orchestrator.wire.base import encode_json
 from orchestrator.wire.events import Folder, PublicEvent
 from orchestrator.wire.interactions import TERMINAL_STATUSES, Status, Usage
-from orchestrator.wire.steps import Step
+from orchestrator.wire.steps import CodeExecutionCall, CodeExecutionResult, FunctionCall, FunctionResult, Step
 
+AnyCall = CodeExecutionCall | FunctionCall
 _QUEUE_LIMIT = 512
 """Events that may wait for the disk before whoever makes more has to wait too."""
 
@@ -72,6 +73,25 @@ class Recorder:
         """The status of the run's end, once that was emitted; whether it is durable yet is another question."""
         status = self.folder.status
         return status if status in TERMINAL_STATUSES else None
+
+    @property
+    def unanswered(self) -> list[AnyCall]:
+        """The calls in the log that have no result, those of the client included."""
+        steps = self.folder.steps
+        answered = {step.call_id for step in steps if isinstance(step, CodeExecutionResult | FunctionResult)}
+        return [step for step in steps if isinstance(step, AnyCall) and step.id not in answered]
+
+    @property
+    def in_flight(self) -> dict[str, str]:
+        """Calls that may go on inside: those that were about to be sent and have no result. Id → guest."""
+        return {step.id: self.begun[step.id].guest for step in self.unanswered if step.id in self.begun}
+
+    @property
+    def last_guest(self) -> str | None:
+        """The guest that had the latest call with a result."""
+        in_flight = self.in_flight
+        had = [begun.guest for call_id, begun in self.begun.items() if call_id not in in_flight]
+        return had[-1] if had else None
 
     def note(self, kind: str, **fields: Any) -> None:
         """Queues an entry of the journal, which stream readers do not see."""

@@ -41,7 +41,6 @@ from orchestrator.wire.interactions import TERMINAL_STATUSES, InteractionError, 
 
 log = structlog.get_logger(__name__)
 
-_ALL = 1_000_000
 _SWEEP_S = 30.0
 _TRIES = 5
 """So often a run is begun again that was lost by a mistake of ours; then it is ended, and if that fails, too, left."""
@@ -174,10 +173,9 @@ class Supervisor:
         a guest has is left over.
         """
         claimed: set[str] = set()
-        for row in await self._store.interactions(
-            None, environment_id=environment_id, status="in_progress", limit=_ALL
-        ):
-            claimed.update((await self._ending(row)).in_flight())
+        for key in await self._store.run_keys("in_progress"):
+            if key.environment_id == environment_id:
+                claimed.update((await self._readable(key.id)).in_flight)
         return claimed
 
     async def _take_up(self) -> None:
@@ -285,9 +283,11 @@ class Supervisor:
 
     async def _ending(self, row: InteractionRow) -> Ending:
         """What it takes to end a run whose own loop cannot: only its log, and of that what can be read."""
-        stored = await self._store.read(row.id)
-        recorder = Recorder(self._store, row.id, self._generation, stored, passes_over_damage=True)
-        return Ending(row, recorder, self._clock, functools.partial(self._stop, row))
+        return Ending(row, await self._readable(row.id), self._clock, functools.partial(self._stop, row))
+
+    async def _readable(self, interaction_id: str) -> Recorder:
+        stored = await self._store.read(interaction_id)
+        return Recorder(self._store, interaction_id, self._generation, stored, passes_over_damage=True)
 
     async def _stop(self, row: InteractionRow, calls: Mapping[str, str]) -> None:
         """Ends calls of a run inside, if the guest that has them is there. Nothing is started for that."""
@@ -319,7 +319,7 @@ class Supervisor:
         sandbox = functools.partial(self._sandbox, row)
         limits = agent.bounds.limits(self._limits)
         ending = Ending(row, recorder, self._clock, functools.partial(self._stop, row))
-        mediator = Mediator(toolbox, sandbox, limits, recorder, self._clock, ending.last_guest or history.last_guest)
+        mediator = Mediator(toolbox, sandbox, limits, recorder, self._clock, recorder.last_guest or history.last_guest)
         brain = Brain(agent, model, provider)
         return Loop(
             request,
