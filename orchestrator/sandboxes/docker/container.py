@@ -44,10 +44,12 @@ def container_config(
     *,
     volumes: Sequence[str] = (),
     is_linked: bool = False,
+    podman_profile: str = "",
 ) -> dict[str, Any]:
     """The arguments of the SDK's `create_container`: every protection of the design's section 7 that Docker sets.
 
     `is_linked`: who creates it attaches to the guest's standard input and output before the start.
+    `podman_profile`: the engine is Podman, on this machine, and reads the seccomp profile from there.
     `volumes` are those that the image declares: it gets a little memory there instead.
     """
     resources = spec.resources
@@ -77,7 +79,7 @@ def container_config(
             binds=list(placement.binds),
             cap_drop=["ALL"],
             cap_add=_GUEST_CAPABILITIES,
-            security_opt=["no-new-privileges", f"seccomp={seccomp.profile()}"],
+            security_opt=["no-new-privileges", f"seccomp={podman_profile or seccomp.profile()}"],
             mem_limit=resources.memory_bytes,
             memswap_limit=resources.memory_bytes,
             nano_cpus=int(resources.cpus * 1e9),

@@ -36,6 +36,8 @@ _ANSWER_TIMEOUT_S = 15.0
 _CHUNK_BYTES = 64 << 10
 _SESSIONS = 8
 """Of one connection: sshd allows 10 unless it is told otherwise, and a check needs one."""
+_ENDS = (OSError, EOFError)
+"""What paramiko raises where a connection has ended, between one call and the next."""
 _COMMAND = "docker system dial-stdio"
 _PING = b"GET /_ping HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n\r\n"
 _TLS_PORT = 2376
@@ -86,7 +88,7 @@ class Dialer(ABC):
     def _faults(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, EOFError) as error:
+        except _ENDS as error:
             raise self._unavailable(str(error) or type(error).__name__) from error
 
     def _unavailable(self, reason: str) -> EngineUnavailable:
@@ -264,18 +266,20 @@ class _Line:
         """Carries bytes between both until either ends, then ends both."""
 
         def outward() -> None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(*_ENDS):
                 while piece := near.recv(_CHUNK_BYTES):
                     channel.sendall(piece)
-            channel.close()
+            with contextlib.suppress(*_ENDS):
+                channel.close()
 
         sending = threading.Thread(target=outward, name="engine-ssh-out", daemon=True)
         sending.start()
         with near:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(*_ENDS):
                 while piece := channel.recv(_CHUNK_BYTES):
                     near.sendall(piece)
-            channel.close()
+            with contextlib.suppress(*_ENDS):
+                channel.close()
             with contextlib.suppress(OSError):
                 near.shutdown(socket.SHUT_RDWR)
             sending.join()

@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 import docker
@@ -22,7 +23,7 @@ import requests.exceptions
 
 from orchestrator import moments
 from orchestrator.errors import CorralError, EngineUnavailable, ImageMissing, SandboxGone, SandboxStartFailed
-from orchestrator.sandboxes import guest_bundle
+from orchestrator.sandboxes import guest_bundle, seccomp
 from orchestrator.sandboxes.disks import Disks
 from orchestrator.sandboxes.docker import direct, engine, events, images
 from orchestrator.sandboxes.docker.attached import AttachedProtocol, own_socket, whole_socket
@@ -69,11 +70,13 @@ class DockerDriver(SandboxDriver):
         *,
         is_direct: bool | None = None,
         tls: Tls | None = None,
+        folder: Path | None = None,
     ) -> None:
         """With `disks` each sandbox has one of its own; without, its files are in the container's writable layer.
 
         `is_direct`: whether guests are reached past the engine where that can be; by default if it is on this machine.
         `tls`: for an engine at a `tcp://` address.
+        `folder`: for what an engine on this machine reads from a file; Podman is refused without it.
         """
         self._engine_url = engine_url
         self._instance = instance
@@ -81,9 +84,13 @@ class DockerDriver(SandboxDriver):
         self._storage_threads = ThreadPoolExecutor(_STORAGE_THREADS, thread_name_prefix="storage")
         self._check_thread = ThreadPoolExecutor(1, thread_name_prefix="engine-check")
         self._tls = tls
+        self._folder = folder
+        self._podman_profile = ""
+        """The path of the seccomp profile, if the engine is Podman."""
         self._dialer: Dialer | None = None
         """To an engine that is far away; None beside it."""
         self._opening = asyncio.Lock()
+        self._is_closed = False
         self._client: docker.DockerClient | None = None
         self._is_direct = direct.is_possible(engine_url) if is_direct is None else is_direct
         self._default_runtime = ""
@@ -111,6 +118,8 @@ class DockerDriver(SandboxDriver):
         client: Any = self._client or await self._run(connect)
         try:
             found = await self._run(lambda: engine.look_at(client))
+            if found.is_podman:
+                self._podman_profile = await self._run(self._write_seccomp_profile)
             await self._keep(self._prepare_storage, client)
             self._default_runtime, self._opened_at = found.default_runtime, found.clock
             # Not before: what the storage tidies up, nobody may be making.
@@ -130,6 +139,9 @@ class DockerDriver(SandboxDriver):
         )
 
     async def aclose(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
         for token in list(self._first_streams):
             self._drop_first_stream(token)
         client, self._client = self._client, None
@@ -352,6 +364,15 @@ class DockerDriver(SandboxDriver):
         with contextlib.suppress(SandboxGone):
             await self._run(lambda: self._engine.api.remove_container(token, v=True, force=True))
 
+    def _write_seccomp_profile(self) -> str:
+        """Podman takes what is given for the path of a file, on its machine."""
+        if self._folder is None or not self._engine_url.startswith("unix://"):
+            raise EngineUnavailable("Podman is served only on this machine: it reads the seccomp profile from a file")
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        profile = self._folder / "seccomp.json"
+        profile.write_text(seccomp.profile(), encoding="utf-8")
+        return str(profile)
+
     def _prepare_storage(self, client: docker.DockerClient) -> None:
         if self._storage.open():
             filters = {"label": f"{INSTANCE_LABEL}={self._instance}"}
@@ -392,6 +413,7 @@ class DockerDriver(SandboxDriver):
             self._engine.api.create_host_config,
             volumes=image.volumes,
             is_linked=not self._is_reached_directly(spec.runtime),
+            podman_profile=self._podman_profile,
         )
         created = self._engine.api.create_container(**config)
         return str(created["Id"])

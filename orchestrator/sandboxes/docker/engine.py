@@ -60,6 +60,7 @@ class Engine:
     runtimes: tuple[str, ...]
     default_runtime: str
     can_freeze: bool
+    is_podman: bool
     clock: str | None
     """Its time, as it takes it back."""
     details: dict[str, str]
@@ -97,12 +98,14 @@ def look_at(client: docker.DockerClient) -> Engine:
         for each in components
     }
     details |= {"cgroup": str(info.get("CgroupVersion", "1")), "storage": str(info.get("Driver", ""))}
-    name = (version.get("Platform") or {}).get("Name") or "Docker Engine"
+    is_podman = "Podman Engine" in details
+    name = "Podman" if is_podman else (version.get("Platform") or {}).get("Name") or "Docker Engine"
     return Engine(
         f"{name} {version['Version']}",
         tuple(sorted(info.get("Runtimes") or {})),
         str(info.get("DefaultRuntime") or ""),
         # One of an ordinary user, without control groups, has nothing to freeze processes with.
+        is_podman=is_podman,
         can_freeze=info.get("CgroupDriver") != "none",
         clock=_unix_time(info.get("SystemTime")),
         details=details,

@@ -270,11 +270,10 @@ class LayerStorage(Storage):
                 api.remove_image(image["Id"])
 
     def snapshots(self) -> set[str]:
-        prefix = f"{_SNAPSHOT_REPOSITORY}:{self._prefix}"
-        images = self._engine().images(filters={"reference": f"{prefix}*"})
-        return {
-            tag.removeprefix(prefix) for image in images for tag in image["RepoTags"] or () if tag.startswith(prefix)
-        }
+        images = self._engine().images(filters={"label": f"{_SNAPSHOT_LABEL}={self._instance}"})
+        # Podman puts the name of a registry before ours.
+        tags = (tag.partition(self._image("")) for image in images for tag in image["RepoTags"] or ())
+        return {name for _, found, name in tags if found}
 
     def _image(self, name: str) -> str:
         return f"{_SNAPSHOT_REPOSITORY}:{self._prefix}{name}"

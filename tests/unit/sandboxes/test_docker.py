@@ -212,3 +212,14 @@ async def test_the_end_of_the_stream_is_the_readers_end() -> None:
     protocol.data_received(framed(1, b"last words") + framed(2, b"noise"))
     protocol.eof_received()
     assert await reader.read() == b"last words"
+
+
+def test_podman_reads_the_seccomp_profile_from_a_file() -> None:
+    config = container_config(
+        SPEC,
+        "instance",
+        LAYER,
+        lambda **options: HostConfig(version="1.41", **options),
+        podman_profile="/engine/seccomp",
+    )
+    assert sorted(config["host_config"]["SecurityOpt"]) == ["no-new-privileges", "seccomp=/engine/seccomp"]
