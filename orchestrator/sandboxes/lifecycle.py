@@ -231,12 +231,12 @@ class Lifecycle:
         try:
             await self._settle_calls(row.id, sandbox)
             await self._complete(row, sandbox, spec)
-            is_same = sandbox.guest_id == row.guest_id
-            kind = "sandbox.linked" if is_same else "sandbox.restored" if row.guest_id else "sandbox.started"
-            await self._note_start(row, sandbox, kind, was=status.state.value, reason=status.reason)
         except BaseException:
             await asyncio.shield(sandbox.link.aclose())
             raise
+        is_same = sandbox.guest_id == row.guest_id
+        kind = "sandbox.linked" if is_same else "sandbox.restored" if row.guest_id else "sandbox.started"
+        await self._note_start(row, sandbox, kind, was=status.state.value, reason=status.reason)
         return sandbox
 
     async def _make_again(self, row: EnvironmentRow, spec: EnvironmentSpec) -> Sandbox:
@@ -279,11 +279,14 @@ class Lifecycle:
         moments.passed("start.active")
 
     async def _note_start(self, row: EnvironmentRow, sandbox: Sandbox, kind: str, **told: object) -> None:
-        """What is done is done, whether its entry can be written or not."""
+        """What is done is done, whether its entry can be written or not; who is cancelled here leaves no link."""
         try:
             await self.note(row.id, kind, sandbox_id=sandbox.ref.sandbox_id, **told)
         except StoreError as error:
             log.warning("start_not_noted", environment_id=row.id, reason=error.message)
+        except asyncio.CancelledError:
+            await asyncio.shield(sandbox.link.aclose())
+            raise
 
     def _let_go_of(self, snapshot: str | None) -> None:
         """Nobody needs to wait for that, and the reaper drops what could not be dropped."""

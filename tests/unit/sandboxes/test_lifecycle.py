@@ -394,6 +394,29 @@ async def test_a_start_whose_entry_cannot_be_written_has_succeeded(
     assert await environments.sandbox(row.id) is sandbox
 
 
+async def test_who_gives_up_when_all_is_done_leaves_no_link(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    environments = await world.server()
+    row = await environments.create(world.project, spec_of())
+    note = environments._lifecycle.note
+    is_noting = asyncio.Event()
+
+    async def stalls(environment_id: str, kind: str, **fields: object) -> None:
+        if kind == "sandbox.started":
+            is_noting.set()
+            await asyncio.Event().wait()
+        await note(environment_id, kind, **fields)
+
+    monkeypatch.setattr(environments._lifecycle, "note", stalls)
+    starting = asyncio.ensure_future(environments.sandbox(row.id))
+    await is_noting.wait()
+    starting.cancel()
+    await asyncio.wait([starting])
+    assert "sandbox-link" not in [task.get_name() for task in asyncio.all_tasks()]
+    monkeypatch.undo()
+    monkeypatch.setattr(lifecycle, "_ENGINE_PATIENCE_S", 0.0)
+    assert await says(await environments.sandbox(row.id), "echo fine") == "fine\n"
+
+
 async def test_a_start_under_way_at_the_end_of_a_server_is_left_to_the_next(world: World) -> None:
     first = await world.server(SlowToStart(world.root))
     row = await first.create(world.project, spec_of(WITH_SOURCE))
