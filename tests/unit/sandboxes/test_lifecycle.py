@@ -236,6 +236,23 @@ async def test_a_silent_engine_ends_nothing(world: World) -> None:
     assert sandbox.is_connected
 
 
+async def test_an_engine_that_restarts_has_ended_its_sandboxes(world: World) -> None:
+    driver = EngineAway(world.root)
+    driver.is_away = False
+    environments = await world.server(driver)
+    made = [await used(world, environments) for _ in range(3)]
+    await says(made[0][1], "echo kept > f")
+    driver.is_away = True
+    for _, sandbox in made:
+        await LocalDriver(world.root).stop(sandbox.ref)
+    await asyncio.sleep(0.2)
+    assert [await world.status(row.id) for row, _ in made] == ["active"] * 3, "nobody knows"
+    driver.is_away = False
+    for row, _ in made:
+        await eventually(has(world, row, "stopped"))
+    assert await says(await environments.sandbox(made[0][0].id), "cat f") == "kept\n"
+
+
 async def test_running_finds_what_runs_and_starts_nothing(world: World) -> None:
     first = await world.server()
     row, sandbox = await used(world, first)
