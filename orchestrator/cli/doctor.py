@@ -68,13 +68,20 @@ def _examine() -> Iterator[Check]:
 
 
 async def _engine(settings: Settings) -> list[Check]:
-    from orchestrator.sandboxes.docker import DockerDriver
+    with tempfile.TemporaryDirectory() as folder:
+        return await _look(settings, Path(folder))
 
-    driver = DockerDriver(settings.engine_url, "doctor")
+
+async def _look(settings: Settings, folder: Path) -> list[Check]:
+    from orchestrator.sandboxes.docker import DockerDriver, Tls
+
+    certificates = settings.engine_tls.model_dump(exclude_none=True)
+    tls = Tls(**certificates) if certificates else None
+    driver = DockerDriver(settings.engine_url, "doctor", tls=tls, folder=folder)
     try:
         async with asyncio.timeout(_ENGINE_TIMEOUT_S):
             info = await driver.open()
-            found = Check("engine", "ok", f"{info.engine} at {settings.engine_url}")
+            found = reach(f"{info.engine} at {settings.engine_url}", settings.engine_url, has_tls=tls is not None)
             checks = [found, *escapes(info), runtimes(info)]
             if not await driver.has_image(settings.image):
                 return [*checks, Check("image", "broken", f"{settings.image} is not on the engine", "make images")]
@@ -92,6 +99,14 @@ async def _engine(settings: Settings) -> list[Check]:
         await driver.aclose()
     advice = "start Docker or Podman (scripts/engine.sh ensure does, as root), or set CORRAL_ENGINE_URL"
     return [Check("engine", "broken", fault, advice)]
+
+
+def reach(found: str, engine_url: str, *, has_tls: bool) -> Check:
+    """Who else can command the engine. One on another machine is refused without SSH or TLS."""
+    if not engine_url.startswith("tcp://") or has_tls:
+        return Check("engine", "ok", found)
+    advice = "use its Unix socket, ssh://, or TLS (CORRAL_ENGINE_TLS__CA, __CERT, __KEY)"
+    return Check("engine", "warning", f"{found}, without TLS: whoever is on this machine is root through it", advice)
 
 
 def runtimes(info: DriverInfo) -> Check:

@@ -155,6 +155,19 @@ def test_the_runtime(version: str, verdicts: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "has_tls", "verdict"),
+    [
+        ("unix:///run/docker.sock", False, "ok"),
+        ("ssh://host", False, "ok"),
+        ("tcp://host:2376", True, "ok"),
+        ("tcp://127.0.0.1:2375", False, "warning"),
+    ],
+)
+def test_who_else_commands_the_engine(url: str, has_tls: bool, verdict: str) -> None:
+    assert doctor.reach("Docker 99", url, has_tls=has_tls).verdict == verdict
+
+
+@pytest.mark.parametrize(
     ("names", "found", "says_how"),
     [
         (("io.containerd.runc.v2", "runc", "runsc"), "runc, runsc", False),
