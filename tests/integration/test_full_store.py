@@ -96,7 +96,7 @@ async def test_a_busy_database_is_waited_for(tmp_path: Path, sandboxes: Path) ->
         try:
             held.execute("BEGIN IMMEDIATE")
             (workspace / "go").touch()
-            request = {"agent": "general", "input": "x"}
+            request = {"agent": "general", "input": "x", "environment": "remote"}
             refused = await server.client.post("/v1beta/interactions", json=request)
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "store_busy"), refused.text
             assert (await server.read(begun["id"]))["status"] == "in_progress"
@@ -105,6 +105,7 @@ async def test_a_busy_database_is_waited_for(tmp_path: Path, sandboxes: Path) ->
         ended = await server.ended(begun["id"])
         assert (ended["status"], results(ended)) == ("completed", ["begun\n"])
         assert len(await server.services.store.interactions(None)) == 1
+        assert len(await server.services.store.environments(None)) == 1, "a refused request left an environment"
         await assert_store_consistent(server.services.store)
 
 
