@@ -206,7 +206,8 @@ def _docker(settings: Settings) -> SandboxDriver:
 
     instance = settings.instance or _instance(settings.data_dir)
     tls = Tls(**settings.engine_tls.model_dump()) if settings.engine_tls != EngineTlsSettings() else None
-    return DockerDriver(settings.engine_url, instance, choose_disks(settings), tls=tls)
+    folder = settings.data_dir / "engine"
+    return DockerDriver(settings.engine_url, instance, choose_disks(settings), tls=tls, folder=folder)
 
 
 def choose_disks(settings: Settings) -> Disks | None:
