@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import structlog
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
 
 from orchestrator import moments
 from orchestrator.agents.registry import AgentRegistry
@@ -24,6 +25,8 @@ from orchestrator.errors import (
     LeaseLost,
     LimitExceeded,
     LogDamaged,
+    NotFound,
+    SandboxError,
     StoreError,
 )
 from orchestrator.models.registry import ModelRegistry
@@ -47,6 +50,7 @@ _TRIES = 5
 _STOP_PATIENCE_S = 12.0
 """Longer than a guest takes to end a call that does not want to. What it cannot end by then is ended when a link to it
 is next opened."""
+_STOP_AGAIN_S = 0.2
 _FIRST_STORE_WAIT_S = 0.5
 _LONGEST_STORE_WAIT_S = 10.0
 
@@ -179,7 +183,9 @@ class Supervisor:
         return claimed
 
     async def _take_up(self) -> None:
-        for key in await self._store.run_keys("in_progress"):
+        keys = await self._store.run_keys("in_progress")
+        self._losses = Counter({key.id: self._losses[key.id] for key in keys})
+        for key in keys:
             if key.id not in self._tasks and self._losses[key.id] <= _TRIES:
                 log.info("run_taken_up", interaction_id=key.id)
                 self._left.add(key.id)
@@ -293,18 +299,21 @@ class Supervisor:
         """Ends calls of a run inside, if the guest that has them is there. Nothing is started for that."""
         if row.environment_id is None:
             return
+        # A link that is cut just now is no reason to leave a process behind; no end is waited for without end.
+        again = AsyncRetrying(retry=retry_if_exception_type(SandboxError), wait=wait_fixed(_STOP_AGAIN_S))
         try:
             async with asyncio.timeout(_STOP_PATIENCE_S):
-                sandbox = await self._environments.running(row.environment_id)
-                if sandbox is not None:
-                    left = [call_id for call_id, guest in calls.items() if guest == sandbox.guest_id]
-                    if not all(await asyncio.gather(*(sandbox.stop(call_id) for call_id in left))):
-                        log.warning("calls_end_late", calls=left)
-        except (TimeoutError, CorralError) as error:
-            if isinstance(error, StoreError):
-                raise
-            log.warning("calls_not_stopped", calls=list(calls), reason=str(error))
-        moments.passed("cancel.stopped")
+                await again(self._stop_inside, row.environment_id, calls)
+            moments.passed("cancel.stopped")
+        except TimeoutError:
+            log.warning("calls_not_stopped", calls=list(calls))
+
+    async def _stop_inside(self, environment_id: str, calls: Mapping[str, str]) -> None:
+        with contextlib.suppress(NotFound):  # the environment is being deleted, and all that is in it
+            sandbox = await self._environments.running(environment_id)
+            if sandbox is not None:
+                left = [call_id for call_id, guest in calls.items() if guest == sandbox.guest_id]
+                await asyncio.gather(*(sandbox.stop(call_id) for call_id in left))
 
     async def _prepare(self, row: InteractionRow) -> Loop:
         request = read_request(row)

@@ -148,7 +148,10 @@ async def test_a_cancel_outlives_the_server_that_was_asked(store: SqliteStore) -
 
 
 @pytest.mark.parametrize("trouble", [SandboxGone("cut"), EngineUnavailable("away")])
-async def test_a_sandbox_out_of_reach_does_not_keep_a_run_from_its_end(store: SqliteStore, trouble: Exception) -> None:
+async def test_a_sandbox_out_of_reach_does_not_keep_a_run_from_its_end(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    monkeypatch.setattr("orchestrator.runs.supervisor._STOP_PATIENCE_S", 0.3)
     world, row = await in_a_call(store)
 
     async def running(_environment_id: str) -> Any:
@@ -157,6 +160,20 @@ async def test_a_sandbox_out_of_reach_does_not_keep_a_run_from_its_end(store: Sq
     world.environments.running = running  # type: ignore[method-assign, assignment]
     await world.supervisor.cancel(row.id)
     assert (await world.stored(row.id)).status == "cancelled"
+
+
+async def test_a_call_is_ended_inside_over_the_next_link_if_this_one_is_cut(store: SqliteStore) -> None:
+    world, row = await in_a_call(store)
+    stop, cuts = world.sandbox.stop, [SandboxGone("cut"), SandboxGone("cut")]
+
+    async def is_cut(call_id: str, verdict: str = "cancelled") -> bool:
+        if cuts:
+            raise cuts.pop()
+        return await stop(call_id, verdict)
+
+    world.sandbox.stop = is_cut  # type: ignore[method-assign]
+    await world.supervisor.cancel(row.id)
+    await assert_ended(world, row, "cancelled")
 
 
 async def test_nothing_is_started_to_end_a_call_of_a_guest_that_is_gone(store: SqliteStore) -> None:
