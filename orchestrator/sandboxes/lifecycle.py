@@ -1,7 +1,7 @@
 """How an environment comes to a running sandbox: one that waited, a new one, a fork, or its own found again.
 
 Acts for one environment at a time; who calls holds its lock. Every step is stored before the next is taken, so that
-after a crash the next server goes on from there. Templates, of which new sandboxes are forks, are built here too.
+after a crash the next server goes on from there.
 """
 
 from __future__ import annotations
@@ -21,14 +21,12 @@ from orchestrator.errors import (
     NewerGeneration,
     SandboxError,
     SandboxGone,
-    SandboxStartFailed,
     StoreError,
 )
 from orchestrator.sandboxes.driver import (
     Profile,
     SandboxDriver,
     SandboxRef,
-    SandboxSpec,
     SandboxState,
     SandboxStatus,
 )
@@ -36,12 +34,13 @@ from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.link import Link
 from orchestrator.sandboxes.pool import Pools, PoolSettings, Waiting
 from orchestrator.sandboxes.sources import put_sources
-from orchestrator.sandboxes.specs import parse_profile, parse_spec, read_spec, variables_of
+from orchestrator.sandboxes.specs import parse_profile, read_spec, sandbox_spec, variables_of
 from orchestrator.sandboxes.stages import Claims
+from orchestrator.sandboxes.templates import Templates
 from orchestrator.sandboxes.work_queue import Urgency, WorkQueue
 from orchestrator.store.port import EnvironmentRow, NewEvent, Store
 from orchestrator.wire.base import encode_json
-from orchestrator.wire.environments import EnvironmentSpec, InlineSource
+from orchestrator.wire.environments import EnvironmentSpec
 
 log = structlog.get_logger(__name__)
 
@@ -89,8 +88,7 @@ class Lifecycle:
         """Who knows which calls are claimed; None: nobody, and no guest's calls are ended for it."""
         self._starting: set[str] = set()
         self._copying: set[str] = set()
-        self._templates: set[str] = set()
-        """Names of those that are known to exist."""
+        self._templates = Templates(store, driver, self.queue, lambda ref: self._connect(ref, EnvironmentSpec()))
         self._tasks: set[asyncio.Task[None]] = set()
         self._undoing: set[asyncio.Task[None]] = set()
         self._has_let_go = False
@@ -117,12 +115,12 @@ class Lifecycle:
     @property
     def sandbox_ids(self) -> set[str]:
         """Sandboxes that are being made or bound, or wait: not to be reaped."""
-        return self._starting | self.pools.sandbox_ids
+        return self._starting | self._templates.sandbox_ids | self.pools.sandbox_ids
 
     @property
     def snapshots(self) -> set[str]:
         """Snapshots that are being made or are templates in use: not to be reaped."""
-        return self._copying | self._templates
+        return self._copying | self._templates.snapshots
 
     # a sandbox for an environment
 
@@ -165,7 +163,8 @@ class Lifecycle:
 
     async def _make(self, row: EnvironmentRow, made: _Made, spec: EnvironmentSpec) -> Sandbox:
         profile, sandbox_id = self.profile_of(row), made.ref.sandbox_id
-        wanted = _sandbox_spec(sandbox_id, profile, row.id, row.snapshot or await self._template(row))
+        begins_with = row.snapshot or (await self._templates.ready(row.template, profile) if row.template else "")
+        wanted = sandbox_spec(sandbox_id, profile, row.id, begins_with)
         await self.note(row.id, "sandbox.starting", sandbox_id=sandbox_id, image=profile.image)
         await self._store.update_environment(row.id, sandbox_id=sandbox_id)
         moments.passed("start.named")
@@ -241,7 +240,7 @@ class Lifecycle:
 
     async def _make_again(self, row: EnvironmentRow, spec: EnvironmentSpec) -> Sandbox:
         """Around the files of a sandbox that somebody removed from the engine."""
-        wanted = _sandbox_spec(row.sandbox_id or "", self.profile_of(row), row.id, "")
+        wanted = sandbox_spec(row.sandbox_id or "", self.profile_of(row), row.id, "")
         async with self.queue.turn(Urgency.AWAITED):
             async with contextlib.aclosing(self._driver.create(wanted)) as stages:
                 async for ref in stages:
@@ -271,7 +270,7 @@ class Lifecycle:
     async def _complete(self, row: EnvironmentRow, sandbox: Sandbox, spec: EnvironmentSpec) -> None:
         """Puts sources in place, unless the files that it began with hold them. From here on it needs no snapshot."""
         if row.status == "pending" and not row.snapshot:
-            await _furnish(sandbox, spec)
+            await put_sources(sandbox, spec)
             moments.passed("start.furnished")
         await self._store.update_environment(
             row.id, status="active", target="", snapshot="", guest_id=sandbox.guest_id, accessed=True
@@ -391,53 +390,6 @@ class Lifecycle:
         finally:
             self._copying.discard(name)
 
-    async def _template(self, row: EnvironmentRow) -> str:
-        """The snapshot that holds the template's files, built at first use; empty without a template."""
-        name = row.template
-        if name is not None and name not in self._templates:
-            await self.queue.do(("template", name), lambda: self._build_template(name, self.profile_of(row)))
-        return name or ""
-
-    async def _build_template(self, name: str, profile: Profile) -> None:
-        self._copying.add(name)
-        ref = SandboxRef(ids.new_sandbox_id(), "")
-        self._starting.add(ref.sandbox_id)
-        try:
-            # One of an earlier server may be of another image under the same name.
-            await self._driver.drop_snapshot(name)
-            wanted = _sandbox_spec(ref.sandbox_id, profile, f"template-{ref.sandbox_id[:12]}", "")
-            async with self.queue.turn(Urgency.AWAITED), contextlib.aclosing(self._driver.create(wanted)) as stages:
-                async for stage in stages:
-                    ref = stage
-                sandbox = await self._connect(ref, EnvironmentSpec())
-            try:
-                if (base := await self._store.template(name)) is None:
-                    raise SandboxStartFailed("its template is not in the store", stage="sources")
-                await _furnish(sandbox, parse_spec(base))
-                moments.passed("template.furnished")
-                await self._driver.snapshot(ref, name)
-                moments.passed("template.kept")
-            finally:
-                await sandbox.link.aclose()
-            self._templates.add(name)
-            log.info("template_built", name=name)
-        finally:
-            if ref.token:
-                with contextlib.suppress(SandboxError):
-                    await asyncio.shield(self._driver.destroy(ref))
-            self._starting.discard(ref.sandbox_id)
-            self._copying.discard(name)
-
     async def note(self, environment_id: str, kind: str, **fields: object) -> None:
         """Writes into the environment's log, for operators."""
         await self._store.note(environment_id, [NewEvent(kind, encode_json(fields))])
-
-
-def _sandbox_spec(sandbox_id: str, profile: Profile, name: str, snapshot: str) -> SandboxSpec:
-    return SandboxSpec(sandbox_id, profile.image, profile.resources, name, runtime=profile.runtime, snapshot=snapshot)
-
-
-async def _furnish(sandbox: Sandbox, spec: EnvironmentSpec) -> None:
-    inline = [source for source in spec.sources if isinstance(source, InlineSource)]
-    # Another id each time: a guest forgets a call for good once its outcome has been taken.
-    await put_sources(sandbox, f"sources-{ids.new_sandbox_id()[:12]}", inline)

@@ -6,9 +6,10 @@ import io
 import tarfile
 from collections.abc import Sequence
 
+from orchestrator import ids
 from orchestrator.errors import SandboxStartFailed
 from orchestrator.sandboxes.handle import Sandbox
-from orchestrator.wire.environments import InlineSource
+from orchestrator.wire.environments import EnvironmentSpec, InlineSource
 
 
 def inline_archive(sources: Sequence[InlineSource]) -> bytes:
@@ -23,10 +24,16 @@ def inline_archive(sources: Sequence[InlineSource]) -> bytes:
     return target.getvalue()
 
 
-async def put_sources(sandbox: Sandbox, call_id: str, sources: Sequence[InlineSource]) -> None:
-    """Puts inline sources in place. May be repeated. Raises `SandboxStartFailed` if one cannot be written."""
+async def put_sources(sandbox: Sandbox, spec: EnvironmentSpec) -> None:
+    """Puts the inline sources of an environment in place. May be repeated.
+
+    Raises `SandboxStartFailed` if one cannot be written.
+    """
+    sources = [source for source in spec.sources if isinstance(source, InlineSource)]
     if not sources:
         return
+    # Another id each time: a guest forgets a call for good once its outcome has been taken.
+    call_id = f"sources-{ids.new_sandbox_id()[:12]}"
     outcome = await sandbox.put(call_id, "/", inline_archive(sources))
     sandbox.acknowledge(call_id)
     if not outcome.is_ok:

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-from orchestrator.sandboxes.driver import Profile, Resources
+from orchestrator.sandboxes.driver import Profile, Resources, SandboxSpec
 from orchestrator.store.port import EnvironmentRow
 from orchestrator.wire.environments import EnvironmentSpec, parse_environment
 
@@ -48,3 +48,8 @@ def dump_spec(spec: EnvironmentSpec) -> str:
 def variables_of(spec: EnvironmentSpec) -> Mapping[str, str]:
     """Those that have a value in the clear."""
     return {name: variable.value for name, variable in spec.env.items() if variable.value is not None}
+
+
+def sandbox_spec(sandbox_id: str, profile: Profile, name: str, snapshot: str) -> SandboxSpec:
+    """Of a sandbox with such a profile that begins with the files of `snapshot`; empty for the image's own."""
+    return SandboxSpec(sandbox_id, profile.image, profile.resources, name, runtime=profile.runtime, snapshot=snapshot)

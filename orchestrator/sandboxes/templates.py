@@ -1,0 +1,85 @@
+"""Templates: snapshots that hold an agent's base sources, of which new sandboxes are forks.
+
+Named after what is in them, built by whoever needs one first and once for all who do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from orchestrator import ids, moments
+from orchestrator.errors import SandboxError, SandboxStartFailed
+from orchestrator.sandboxes.driver import Profile, SandboxDriver, SandboxRef
+from orchestrator.sandboxes.handle import Sandbox
+from orchestrator.sandboxes.sources import put_sources
+from orchestrator.sandboxes.specs import parse_spec, sandbox_spec
+from orchestrator.sandboxes.work_queue import Urgency, WorkQueue
+from orchestrator.store.port import Store
+
+log = structlog.get_logger(__name__)
+
+
+class Templates:
+    """Those that this server has built."""
+
+    def __init__(
+        self,
+        store: Store,
+        driver: SandboxDriver,
+        queue: WorkQueue,
+        connect: Callable[[SandboxRef], Awaitable[Sandbox]],
+    ) -> None:
+        """`connect` opens the link to a new sandbox."""
+        self.snapshots: set[str] = set()
+        """Names of those that exist or are being built."""
+        self.sandbox_ids: set[str] = set()
+        """The sandboxes that they are being built in."""
+        self._store = store
+        self._driver = driver
+        self._queue = queue
+        self._connect = connect
+        self._built: set[str] = set()
+
+    async def ready(self, name: str, profile: Profile) -> str:
+        """The name of the snapshot, which is there from now on. Raises as a start does."""
+        if name not in self._built:
+            await self._queue.do(("template", name), lambda: self._build(name, profile))
+        return name
+
+    async def _build(self, name: str, profile: Profile) -> None:
+        ref = SandboxRef(ids.new_sandbox_id(), "")
+        self.sandbox_ids.add(ref.sandbox_id)
+        self.snapshots.add(name)
+        try:
+            # One of an earlier server may be of another image under the same name.
+            await self._driver.drop_snapshot(name)
+            wanted = sandbox_spec(ref.sandbox_id, profile, f"template-{ref.sandbox_id[:12]}", "")
+            async with self._queue.turn(Urgency.AWAITED), contextlib.aclosing(self._driver.create(wanted)) as stages:
+                async for stage in stages:
+                    ref = stage
+                sandbox = await self._connect(ref)
+            try:
+                await self._fill(sandbox, name)
+            finally:
+                await sandbox.link.aclose()
+            self._built.add(name)
+            log.info("template_built", name=name)
+        finally:
+            if name not in self._built:
+                self.snapshots.discard(name)
+            if ref.token:
+                with contextlib.suppress(SandboxError):
+                    await asyncio.shield(self._driver.destroy(ref))
+            self.sandbox_ids.discard(ref.sandbox_id)
+
+    async def _fill(self, sandbox: Sandbox, name: str) -> None:
+        if (base := await self._store.template(name)) is None:
+            raise SandboxStartFailed("its template is not in the store", stage="sources")
+        await put_sources(sandbox, parse_spec(base))
+        moments.passed("template.furnished")
+        await self._driver.snapshot(sandbox.ref, name)
+        moments.passed("template.kept")
