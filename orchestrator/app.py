@@ -55,7 +55,8 @@ _LAST_S = 0.5
 
 
 def serve(settings: Settings) -> None:
-    """Serves until SIGTERM or SIGINT, and has ended `settings.shutdown_timeout_s` after it, whatever hangs.
+    """Serves until SIGTERM or SIGINT. The process is over `settings.shutdown_timeout_s` later at the latest, whatever
+    hangs: call this last.
 
     Raises:
         ConfigError: the settings do not allow a start.
