@@ -21,6 +21,7 @@ from orchestrator.errors import (
     NewerGeneration,
     SandboxError,
     SandboxGone,
+    SandboxStartFailed,
     StoreError,
 )
 from orchestrator.sandboxes.driver import (
@@ -198,11 +199,10 @@ class Lifecycle:
         moments.passed("resume.inspected")
         if status.state is SandboxState.UNKNOWN:
             raise EngineUnavailable(status.reason)
-        is_absent = status.state is SandboxState.ABSENT
-        if is_absent and row.status == "pending":
-            # Its first start was undone, and the store was not told. Nobody has had files in it.
-            return await self.start(dataclasses.replace(row, sandbox_id=None, sandbox_ref=None))
-        if is_absent and not status.has_files:
+        if row.status == "pending" and status.state not in (SandboxState.RUNNING, SandboxState.PAUSED):
+            # Its first start was cut off, or undone and the store not told: what is there is taken up, be it nothing.
+            return await self.start(dataclasses.replace(row, sandbox_ref=None))
+        if status.state is SandboxState.ABSENT and not status.has_files:
             if row.status != "lost":
                 await self._store.update_environment(row.id, status="lost")
                 await self.note(row.id, "sandbox.gone", sandbox_id=ref.sandbox_id, reason="not on the engine any more")
@@ -322,11 +322,14 @@ class Lifecycle:
                     log.warning("sandbox_unresponsive", environment_id=row.id)
                     await self.note(row.id, "sandbox.unresponsive", sandbox_id=ref.sandbox_id)
                     await self._driver.stop(ref)
-            except SandboxGone:
-                # Its guest has just died and the engine has not noticed, or it is just ending.
+            except (SandboxGone, SandboxStartFailed) as error:
+                # Its guest has just died and the engine has not noticed, or it is just ending, or being removed.
+                log.info("sandbox_not_linked", environment_id=row.id, state=state.value, reason=error.message)
                 await asyncio.sleep(wait_s)
             state = (await self._driver.inspect(ref)).state
-        raise SandboxGone(f"The sandbox of environment {row.id} does not answer.")
+            if state is SandboxState.ABSENT:
+                raise SandboxGone(f"The sandbox of environment {row.id} was just removed.")
+        return await self._connect(ref, spec)
 
     async def _connect(self, ref: SandboxRef, spec: EnvironmentSpec, patience_s: float | None = None) -> Sandbox:
         """Raises `TimeoutError` after `patience_s` without an answer of the guest; None is the link's own patience."""

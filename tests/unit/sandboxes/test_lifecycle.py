@@ -474,6 +474,24 @@ async def test_a_start_that_the_store_does_not_know_of_is_undone_at_the_end_of_a
     assert await world.owned() == set()
 
 
+async def test_a_container_that_was_made_and_never_started_is_taken_up_as_a_creation(world: World) -> None:
+    """Its disk may be missing, its guest not be in it: to start it is not enough."""
+
+    class NeedsAllOfIt(LocalDriver):
+        async def start(self, ref: SandboxRef) -> None:
+            raise SandboxGone("there is no disk to mount")
+
+    driver = NeedsAllOfIt(world.root)
+    environments = await world.server(driver, is_open=False)
+    row = await environments.create(world.project, spec_of(WITH_SOURCE))
+    async with aclosing(driver.create(SandboxSpec("begun", IMAGE))) as stages:
+        ref = await anext(stages)
+    await world.store.update_environment(row.id, sandbox_id="begun", sandbox_ref=ref.token)
+    sandbox = await environments.sandbox(row.id)
+    assert sandbox.ref.sandbox_id == "begun"
+    assert await says(sandbox, "cat data.txt") == "given"
+
+
 # removed from outside
 
 
@@ -489,6 +507,25 @@ async def test_a_sandbox_that_was_removed_is_made_again_around_its_files(world: 
     assert await says(again, "cat data.txt") == "changed\n"
     assert await world.status(row.id) == "active"
     assert "sandbox.restored" in await world.kinds(row.id)
+
+
+async def test_a_sandbox_that_is_just_being_removed_is_made_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Removing(LocalDriver):
+        """Between its end and its removal it cannot be started."""
+
+        async def start(self, ref: SandboxRef) -> None:
+            await self.prune(ref)
+            raise SandboxStartFailed("it is marked for removal", stage="start")
+
+    monkeypatch.setattr(lifecycle, "_ENGINE_PATIENCE_S", 5.0)
+    environments = await world.server(Removing(world.root))
+    row, sandbox = await used(world, environments)
+    await says(sandbox, "echo kept > f")
+    await LocalDriver(world.root).stop(sandbox.ref)
+    await sandbox.link.ended.wait()
+    assert await says(await environments.sandbox(row.id), "cat f") == "kept\n"
 
 
 async def test_a_sandbox_that_was_removed_is_forked_by_its_files(world: World) -> None:
