@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import ClassVar
 
+import docker
 import pytest
 from requests.exceptions import ReadTimeout
 
 from orchestrator.config import Settings
 from orchestrator.conformance import Difference, DriverSuite
 from orchestrator.conformance.bench import entered, make, says
+from orchestrator.conformance.integrity import Manifest
 from orchestrator.errors import EngineUnavailable, SandboxStartFailed
 from orchestrator.ids import new_sandbox_id
 from orchestrator.sandboxes.disks import Disks, can_use_disks
@@ -23,6 +27,8 @@ from orchestrator.sandboxes.docker.storage import Image
 from orchestrator.sandboxes.driver import Found, SandboxDriver, SandboxRef, SandboxSpec, SandboxState
 
 pytestmark = pytest.mark.e2e
+
+_PODMAN = Path(__file__).parents[2] / "scripts" / "podman.sh"
 
 
 class _OnDocker(DriverSuite):
@@ -192,3 +198,45 @@ class TestRunsc(_OnDocker):
     @classmethod
     def _has_runtime(cls, runsc: Settings) -> None:
         """Fails, or skips loudly, without gVisor."""
+
+
+@pytest.mark.timeout(300)  # the image is brought over first
+class TestPodman(_Survives):
+    """Podman's compatible socket, of a service of the test's own."""
+
+    uses_disks = False
+    differs = TestRuncWithLayers.differs
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _podman(cls, engine: Settings, short_folder: Path, _here: None) -> Iterator[None]:
+        started = subprocess.run([_PODMAN, "ensure", short_folder], stdout=subprocess.PIPE, check=False, text=True)
+        if started.returncode != 0:
+            pytest.skip("Podman is NOT checked: it is not there, or its service does not start")
+        with (
+            closing(docker.DockerClient(engine.engine_url)) as source,
+            closing(docker.DockerClient(cls.url())) as target,
+        ):
+            for image in target.images.load(source.images.get(engine.image).save(named=engine.image)):
+                assert any(tag.endswith(engine.image) for tag in image.tags)
+        yield
+        subprocess.run([_PODMAN, "stop", short_folder], check=True)
+
+    @classmethod
+    def url(cls) -> str:
+        return f"unix://{cls.root}/podman.sock"
+
+    @classmethod
+    def driver(cls, instance: str) -> SandboxDriver:
+        return DockerDriver(cls.url(), instance, folder=cls.root / "profiles")
+
+    def _in_snapshot(self, manifest: Manifest) -> Manifest:
+        """Its archives keep attributes."""
+        coarse = super()._in_snapshot(manifest)
+        return {name: coarse[name] | {"attributes": seen["attributes"]} for name, seen in manifest.items()}
+
+    async def test_without_a_place_for_its_profile_it_is_refused(self) -> None:
+        driver = DockerDriver(self.url(), self.instance("check"))
+        with pytest.raises(EngineUnavailable, match="seccomp"):
+            await driver.open()
+        await driver.aclose()

@@ -124,7 +124,8 @@ def translated(engine_url: str, stage: str | None) -> Iterator[None]:
             raise ImageMissing(_reason(error)) from error
         raise SandboxGone(f"the sandbox is not on the engine: {_reason(error)}") from error
     except docker.errors.APIError as error:
-        if stage == "create" and error.status_code == 409:
+        # Podman has no status of its own for it.
+        if stage == "create" and (error.status_code == 409 or "already in use" in _reason(error)):
             raise NameTaken(f"the engine refused ({stage}): {_reason(error)}", stage=stage) from error
         if stage is not None:
             raise SandboxStartFailed(f"the engine refused ({stage}): {_reason(error)}", stage=stage) from error
