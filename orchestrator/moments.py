@@ -69,7 +69,6 @@ Moment = Literal[
     "delete.done",
     "reap.destroyed",
     # copies
-    "fork.frozen",
     "fork.copied",
     "fork.stored",
     "template.furnished",

@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import random
+import re
 import signal
 import socket
 import sys
@@ -20,7 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from orchestrator import moments
 from orchestrator.app import open_store
 from orchestrator.clock import SystemClock
 from orchestrator.config import Settings
@@ -39,6 +39,7 @@ _ROOT = Path(__file__).parents[2]
 _SLOTS = 8
 _POOL_SIZE = 2
 _REST_EVERY = 50
+_TOLD_EVERY = 25
 _REST_LIMIT_S = 45.0
 _SETTLE_LIMIT_S = 30.0
 _START_LIMIT_S = 20.0
@@ -50,6 +51,7 @@ _MEASURED_LIFE_S = 3.5
 """So long a server lives at least whose recovery is measured: nobody dies before he has recovered."""
 _FAR_FROM_THE_ENGINE = ("start.attached",)
 """Beside the engine sandboxes are reached directly."""
+_PASSED = re.compile(r"moments\.passed(?:\(|, )\"([a-z_.]+)\"")
 _clock = SystemClock()
 
 
@@ -107,6 +109,7 @@ class Lane:
         try:
             while self.tally.kills.total() < kills:
                 await self._live_and_die(self.plan.next(), marks, load)
+                self._tell(kills)
                 if self.tally.kills.total() % _REST_EVERY == 0:
                     await self._look_at_everything(load)
             await self._look_at_everything(load, is_last=True)
@@ -119,6 +122,13 @@ class Lane:
                 await self._process.wait()
             self.marks_passed = marks.passed
             marks.close()
+
+    def _tell(self, kills: int) -> None:
+        """Says from time to time how far it is."""
+        done = self.tally.kills.total()
+        if done % _TOLD_EVERY == 0 or done == kills:
+            known, found = self.ledger.events, len(self.plan.hits)
+            print(f"lane {self.number}: {done} of {kills} deaths, at {found} moments; {known} events", flush=True)
 
     def clear(self) -> None:
         """Leaves nothing on the machine but the folder."""
@@ -392,10 +402,8 @@ def placed() -> dict[str, list[str]]:
     """The moments that this version passes, with the files that pass them."""
     found: dict[str, list[str]] = {}
     for file in sorted((_ROOT / "orchestrator").glob("**/*.py")):
-        text = file.read_text(encoding="utf-8")
-        for name in moments.ALL:
-            if f'passed("{name}")' in text:
-                found.setdefault(name, []).append(str(file.relative_to(_ROOT)))
+        for name in _PASSED.findall(file.read_text(encoding="utf-8")):
+            found.setdefault(name, []).append(str(file.relative_to(_ROOT)))
     return found
 
 

@@ -87,12 +87,22 @@ class Report:
             *_table(("tool calls, by their results", "calls"), sorted(figures["calls"].items())),
             *_table(("interactions", "count"), sorted(figures["interactions"].items())),
             *_table(("time", "count", "p50 ms", "p95 ms", "p99 ms", "max ms"), self._times()),
+            f"Of {self._recovered()} measured starts {figures['recovery']['within_goal']} had all runs going again within "
+            f"{_GOAL_S:.0f} s; {figures['recovery']['not_begun_again']} runs were not seen to go on before the next death.",
+            "",
+            *_table(("a server holds, median", "first fifth", "last fifth"), self._footprint()),
             *_table(
                 ("moment", "passed", "deaths there"),
                 [(name, each["passed"], each["deaths"]) for name, each in figures["moments"].items()],
             ),
         ]
         return "\n".join(lines)
+
+    def _recovered(self) -> int:
+        return int(self.figures["recovery"]["all_ms"].get("count", 0))
+
+    def _footprint(self) -> list[tuple[Any, ...]]:
+        return [(name.replace("_", " "), *each.values()) for name, each in self.figures["footprint"].items()]
 
     def _times(self) -> list[tuple[Any, ...]]:
         recovery = self.figures["recovery"]

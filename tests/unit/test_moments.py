@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from orchestrator import moments
+from tests.crash.lane import placed
 
 
 @pytest.fixture
@@ -27,5 +28,6 @@ def test_without_a_watcher_a_moment_is_nothing(seen: list[str]) -> None:
     assert seen == []
 
 
-def test_each_name_is_one_moment() -> None:
+def test_each_name_is_one_moment_and_is_passed_somewhere() -> None:
     assert len(set(moments.ALL)) == len(moments.ALL)
+    assert set(placed()) == set(moments.ALL)
