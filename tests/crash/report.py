@@ -87,8 +87,7 @@ class Report:
             *_table(("tool calls, by their results", "calls"), sorted(figures["calls"].items())),
             *_table(("interactions", "count"), sorted(figures["interactions"].items())),
             *_table(("time", "count", "p50 ms", "p95 ms", "p99 ms", "max ms"), self._times()),
-            f"Of {self._recovered()} measured starts {figures['recovery']['within_goal']} had all runs going again within "
-            f"{_GOAL_S:.0f} s; {figures['recovery']['not_begun_again']} runs were not seen to go on before the next death.",
+            self._goal(),
             "",
             *_table(("a server holds, median", "first fifth", "last fifth"), self._footprint()),
             *_table(
@@ -98,8 +97,13 @@ class Report:
         ]
         return "\n".join(lines)
 
-    def _recovered(self) -> int:
-        return int(self.figures["recovery"]["all_ms"].get("count", 0))
+    def _goal(self) -> str:
+        recovery = self.figures["recovery"]
+        count = recovery["all_ms"].get("count", 0)
+        return (
+            f"In {recovery['within_goal']} of {count} measured starts all runs went on within {_GOAL_S:.0f} s; "
+            f"{recovery['not_begun_again']} runs were not seen to go on before the next death."
+        )
 
     def _footprint(self) -> list[tuple[Any, ...]]:
         return [(name.replace("_", " "), *each.values()) for name, each in self.figures["footprint"].items()]
