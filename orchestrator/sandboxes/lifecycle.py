@@ -381,8 +381,13 @@ class Lifecycle:
         what `SandboxDriver.snapshot` raises.
         """
         self._copying.add(name)
+        ref = SandboxRef(row.sandbox_id or "", row.sandbox_ref or "")
         try:
-            await self._driver.snapshot(SandboxRef(row.sandbox_id or "", row.sandbox_ref or ""), name)
+            # Where nothing holds the limit, holes count: a copy may write them out.
+            written_bytes = await self._driver.written_bytes(ref)
+            if written_bytes is not None and written_bytes > self.profile_of(row).resources.disk_bytes:
+                raise SandboxStartFailed("the sandbox has written more than its disk may hold", stage="snapshot")
+            await self._driver.snapshot(ref, name)
             moments.passed("fork.copied")
             yield
             moments.passed("fork.stored")

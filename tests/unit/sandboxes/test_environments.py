@@ -626,6 +626,21 @@ async def test_a_fork_counts_and_leaves_nothing_when_there_is_no_room(world: Wor
     assert await LocalDriver(world.root).snapshots() == set()
 
 
+async def test_what_has_written_more_than_it_may_is_not_copied(world: World) -> None:
+    """Such a copy could fill the engine's disk: it writes out what was a hole."""
+
+    class Watched(LocalDriver):
+        async def written_bytes(self, ref: SandboxRef) -> int | None:
+            return Resources().disk_bytes + 1
+
+    environments = await world.server(Watched(world.root))
+    parent = await environments.create(world.project, spec_of())
+    await environments.sandbox(parent.id)
+    with pytest.raises(SandboxStartFailed, match="more than its disk"):
+        await environments.fork(await world.row(parent.id))
+    assert await LocalDriver(world.root).snapshots() == set()
+
+
 async def test_what_is_lost_cannot_be_forked(world: World) -> None:
     environments = await world.server()
     row = await environments.create(world.project, spec_of())
