@@ -15,7 +15,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import burst, event_log, footprint, forks, launch, pauses, streams, table, tool_calls, transfers
+from benchmarks import (
+    burst,
+    event_log,
+    footprint,
+    forks,
+    launch,
+    lives,
+    pauses,
+    recovery,
+    streams,
+    table,
+    tool_calls,
+    transfers,
+)
 from benchmarks.figures import Row
 from benchmarks.plain_engine import NotAvailableError, PlainEngine
 from benchmarks.plan import Plan
@@ -31,6 +44,8 @@ _FAMILIES: Mapping[str, Callable[[Plan], list[Row]]] = {
     "transfers": transfers.run,
     "forks": forks.run,
     "pauses": pauses.run,
+    "lives": lives.run,
+    "recovery": recovery.run,
     "event-log": event_log.run,
     "streams": streams.run,
     "footprint": footprint.run,

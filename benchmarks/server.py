@@ -131,7 +131,7 @@ def running_process(argv: list[str], port: int, log: Path, environment: dict[str
     with log.open("wb") as output:
         process = subprocess.Popen(argv, env=environment, stdout=output, stderr=subprocess.STDOUT)
     try:
-        _wait_for_port(port, process, log)
+        await_port(port, process, log)
         yield
     finally:
         process.send_signal(signal.SIGTERM)
@@ -148,7 +148,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+def await_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Returns when the process listens. Raises `RuntimeError` with the end of its log if it does not."""
     deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
