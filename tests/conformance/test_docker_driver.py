@@ -233,7 +233,10 @@ class TestPodman(_Survives):
     def _in_snapshot(self, manifest: Manifest) -> Manifest:
         """Its archives keep attributes."""
         coarse = super()._in_snapshot(manifest)
-        return {name: coarse[name] | {"attributes": seen["attributes"]} for name, seen in manifest.items()}
+        return {
+            name: coarse[name] | {key: seen[key] for key in seen.keys() & {"attributes"}}
+            for name, seen in manifest.items()
+        }
 
     async def test_without_a_place_for_its_profile_it_is_refused(self) -> None:
         driver = DockerDriver(self.url(), self.instance("check"))
