@@ -35,7 +35,7 @@ from orchestrator.cli.steps import StepPrinter
 from orchestrator.cli.terminal import console
 from orchestrator.config import Settings
 from orchestrator.errors import CorralError
-from orchestrator.sandboxes.docker import DockerDriver
+from orchestrator.sandboxes.docker import DockerDriver, Tls
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPT = ROOT / "examples" / "weather" / "prompt.md"
@@ -271,15 +271,19 @@ def png_size(data: bytes) -> tuple[int, int]:
 
 async def remove_containers(instance: str) -> int:
     """Removes what the demo's server may have left on the engine; returns how much that was."""
-    driver = DockerDriver(Settings.load().engine_url, instance)
-    try:
-        await driver.open()
-        left = [found.ref async for found in driver.owned()]
-        for ref in left:
-            await driver.destroy(ref)
-        return len(left)
-    finally:
-        await driver.aclose()
+    settings = Settings.load()
+    certificates = settings.engine_tls.model_dump(exclude_none=True)
+    with tempfile.TemporaryDirectory() as folder:
+        tls = Tls(**certificates) if certificates else None
+        driver = DockerDriver(settings.engine_url, instance, tls=tls, folder=Path(folder))
+        try:
+            await driver.open()
+            left = [found.ref async for found in driver.owned()]
+            for ref in left:
+                await driver.destroy(ref)
+            return len(left)
+        finally:
+            await driver.aclose()
 
 
 def say(what: str, text: str) -> None:
