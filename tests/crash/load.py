@@ -210,7 +210,7 @@ class Load:
         weights = [weight for weight, _ in self._stories.values()]
         while True:
             await self._may_go.wait()
-            is_wished = self.wish in self._stories and self._random.random() < 0.4
+            is_wished = self.wish in self._stories and self._random.random() < 0.6
             name = self.wish if is_wished else self._random.choices(names, weights)[0]
             self._busy[slot] = name
             try:

@@ -16,6 +16,8 @@ Kind = Literal["moment", "random", "term"]
 
 _FIRST_OF = 4
 """The next moment is drawn from so many that were hit least."""
+_TRIES = 3
+"""Waits in vain for a moment that count as much as one death there."""
 _PASSINGS = 4
 _COMMITS = 150
 """Commits are passed hundreds of times a second; the others a few times in a server's short life."""
@@ -74,7 +76,8 @@ class Plan:
             most = _COMMITS if moment.startswith("store.") else _PASSINGS
             if moment.startswith(_AT_STOP):
                 return Death("moment", life_s, moment)
-            return Death("moment", _PATIENCE_S, moment, self._random.randint(1, most))
+            passing = 1 if self._misses[moment] else self._random.randint(1, most)
+            return Death("moment", _PATIENCE_S, moment, passing)
         if draw < 0.90:
             return Death("random", life_s)
         return Death("term", life_s, is_impatient=self._random.random() < 0.5)
@@ -99,5 +102,5 @@ class Plan:
     def _choose(self) -> str:
         order = list(self._moments)
         self._random.shuffle(order)
-        order.sort(key=lambda moment: self.hits[moment] + self._misses[moment])
+        order.sort(key=lambda moment: self.hits[moment] + self._misses[moment] // _TRIES)
         return self._random.choice(order[:_FIRST_OF])
