@@ -306,7 +306,10 @@ def parse(target: type[BaseModel] | TypeAdapter[Any], data: Any, at: str = "") -
 
 
 def _describe(error: ValidationError, at: str) -> str:
-    first: Mapping[str, Any] = error.errors(include_url=False)[0]
+    try:
+        first: Mapping[str, Any] = error.errors(include_url=False)[0]
+    except UnicodeEncodeError:  # half of a surrogate pair in a name, which the library cannot even report
+        return "Invalid request: a parameter's name is not valid text."
     location = [part for part in first["loc"] if not (isinstance(part, str) and part.startswith(_BRANCH))]
     kind, context = first["type"], first.get("ctx", {})
     if kind == "unknown_parameter":

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from orchestrator.errors import InvalidRequest, NotSupported
@@ -193,6 +193,7 @@ def test_a_body_is_an_object(data: Any) -> None:
     assert refusal(data) == "Invalid request: expected an object."
 
 
+@example({**GOOD_REQUEST, "\ud800": None})
 @given(almost_right_requests() | json_values | st.dictionaries(st.sampled_from(sorted(GOOD_REQUEST)), json_values))
 def test_anything_is_a_request_or_a_refusal(data: Any) -> None:
     try:
