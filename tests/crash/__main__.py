@@ -10,10 +10,12 @@ import argparse
 import asyncio
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
 import traceback
+from contextlib import ExitStack
 from pathlib import Path
 
 from orchestrator import __version__
@@ -40,26 +42,29 @@ def main() -> int:
     chosen.out.mkdir(parents=True)
     asked = {name: getattr(chosen, name) for name in ("kills", "seed", "lanes", "driver")}
     print(f"crash: seed {chosen.seed}, {chosen.kills} deaths, {chosen.lanes} lanes, driver {chosen.driver}", flush=True)
+    # Whoever ends the harness early finds nothing of it left either.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     begun = time.monotonic()
-    # Sockets of sandboxes that are processes lie below it, and their paths are limited.
-    place = Path(tempfile.mkdtemp(prefix="crash-"))
-    lanes = [
-        Lane(number, _folder(place, number), chosen.seed + number, chosen.driver) for number in range(chosen.lanes)
-    ]
-    violation = asyncio.run(_run(lanes, chosen.kills))
-    report = Report.of(lanes, {**asked, "version": __version__}, time.monotonic() - begun, violation)
-    report.write(chosen.out)
-    print(report.text())
-    for lane in lanes:
-        lane.clear()
-    if violation:
-        shutil.copytree(place, chosen.out / "lanes", ignore=shutil.ignore_patterns("disks", "s"))
-        print(
-            f"VIOLATED: {violation}\nSee {chosen.out}/lanes. Again: scripts/crash.sh --seed {chosen.seed} "
-            f"--kills {chosen.kills} --lanes {chosen.lanes} --driver {chosen.driver}",
-            file=sys.stderr,
-        )
-    shutil.rmtree(place)
+    with ExitStack() as cleaning:
+        # Sockets of sandboxes that are processes lie below it, and their paths are limited.
+        place = Path(tempfile.mkdtemp(prefix="crash-"))
+        cleaning.callback(shutil.rmtree, place)
+        lanes = [
+            Lane(number, _folder(place, number), chosen.seed + number, chosen.driver) for number in range(chosen.lanes)
+        ]
+        for lane in lanes:
+            cleaning.callback(lane.clear)
+        violation = asyncio.run(_run(lanes, chosen.kills))
+        report = Report.of(lanes, {**asked, "version": __version__}, time.monotonic() - begun, violation)
+        report.write(chosen.out)
+        print(report.text())
+        if violation:
+            shutil.copytree(place, chosen.out / "lanes", ignore=shutil.ignore_patterns("disks", "s"))
+            print(
+                f"VIOLATED: {violation}\nSee {chosen.out}/lanes. Again: scripts/crash.sh --seed {chosen.seed} "
+                f"--kills {chosen.kills} --lanes {chosen.lanes} --driver {chosen.driver}",
+                file=sys.stderr,
+            )
     if chosen.report and not violation:
         report.write_between_marks(_PAGE)
     unreached = [] if chosen.allow_unreached else report.figures["unreached"]

@@ -132,7 +132,8 @@ class Lane:
 
     def clear(self) -> None:
         """Leaves nothing on the machine but the folder."""
-        self._ground.clear()
+        if self._data_dir.exists():
+            self._ground.clear()
 
     # deaths
 
