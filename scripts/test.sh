@@ -37,7 +37,9 @@ e2e() {
         scripts/clients.sh
         scripts/sshd.sh
     fi
-    "$bin/pytest" -q -m e2e tests/e2e tests/conformance
+    "$bin/pytest" -q -m e2e tests/e2e
+    title "conformance, on every engine and runtime that is here"
+    "$bin/pytest" -q -n 2 --dist loadscope -m e2e tests/conformance
 }
 
 scripts/setup.sh
