@@ -44,10 +44,11 @@ def snapshots(engine: Settings, server: ServerProcess) -> list[str]:
     return [tag for image in images for tag in image["RepoTags"]]
 
 
-def dangling(engine: Settings, server: ServerProcess) -> list[str]:
+def images_left(engine: Settings, server: ServerProcess) -> list[str]:
+    """Whatever they are called."""
     client = docker.DockerClient(base_url=engine.engine_url)
     try:
-        filters = {"dangling": True, "label": f"corral.snapshot={server.instance}"}
+        filters = {"label": f"corral.snapshot={server.instance}"}
         return [image["Id"] for image in client.api.images(filters=filters)]
     finally:
         client.close()
@@ -77,7 +78,7 @@ def test_forks_are_independent_and_leave_no_image(caller: Caller, layers: Server
         time.sleep(0.05)
     for environment in (parent, child):
         caller.delete_environment(environment)
-    assert dangling(engine, layers) == []
+    assert images_left(engine, layers) == []
 
 
 def test_files_outlive_the_server(caller: Caller, layers: ServerProcess) -> None:

@@ -34,6 +34,8 @@ GUEST_FOLDER = "/opt/corral"
 _AGENT_UID = 1000
 _HOSTS = "127.0.0.1\tlocalhost sandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 _SNAPSHOT_REPOSITORY = "corral/snapshot"
+_DROPPED_REPOSITORY = "corral/dropped"
+"""Of snapshots that are no more, and that a container began with."""
 _SNAPSHOT_LABEL = "corral.snapshot"
 _UNPACK = ("tar", "--extract", "--numeric-owner", "--preserve-permissions", "--delay-directory-restore")
 
@@ -247,7 +249,7 @@ class LayerStorage(Storage):
         return self._image(spec.snapshot) if spec.snapshot else spec.image
 
     def remove(self, sandbox_id: str) -> None:
-        self._remove_dangling()
+        self._remove_dropped()
 
     def snapshot(self, ref: SandboxRef, name: str) -> None:
         if name not in self.snapshots():
@@ -258,22 +260,33 @@ class LayerStorage(Storage):
 
     def drop_snapshot(self, name: str) -> None:
         if name in self.snapshots():
-            self._engine().remove_image(self._image(name), force=True)
-            self._remove_dangling()
+            # Never by force: Podman would remove the containers that began with it. An image that has another name only
+            # loses this one.
+            self._engine().tag(self._image(name), _DROPPED_REPOSITORY, tag=f"{self._prefix}{name}", force=True)
+            self._engine().remove_image(self._image(name))
+            self._remove_dropped()
 
-    def _remove_dangling(self) -> None:
+    def _remove_dropped(self) -> None:
         """Images of dropped snapshots, each as soon as no container is left that began with it."""
-        api = self._engine()
-        filters = {"dangling": True, "label": f"{_SNAPSHOT_LABEL}={self._instance}"}
-        for image in api.images(filters=filters):
+        try:
+            dropped = [image["Id"] for image in self._images() if not self._names_of(image)]
+        except docker.errors.APIError:
+            return  # Podman cannot list images while one is being removed; the next removal looks again
+        for image in dropped:
             with contextlib.suppress(docker.errors.APIError):  # it is still needed
-                api.remove_image(image["Id"])
+                self._engine().remove_image(image)
 
     def snapshots(self) -> set[str]:
-        images = self._engine().images(filters={"label": f"{_SNAPSHOT_LABEL}={self._instance}"})
+        return {name for image in self._images() for name in self._names_of(image)}
+
+    def _images(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._engine().images(filters={"label": f"{_SNAPSHOT_LABEL}={self._instance}"})
+        return found
+
+    def _names_of(self, image: dict[str, Any]) -> list[str]:
         # Podman puts the name of a registry before ours.
-        tags = (tag.partition(self._image("")) for image in images for tag in image["RepoTags"] or ())
-        return {name for _, found, name in tags if found}
+        tags = (tag.partition(self._image("")) for tag in image["RepoTags"] or ())
+        return [name for _, found, name in tags if found]
 
     def _image(self, name: str) -> str:
         return f"{_SNAPSHOT_REPOSITORY}:{self._prefix}{name}"
