@@ -98,6 +98,12 @@ async def says(sandbox: Sandbox, code: str, call: str = "") -> str:
     return outcome.head.decode()
 
 
+async def used(world: World, environments: Environments, spec: object = "remote") -> tuple[EnvironmentRow, Sandbox]:
+    """A new environment and its sandbox."""
+    row = await environments.create(world.project, spec_of(spec))
+    return row, await environments.sandbox(row.id)
+
+
 async def eventually(is_true: Callable[[], Awaitable[bool]], within_s: float = 10.0) -> None:
     async with asyncio.timeout(within_s):
         while not await is_true():

@@ -5,11 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
-import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -23,7 +19,7 @@ from orchestrator.errors import (
     SandboxStartFailed,
     StoreError,
 )
-from orchestrator.sandboxes import lifecycle, link, reconciler
+from orchestrator.sandboxes import lifecycle
 from orchestrator.sandboxes.driver import (
     Profile,
     Resources,
@@ -32,10 +28,8 @@ from orchestrator.sandboxes.driver import (
     SandboxState,
     SandboxStatus,
 )
-from orchestrator.sandboxes.environments import Environments
-from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.store.port import EnvironmentRow, SandboxRow
-from tests.fakes.lives import WITH_SOURCE, World, eventually, opened_world, says, spec_of
+from tests.fakes.lives import WITH_SOURCE, World, eventually, says, spec_of
 from tests.fakes.local_driver import (
     IMAGE,
     CutsLink,
@@ -48,14 +42,6 @@ from tests.fakes.local_driver import (
 )
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def world(tmp_path: Path, short_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[World, None]:
-    monkeypatch.setattr(reconciler, "_RETRY_ENGINE_S", 0.05)
-    monkeypatch.setattr(lifecycle, "_ENGINE_PATIENCE_S", 0.0)
-    async with opened_world(tmp_path, short_path) as world:
-        yield world
 
 
 # the ordinary life
@@ -803,82 +789,3 @@ async def test_a_paused_sandbox_goes_on_when_it_is_needed(world: World) -> None:
     await LocalDriver(world.root).pause(sandbox.ref)
     second = await world.server()
     assert await says(await second.sandbox(row.id), "cat f", "c2") == "kept\n"
-
-
-# a sandbox that hangs
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("_CANCEL_GRACE_S", 0.3), ("_OVERDUE_S", 0.3), ("_ANSWER_TIMEOUT_S", 0.3)):
-        monkeypatch.setattr(link, name, value)
-    for name in ("_GREETING_S", "_SUSPECT_GREETING_S"):
-        monkeypatch.setattr(lifecycle, name, 0.3)
-
-
-class Hangs(LocalDriver):
-    """Guests that are stopped by a signal seem to run."""
-
-    async def inspect(self, ref: SandboxRef) -> SandboxStatus:
-        status = await super().inspect(ref)
-        return replace(status, state=SandboxState.RUNNING) if status.state is SandboxState.PAUSED else status
-
-
-def guest_of(sandbox: Sandbox) -> int:
-    return int((Path(sandbox.ref.token) / "pid").read_text())
-
-
-async def begin(sandbox: Sandbox, timeout_s: float) -> asyncio.Task[object]:
-    """A call that runs, in a sandbox whose guest hangs from then on."""
-    call = asyncio.ensure_future(
-        sandbox.bash("hangs", "echo kept > f; sleep 30", timeout_s=timeout_s, output_limit_bytes=1000)
-    )
-    while not (Path(sandbox.ref.token) / "workspace" / "f").exists():
-        await asyncio.sleep(0.01)
-    os.kill(guest_of(sandbox), signal.SIGSTOP)
-    return call
-
-
-async def assert_started_anew(world: World, environments: Environments, row: EnvironmentRow, old: Sandbox) -> None:
-    again = await environments.sandbox(row.id)
-    assert again.guest_id != old.guest_id
-    assert await says(again, "cat f") == "kept\n"
-    assert "sandbox.unresponsive" in await world.kinds(row.id)
-
-
-@pytest.mark.usefixtures("impatient")
-async def test_a_guest_that_does_not_keep_a_limit_and_does_not_answer_is_started_anew(world: World) -> None:
-    environments = await world.server(Hangs(world.root))
-    row = await environments.create(world.project, spec_of())
-    sandbox = await environments.sandbox(row.id)
-    call = await begin(sandbox, timeout_s=0.5)
-    with pytest.raises(SandboxGone, match="does not answer"):
-        await call
-    await assert_started_anew(world, environments, row, sandbox)
-
-
-@pytest.mark.usefixtures("impatient")
-async def test_a_guest_that_cannot_be_cancelled_is_started_anew(world: World) -> None:
-    environments = await world.server(Hangs(world.root))
-    row = await environments.create(world.project, spec_of())
-    sandbox = await environments.sandbox(row.id)
-    call = await begin(sandbox, timeout_s=60)
-    call.cancel()
-    await asyncio.wait([call])
-    await sandbox.link.ended.wait()
-    await assert_started_anew(world, environments, row, sandbox)
-
-
-@pytest.mark.usefixtures("impatient")
-async def test_a_call_over_its_limit_is_waited_for_while_the_guest_answers(world: World) -> None:
-    """Cells that wait for others begin late."""
-    environments = await world.server()
-    row = await environments.create(world.project, spec_of())
-    sandbox = await environments.sandbox(row.id)
-    code = "import time; time.sleep(2)"
-    first, second = [
-        asyncio.ensure_future(sandbox.python(name, code, timeout_s=3, output_limit_bytes=1000)) for name in "ab"
-    ]
-    assert (await first).is_ok
-    assert (await second).is_ok
-    assert sandbox.is_connected

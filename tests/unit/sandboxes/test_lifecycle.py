@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -15,7 +13,7 @@ import pytest
 
 from orchestrator.errors import SandboxGone, SandboxStartFailed, StoreError
 from orchestrator.sandboxes import environments as environments_module
-from orchestrator.sandboxes import lifecycle, link, reconciler
+from orchestrator.sandboxes import lifecycle
 from orchestrator.sandboxes.driver import (
     DriverInfo,
     Found,
@@ -29,7 +27,7 @@ from orchestrator.sandboxes.environments import Environments
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.stages import StageSettings
 from orchestrator.store.port import EnvironmentRow
-from tests.fakes.lives import WITH_SOURCE, World, eventually, opened_world, says, spec_of
+from tests.fakes.lives import WITH_SOURCE, World, eventually, says, spec_of, used
 from tests.fakes.local_driver import IMAGE, EngineAway, FailsDuringCreate, LocalDriver, SlowToStart
 
 pytestmark = pytest.mark.anyio
@@ -38,25 +36,11 @@ QUICK = StageSettings(pause_after_s=0.3, stop_after_s=0, delete_after_s=0, sweep
 STOPS = replace(QUICK, pause_after_s=0, stop_after_s=0.3)
 
 
-@pytest.fixture
-async def world(tmp_path: Path, short_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[World, None]:
-    monkeypatch.setattr(reconciler, "_RETRY_ENGINE_S", 0.05)
-    monkeypatch.setattr(lifecycle, "_ENGINE_PATIENCE_S", 0.0)
-    async with opened_world(tmp_path, short_path) as world:
-        yield world
-
-
 def has(world: World, row: EnvironmentRow, status: str) -> Callable[[], Awaitable[bool]]:
     async def is_it() -> bool:
         return await world.status(row.id) == status
 
     return is_it
-
-
-async def used(world: World, environments: Environments, spec: object = "remote") -> tuple[EnvironmentRow, Sandbox]:
-    """A new environment and its sandbox."""
-    row = await environments.create(world.project, spec_of(spec))
-    return row, await environments.sandbox(row.id)
 
 
 def state_of(world: World, sandbox: Sandbox) -> Awaitable[SandboxStatus]:
@@ -551,66 +535,7 @@ async def test_a_restoration_that_fails_keeps_the_files(world: World) -> None:
     assert await says(await environments.sandbox(row.id), "cat f") == "kept\n"
 
 
-# guests and links that hang
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("_CANCEL_GRACE_S", 0.3), ("_OVERDUE_S", 0.3), ("_ANSWER_TIMEOUT_S", 0.3)):
-        monkeypatch.setattr(link, name, value)
-    for name in ("_GREETING_S", "_SUSPECT_GREETING_S"):
-        monkeypatch.setattr(lifecycle, name, 0.3)
-
-
-class Hangs(LocalDriver):
-    """Guests that are stopped by a signal seem to run."""
-
-    async def inspect(self, ref: SandboxRef) -> SandboxStatus:
-        status = await super().inspect(ref)
-        return replace(status, state=SandboxState.RUNNING) if status.state is SandboxState.PAUSED else status
-
-
-@pytest.mark.usefixtures("impatient")
-async def test_a_guest_that_hangs_is_started_anew_by_the_next_server(world: World) -> None:
-    first = await world.server()
-    row, sandbox = await used(world, first)
-    await says(sandbox, "echo kept > f")
-    await first.aclose()
-    os.kill(int((Path(sandbox.ref.token) / "pid").read_text()), signal.SIGSTOP)
-    second = await world.server(Hangs(world.root))
-    again = await second.sandbox(row.id)
-    assert again.guest_id != sandbox.guest_id
-    assert await says(again, "cat f") == "kept\n"
-    assert "sandbox.unresponsive" in await world.kinds(row.id)
-
-
-@pytest.mark.usefixtures("impatient")
-async def test_a_link_that_hangs_does_not_cost_the_sandbox(world: World) -> None:
-    class Stalls(LocalDriver):
-        """The first stream goes silent when the test says so."""
-
-        gate: asyncio.StreamReader | None = None
-
-        async def connect(self, ref: SandboxRef) -> GuestStream:
-            stream = await super().connect(ref)
-            if self.gate is None:
-                self.gate = stream.reader
-            return stream
-
-        def stall(self) -> None:
-            assert self.gate is not None
-            self.gate.feed_data = lambda data: None  # type: ignore[method-assign]
-
-    driver = Stalls(world.root)
-    environments = await world.server(driver)
-    row, sandbox = await used(world, environments)
-    driver.stall()
-    with pytest.raises(SandboxGone, match="does not answer"):
-        await sandbox.bash("c", "echo once >> f", timeout_s=0.2, output_limit_bytes=100)
-    again = await environments.sandbox(row.id)
-    assert again.guest_id == sandbox.guest_id
-    assert await says(again, "cat f") == "once\n"
-    assert "sandbox.unresponsive" not in await world.kinds(row.id)
+# guests that do not answer
 
 
 async def test_one_that_does_not_answer_may_be_asked_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
