@@ -32,7 +32,7 @@ from orchestrator.sandboxes.lifecycle import Lifecycle
 from orchestrator.sandboxes.pool import PoolSettings
 from orchestrator.sandboxes.reconciler import Deeds, Reconciler
 from orchestrator.sandboxes.roster import Roster
-from orchestrator.sandboxes.specs import dump_profile, dump_spec, read_spec, template_name, variables_of
+from orchestrator.sandboxes.specs import dump_profile, dump_spec, read_spec, ref_of, template_name, variables_of
 from orchestrator.sandboxes.stages import Claims, Stages, StageSettings
 from orchestrator.sandboxes.uses import Uses
 from orchestrator.store.port import EnvironmentRow, Store
@@ -307,7 +307,7 @@ class Environments:
         row = None if ready is not None else await self._store.environment(None, environment_id)
         if row is None or not row.sandbox_ref or row.status in ("pending", "deleting"):
             return ready
-        status = await self._driver.inspect(SandboxRef(row.sandbox_id or "", row.sandbox_ref))
+        status = await self._driver.inspect(ref_of(row))
         if status.state is SandboxState.UNKNOWN:
             raise EngineUnavailable(status.reason)
         is_there = status.state in (SandboxState.RUNNING, SandboxState.PAUSED)

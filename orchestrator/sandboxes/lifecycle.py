@@ -28,6 +28,7 @@ from orchestrator.sandboxes.driver import (
     Profile,
     SandboxDriver,
     SandboxRef,
+    SandboxSpec,
     SandboxState,
     SandboxStatus,
 )
@@ -35,7 +36,7 @@ from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.link import Link
 from orchestrator.sandboxes.pool import Pools, PoolSettings, Waiting
 from orchestrator.sandboxes.sources import put_sources
-from orchestrator.sandboxes.specs import parse_profile, read_spec, sandbox_spec, variables_of
+from orchestrator.sandboxes.specs import parse_profile, read_spec, ref_of, sandbox_spec, variables_of
 from orchestrator.sandboxes.stages import Claims
 from orchestrator.sandboxes.templates import Templates
 from orchestrator.sandboxes.work_queue import Urgency, WorkQueue
@@ -169,6 +170,10 @@ class Lifecycle:
         await self.note(row.id, "sandbox.starting", sandbox_id=sandbox_id, image=profile.image)
         await self._store.update_environment(row.id, sandbox_id=sandbox_id)
         moments.passed("start.named")
+        return await self._create(row, made, wanted, spec)
+
+    async def _create(self, row: EnvironmentRow, made: _Made, wanted: SandboxSpec, spec: EnvironmentSpec) -> Sandbox:
+        """Makes what is wanted and links it; `made` and the row say how far that has come."""
         async with self.queue.turn(Urgency.AWAITED):
             async with contextlib.aclosing(self._driver.create(wanted)) as stages:
                 async for made.ref in stages:
@@ -194,7 +199,7 @@ class Lifecycle:
             EngineUnavailable: nobody knows. SandboxGone: it vanished, and the files with it; or, `retryable`, it does
                 not answer.
         """
-        ref = SandboxRef(row.sandbox_id or "", row.sandbox_ref or "")
+        ref = ref_of(row)
         status = await self._driver.inspect(ref)
         moments.passed("resume.inspected")
         if status.state is SandboxState.UNKNOWN:
@@ -241,11 +246,7 @@ class Lifecycle:
     async def _make_again(self, row: EnvironmentRow, spec: EnvironmentSpec) -> Sandbox:
         """Around the files of a sandbox that somebody removed from the engine."""
         wanted = sandbox_spec(row.sandbox_id or "", self.profile_of(row), row.id, "")
-        async with self.queue.turn(Urgency.AWAITED):
-            async with contextlib.aclosing(self._driver.create(wanted)) as stages:
-                async for ref in stages:
-                    await self._store.update_environment(row.id, sandbox_ref=ref.token)
-            return await self._connect(ref, spec)
+        return await self._create(row, _Made(ref_of(row), None), wanted, spec)
 
     async def _settle_calls(self, environment_id: str, sandbox: Sandbox) -> None:
         """Ends and forgets the calls in its guest's book that nobody will ask for: who made them is gone."""
@@ -381,7 +382,7 @@ class Lifecycle:
         what `SandboxDriver.snapshot` raises.
         """
         self._copying.add(name)
-        ref = SandboxRef(row.sandbox_id or "", row.sandbox_ref or "")
+        ref = ref_of(row)
         try:
             # Where nothing holds the limit, holes count: a copy may write them out.
             written_bytes = await self._driver.written_bytes(ref)

@@ -1,4 +1,4 @@
-"""What an environment was asked to be, as its row holds it. Pure."""
+"""What an environment's row says: what it was asked to be, and where its sandbox is. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-from orchestrator.sandboxes.driver import Profile, Resources, SandboxSpec
+from orchestrator.sandboxes.driver import Profile, Resources, SandboxRef, SandboxSpec
 from orchestrator.store.port import EnvironmentRow
 from orchestrator.wire.environments import EnvironmentSpec, parse_environment
 
@@ -48,6 +48,11 @@ def dump_spec(spec: EnvironmentSpec) -> str:
 def variables_of(spec: EnvironmentSpec) -> Mapping[str, str]:
     """Those that have a value in the clear."""
     return {name: variable.value for name, variable in spec.env.items() if variable.value is not None}
+
+
+def ref_of(row: EnvironmentRow) -> SandboxRef:
+    """Of the sandbox that the row names, as far as it does."""
+    return SandboxRef(row.sandbox_id or "", row.sandbox_ref or "")
 
 
 def sandbox_spec(sandbox_id: str, profile: Profile, name: str, snapshot: str) -> SandboxSpec:

@@ -18,8 +18,9 @@ import structlog
 from orchestrator import moments
 from orchestrator.clock import Clock
 from orchestrator.sandboxes.adoption import status_of
-from orchestrator.sandboxes.driver import SandboxDriver, SandboxRef, SandboxState
+from orchestrator.sandboxes.driver import SandboxDriver, SandboxState
 from orchestrator.sandboxes.roster import Roster
+from orchestrator.sandboxes.specs import ref_of
 from orchestrator.sandboxes.uses import Uses
 from orchestrator.sandboxes.work_queue import Urgency, WorkQueue
 from orchestrator.store.port import EnvironmentRow, NewEvent, SandboxRow, Store
@@ -151,11 +152,11 @@ class Stages:
         await self._store.update_environment(row.id, target=target)
         moments.passed("stage.target_stored")
         if target == "paused":
-            await self._driver.pause(_ref(row))
+            await self._driver.pause(ref_of(row))
             moments.passed("stage.paused")
         else:
             await self._roster.drop(row.id)
-            await self._driver.stop(_ref(row))
+            await self._driver.stop(ref_of(row))
             moments.passed("stage.stopped")
         await self._store.update_environment(row.id, status=target, target="")
         moments.passed("stage.stored")
@@ -167,7 +168,7 @@ class Stages:
             row = await self._store.environment(None, environment_id)
             if row is None or not row.sandbox_ref or row.status in ("pending", "deleting"):
                 return
-            found = await self._driver.inspect(_ref(row))
+            found = await self._driver.inspect(ref_of(row))
             status = status_of(found.state, has_files=found.has_files)
             if status is None:
                 return
@@ -179,14 +180,10 @@ class Stages:
                 await self._store.update_environment(environment_id, status=status)
                 await self._note(row, status, found.reason)
             if found.state is SandboxState.EXITED:
-                await self._driver.stop(_ref(row))  # which lets go of its files
+                await self._driver.stop(ref_of(row))  # which lets go of its files
 
     async def _note(self, row: EnvironmentRow, status: str, reason: str) -> None:
         kind = _KINDS[status]
         log.info(kind.replace(".", "_"), environment_id=row.id, reason=reason)
         body = encode_json({"sandbox_id": row.sandbox_id, "reason": reason})
         await self._store.note(row.id, [NewEvent(kind, body)])
-
-
-def _ref(row: EnvironmentRow) -> SandboxRef:
-    return SandboxRef(row.sandbox_id or "", row.sandbox_ref or "")
