@@ -33,7 +33,7 @@ from orchestrator.policy.bounds import Bounds, Maxima
 from orchestrator.policy.limits import Limits
 from orchestrator.runs.intake import Intake
 from orchestrator.runs.supervisor import Supervisor
-from orchestrator.sandboxes.disks import Disks, can_use_disks
+from orchestrator.sandboxes.disks import Disks, can_use_disks, has_disks
 from orchestrator.sandboxes.driver import SandboxDriver
 from orchestrator.sandboxes.environments import Environments, SandboxDefaults
 from orchestrator.sandboxes.pool import PoolSettings
@@ -215,15 +215,23 @@ def choose_disks(settings: Settings) -> Disks | None:
     """The disks that sandboxes get, or None: their files are in the engine's writable layers.
 
     Raises:
-        ConfigError: disks are asked for and impossible.
+        ConfigError: disks are asked for, or hold the files of sandboxes already, and are impossible.
     """
-    reason = can_use_disks(settings.engine_url)
+    folder = settings.data_dir / "disks"
+    has_some = has_disks(folder)
+    reason = can_use_disks(settings.engine_url, has_some=has_some)
+    if settings.storage == "auto" and has_some and reason:
+        # In layers they would start without their files.
+        raise ConfigError(
+            f"the files of sandboxes are on disks in {folder}, which cannot be used: {reason}. "
+            "With the setting storage = 'layers' the server starts without them"
+        )
     if settings.storage == "layers" or (settings.storage == "auto" and reason):
         log.info("storage_layers", reason=reason or "as set")
         return None
     if reason:
         raise ConfigError(f"setting 'storage': no disks here: {reason}")
-    return Disks(settings.data_dir / "disks", settings.disk_pool_bytes)
+    return Disks(folder, settings.disk_pool_bytes)
 
 
 def _instance(data_dir: Path) -> str:

@@ -157,12 +157,12 @@ def _data_folder(folder: Path) -> Check:
 
 
 def _storage(settings: Settings) -> Check:
-    from orchestrator.sandboxes.disks import can_share_blocks, can_use_disks
+    from orchestrator.sandboxes.disks import can_share_blocks, can_use_disks, has_disks
 
     layers = "sandboxes write into the engine's layers, without a hard limit"
     if settings.storage == "layers":
         return Check("storage", "warning", f"{layers}, as set", "set CORRAL_STORAGE=auto")
-    if reason := can_use_disks(settings.engine_url):
+    if reason := can_use_disks(settings.engine_url, has_some=has_disks(settings.data_dir / "disks")):
         advice = "run the server as root on the engine's machine"
         if settings.storage == "disks":
             return Check("storage", "broken", f"CORRAL_STORAGE=disks is not possible: {reason}", advice)

@@ -264,9 +264,17 @@ class Disks:
         return _shares_blocks(self._files)
 
 
-def can_use_disks(engine_url: str) -> str:
-    """Why the sandboxes of that engine cannot have disks made by this process; empty if they can."""
-    if reason := reason_to_stay_out(engine_url, "mnt"):
+def has_disks(folder: Path) -> bool:
+    """Whether sandboxes have had disks below `folder`: what files they have is there and nowhere else."""
+    return (folder / "pool.xfs").exists() or any((folder / "files" / "sandboxes").glob("*.img"))
+
+
+def can_use_disks(engine_url: str, *, has_some: bool = False) -> str:
+    """Why the sandboxes of that engine cannot have disks made by this process; empty if they can.
+
+    `has_some`: they have disks already, so an engine that does not answer just now is where it was.
+    """
+    if reason := reason_to_stay_out(engine_url, "mnt", was_beside=has_some or None):
         return reason
     missing = [name for name in ("mkfs.ext4", "mount", "umount") if shutil.which(name, path=_PATH) is None]
     return f"there is no {missing[0]}" if missing else ""

@@ -92,7 +92,9 @@ class DockerDriver(SandboxDriver):
         self._opening = asyncio.Lock()
         self._is_closed = False
         self._client: docker.DockerClient | None = None
-        self._is_direct = direct.is_possible(engine_url) if is_direct is None else is_direct
+        self._wants_direct = is_direct
+        self._is_direct = False
+        """Decided when the engine answers: before that nobody knows where it is."""
         self._default_runtime = ""
         self._opened_at: str | None = None
         """By the engine's clock."""
@@ -118,6 +120,10 @@ class DockerDriver(SandboxDriver):
         client: Any = self._client or await self._run(connect)
         try:
             found = await self._run(lambda: engine.look_at(client))
+            if self._wants_direct is None:
+                self._is_direct = await self._run(lambda: direct.is_possible(self._engine_url))
+            else:
+                self._is_direct = self._wants_direct
             if found.is_podman:
                 self._podman_profile = await self._run(self._write_seccomp_profile)
             await self._keep(self._prepare_storage, client)

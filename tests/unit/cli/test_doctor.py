@@ -24,7 +24,7 @@ def free_port(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Disks are possible, whoever runs the tests."""
-    monkeypatch.setattr(disks, "can_use_disks", lambda _: "")
+    monkeypatch.setattr(disks, "can_use_disks", lambda _, **__: "")
     monkeypatch.setattr(disks, "can_share_blocks", lambda _: True)
 
 
@@ -85,7 +85,7 @@ def test_where_files_are_kept(
     told: str,
 ) -> None:
     monkeypatch.setenv("CORRAL_STORAGE", wanted)
-    monkeypatch.setattr(disks, "can_use_disks", lambda _: reason)
+    monkeypatch.setattr(disks, "can_use_disks", lambda _, **__: reason)
     monkeypatch.setattr(disks, "can_share_blocks", lambda _: shares)
     checks = json.loads(corral("doctor", "--json").out)["checks"]
     (check,) = (check for check in checks if check["name"] == "storage")

@@ -48,3 +48,24 @@ def test_who_sees_other_mounts_or_processes_is_not(url: str, monkeypatch: pytest
         Path, "readlink", lambda path: elsewhere if path == Path(f"/proc/self/ns/{namespace}") else readlink(path)
     )
     assert reason_to_stay_out(url, namespace) == f"the server, or the engine, runs in a container ({namespace})"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("namespace", ["mnt", "pid"])
+def test_while_nobody_listens_it_is_where_it_was(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch, namespace: str
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    url = f"unix://{short_path}/nobody.sock"
+    assert reason_to_stay_out(url, namespace, was_beside=True) == ""  # type: ignore[arg-type]
+    assert "runs in a container" in reason_to_stay_out(url, namespace, was_beside=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("is_marked", [True, False])
+def test_what_nobody_knows_is_guessed_by_the_marks_of_containers(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch, is_marked: bool
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    exists = Path.exists
+    marks = (Path("/.dockerenv"), Path("/run/.containerenv"))
+    monkeypatch.setattr(Path, "exists", lambda path: is_marked if path in marks else exists(path))
+    assert bool(reason_to_stay_out(f"unix://{short_path}/nobody.sock", "mnt")) is is_marked
