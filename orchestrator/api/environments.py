@@ -17,7 +17,7 @@ from orchestrator.clock import rfc3339
 from orchestrator.errors import InvalidRequest, NotFound
 from orchestrator.policy.sources import check_inline
 from orchestrator.sandboxes.specs import read_spec
-from orchestrator.store.port import EnvironmentRow
+from orchestrator.store.port import EnvironmentRow, InteractionFilter
 from orchestrator.wire.base import parse
 from orchestrator.wire.environments import (
     EnvironmentCreate,
@@ -82,9 +82,8 @@ async def delete(environment_id: str, caller: TheCaller, services: TheServices) 
     """Removes the environment with its sandbox and files; interactions that run or wait in it are cancelled first."""
     row = await services.environments.find(caller.project_id, environment_id, include_deleting=True)
     for status in _UNENDED:
-        left = await services.store.interactions(
-            caller.project_id, environment_id=row.id, status=status, limit=_PAGE_LIMIT
-        )
+        wanted = InteractionFilter(environment_id=row.id, status=status)
+        left = await services.store.interactions(caller.project_id, wanted, limit=_PAGE_LIMIT)
         await asyncio.gather(*(services.supervisor.cancel(each.id) for each in left))
     await services.environments.delete(row)
     return JSONResponse({})

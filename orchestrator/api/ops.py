@@ -20,7 +20,7 @@ from orchestrator.api.parameters import OnlyKnown
 from orchestrator.api.services import Services, TheCaller, TheServices
 from orchestrator.clock import rfc3339
 from orchestrator.errors import NotFound
-from orchestrator.store.port import Event, Store
+from orchestrator.store.port import Event, InteractionFilter, Store
 from orchestrator.wire.base import encode_json
 
 router = APIRouter(tags=["operators"])
@@ -48,7 +48,7 @@ async def readyz(services: TheServices) -> JSONResponse:
 async def ps(caller: TheCaller, services: TheServices) -> JSONResponse:
     """Environments and running interactions."""
     store = services.store
-    running = await store.interactions(caller.scope, status="in_progress", limit=_LIMIT)
+    running = await store.interactions(caller.scope, InteractionFilter(status="in_progress"), limit=_LIMIT)
     by_environment: dict[str | None, list[str]] = {}
     for row in running:
         by_environment.setdefault(row.environment_id, []).append(row.id)
@@ -112,7 +112,7 @@ async def _environment_lines(
     store = services.store
     if not follow:
         found: list[tuple[Event, str]] = [(event, environment_id) for event in await store.read(environment_id)]
-        for row in await store.interactions(scope, environment_id=environment_id, limit=_LIMIT):
+        for row in await store.interactions(scope, InteractionFilter(environment_id=environment_id), limit=_LIMIT):
             found += [(event, row.id) for event in await store.read(row.id)]
         found.sort(key=lambda pair: (pair[0].at, pair[1], pair[0].seq))
         yield b"".join(_lines(log_id, [event]) for event, log_id in found)
@@ -141,7 +141,8 @@ async def _tailing(
 
     async def discover(group: asyncio.TaskGroup) -> None:
         while True:
-            for row in reversed(await store.interactions(scope, environment_id=log_id, limit=_LIMIT)):
+            wanted = InteractionFilter(environment_id=log_id)
+            for row in reversed(await store.interactions(scope, wanted, limit=_LIMIT)):
                 if row.id not in followed:
                     followed.add(row.id)
                     group.create_task(follow(row.id))

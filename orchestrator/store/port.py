@@ -15,8 +15,8 @@ journal) or an environment's (the life of its sandboxes). Rules, from the design
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 
@@ -46,6 +46,8 @@ class ProjectRow:
     id: str
     name: str
     created: datetime
+    retention_days: int | None = None
+    """For how long ended interactions are kept. None: as the server's setting says; 0: for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,13 @@ class InteractionRow:
     updated: datetime
     is_cancelling: bool = False
     """Somebody asked for its end; see `request_cancel`."""
+    is_model: bool = False
+    """`agent` names a model that is asked directly, without an agent."""
+    is_stored: bool = True
+    """Otherwise nobody may ask for it, and it goes as soon as its caller has it."""
+    tier: str = "standard"
+    """`priority`, `standard`, `flex` or `deferred`: whose turn comes first."""
+    labels: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +144,41 @@ class RunKey:
     project_id: str
     environment_id: str | None
     is_cancelling: bool
+    tier: str = "standard"
+
+
+@dataclass(frozen=True, slots=True)
+class InteractionFilter:
+    """Which interactions a listing shows: those that are all of what is not None."""
+
+    environment_id: str | None = None
+    status: str | None = None
+    agent: str | None = None
+    previous_id: str | None = None
+    conversation: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Those that have all of these."""
+    created_from: datetime | None = None
+    created_before: datetime | None = None
+    only_stored: bool = False
+    """Without those that nobody may ask for."""
+
+
+ANY_INTERACTION = InteractionFilter()
+
+
+@dataclass(frozen=True, slots=True)
+class CreateCall:
+    """The call that created an interaction, kept so that its repetition is recognised."""
+
+    scope: str
+    """Who called: calls of different scopes have nothing to do with each other."""
+    key: str | None
+    """The client's own name for the call; nobody else's of that scope has it."""
+    digest: bytes
+    """SHA-256 of the canonical request: equal for equal requests."""
+    generation: int
+    """Of the server that answers."""
 
 
 class Store(ABC):
@@ -197,6 +241,14 @@ class Store(ABC):
     @abstractmethod
     async def find_key(self, key_hash: bytes) -> KeyRow | None:
         """The key of that digest, if it is known and not revoked."""
+
+    @abstractmethod
+    async def projects(self) -> list[ProjectRow]:
+        """All projects, oldest first."""
+
+    @abstractmethod
+    async def set_retention(self, name: str, days: int | None) -> ProjectRow | None:
+        """Says for how long the project's ended interactions are kept; returns its row, None if it is unknown."""
 
     # environments
 
@@ -268,8 +320,10 @@ class Store(ABC):
         events: Sequence[NewEvent],
         environment: EnvironmentRow | None = None,
         base: str | None = None,
+        call: CreateCall | None = None,
     ) -> None:
-        """Inserts the row and its first events, and with them a new `environment` as `create_environment` does."""
+        """Inserts the row and its first events, and with them a new `environment` as `create_environment` does, and the
+        `call`, whose key must be new."""
 
     @abstractmethod
     async def interaction(self, project_id: str | None, interaction_id: str) -> InteractionRow | None: ...
@@ -278,13 +332,44 @@ class Store(ABC):
     async def interactions(
         self,
         project_id: str | None,
+        wanted: InteractionFilter = ANY_INTERACTION,
         *,
-        environment_id: str | None = None,
-        status: str | None = None,
         after: str | None = None,
         limit: int = 50,
     ) -> list[InteractionRow]:
         """Newest first, at most `limit`; `after` as in `environments`."""
+
+    @abstractmethod
+    async def expired(self, project_id: str, before: datetime, limit: int) -> list[str]:
+        """Ids of ended interactions to which nothing was added since `before`, at most `limit`, oldest first."""
+
+    # create calls
+
+    @abstractmethod
+    async def find_call(self, scope: str, key: str) -> tuple[str, bytes] | None:
+        """The id of the interaction that was created under that key, and the digest of its request."""
+
+    @abstractmethod
+    async def find_unanswered(self, scope: str, digest: bytes, lost_since: datetime) -> str | None:
+        """The latest interaction of an equal request without a key whose caller left since then without an answer."""
+
+    @abstractmethod
+    async def note_answer(self, interaction_id: str, *, was_delivered: bool) -> None:
+        """The caller of the create call has its answer, or has left without one. What was delivered stays so."""
+
+    @abstractmethod
+    async def lose_answers(self, generation: int) -> None:
+        """Calls that servers before that generation have not answered are lost from now on."""
+
+    @abstractmethod
+    async def forget_calls(self, *, lost_before: datetime, keys_before: datetime) -> None:
+        """Drops calls that were answered or lost before that time; those with a key once their interaction has ended
+        and is older than `keys_before`.
+        """
+
+    @abstractmethod
+    async def unstored(self, lost_before: datetime) -> list[str]:
+        """Interactions that are not to be kept and that nobody will ask for: answered, or lost before that time."""
 
     @abstractmethod
     async def run_keys(self, status: str) -> list[RunKey]:

@@ -1,43 +1,45 @@
-"""SQL of the resources' rows, for the SQLite store: functions of a connection, one statement or two each.
+"""SQL of projects, keys and environments, for the SQLite store: functions of a connection, one statement or two each.
 
-Knows the tables and how the port's rows are kept in them, nothing of threads, transactions or logs. Imports `port` and
-`errors` only. `project_id` None sees every project; otherwise another project's row is as absent as an unknown one.
+Knows the tables and how the port's rows are kept in them, nothing of threads, transactions or logs; interactions have a
+file of their own. Imports `port` and `paging` only. `project_id` None sees every project; otherwise another project's
+row is as absent as an unknown one.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from orchestrator.errors import InvalidRequest
-from orchestrator.store.port import EnvironmentRow, InteractionRow, KeyRow, ProjectRow, RunKey, SandboxRow
+from orchestrator.store.paging import depart, micros, moment, page, start_of
+from orchestrator.store.port import EnvironmentRow, KeyRow, ProjectRow, SandboxRow
 
 Delete = Callable[[sqlite3.Connection, str, datetime], None]
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-
-_LARGEST_PAGE = 1_000_000
-
-
-def micros(at: datetime) -> int:
-    """Microseconds since 1970, exactly."""
-    return (at - _EPOCH) // _MICROSECOND
-
-
-def moment(at_us: int) -> datetime:
-    """The inverse of `micros`."""
-    return _EPOCH + timedelta(microseconds=at_us)
-
 
 # projects and keys
 
 
+_PROJECT = "SELECT id, name, created, retention_days FROM projects"
+
+
+def _project(found: Any) -> ProjectRow:
+    row_id, name, created, retention_days = found
+    return ProjectRow(row_id, name, moment(created), retention_days)
+
+
 def project(connection: sqlite3.Connection, name: str) -> ProjectRow | None:
-    found = connection.execute("SELECT id, name, created FROM projects WHERE name = ?", (name,)).fetchone()
-    return found and ProjectRow(found[0], found[1], moment(found[2]))
+    found = connection.execute(f"{_PROJECT} WHERE name = ?", (name,)).fetchone()
+    return found and _project(found)
+
+
+def projects(connection: sqlite3.Connection) -> list[ProjectRow]:
+    return [_project(found) for found in connection.execute(f"{_PROJECT} ORDER BY created, id")]
+
+
+def set_retention(connection: sqlite3.Connection, name: str, days: int | None) -> ProjectRow | None:
+    connection.execute("UPDATE projects SET retention_days = ? WHERE name = ?", (days, name))
+    return project(connection, name)
 
 
 def ensure_project(connection: sqlite3.Connection, row: ProjectRow) -> ProjectRow:
@@ -175,8 +177,8 @@ def count_environments(connection: sqlite3.Connection, project_id: str) -> int:
 def environments(
     connection: sqlite3.Connection, project_id: str | None, after: str | None, limit: int
 ) -> list[EnvironmentRow]:
-    start = _start(connection, _START_ENVIRONMENTS, project_id, after)
-    found = _page(connection, _ENVIRONMENT, {"project_id": project_id}, start, limit)
+    start = start_of(connection, "environments", project_id, after)
+    found = page(connection, _ENVIRONMENT, {"project_id": project_id}, start, limit)
     return [_environment(columns) for columns in found]
 
 
@@ -230,160 +232,4 @@ def update_environment(
 
 def delete_environment(connection: sqlite3.Connection, environment_id: str, now: datetime) -> None:
     """The row, and by trigger its log."""
-    connection.execute(
-        "INSERT INTO departed (id, project_id, created, deleted)"
-        " SELECT id, project_id, created, ? FROM environments WHERE id = ?",
-        (micros(now), environment_id),
-    )
-    connection.execute("DELETE FROM environments WHERE id = ?", (environment_id,))
-
-
-# interactions
-
-_INTERACTION = (
-    "SELECT id, project_id, conversation, previous_id, environment_id, agent, status, is_background, generation, body,"
-    " created, updated, cancelling FROM interactions JOIN requests ON interaction_id = id"
-)
-
-
-def _interaction(found: Any) -> InteractionRow:
-    row_id, project_id, conversation, previous_id, environment_id, agent, status, *rest = found
-    is_background, generation, request, created, updated, is_cancelling = rest
-    return InteractionRow(
-        row_id,
-        project_id,
-        conversation,
-        previous_id,
-        environment_id,
-        agent,
-        status,
-        bool(is_background),
-        generation,
-        request,
-        moment(created),
-        moment(updated),
-        bool(is_cancelling),
-    )
-
-
-def insert_interaction(connection: sqlite3.Connection, row: InteractionRow) -> None:
-    connection.execute(
-        "INSERT INTO interactions (id, project_id, conversation, previous_id, environment_id, agent, status,"
-        " is_background, generation, created, updated) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            row.id,
-            row.project_id,
-            row.conversation,
-            row.previous_id,
-            row.environment_id,
-            row.agent,
-            row.status,
-            row.is_background,
-            row.generation,
-            micros(row.created),
-            micros(row.updated),
-        ),
-    )
-    connection.execute("INSERT INTO requests (interaction_id, body) VALUES (?, ?)", (row.id, row.request))
-
-
-def interaction(connection: sqlite3.Connection, project_id: str | None, interaction_id: str) -> InteractionRow | None:
-    found = connection.execute(
-        f"{_INTERACTION} WHERE id = :id AND (:project_id IS NULL OR project_id = :project_id)",
-        {"id": interaction_id, "project_id": project_id},
-    ).fetchone()
-    return found and _interaction(found)
-
-
-def interactions(
-    connection: sqlite3.Connection,
-    project_id: str | None,
-    environment_id: str | None,
-    status: str | None,
-    after: str | None,
-    limit: int,
-) -> list[InteractionRow]:
-    start = _start(connection, _START_INTERACTIONS, project_id, after)
-    wanted = {"project_id": project_id, "environment_id": environment_id, "status": status}
-    return [_interaction(columns) for columns in _page(connection, _INTERACTION, wanted, start, limit)]
-
-
-def run_keys(connection: sqlite3.Connection, status: str) -> list[RunKey]:
-    found = connection.execute(
-        "SELECT id, project_id, environment_id, cancelling FROM interactions"
-        " WHERE status = ? ORDER BY created, id DESC",
-        (status,),
-    )
-    return [
-        RunKey(row_id, project_id, environment_id, bool(cancelling))
-        for row_id, project_id, environment_id, cancelling in found
-    ]
-
-
-def request_cancel(connection: sqlite3.Connection, interaction_id: str) -> bool:
-    asked = connection.execute(
-        "UPDATE interactions SET cancelling = 1 WHERE id = ? AND status IN ('in_progress', 'requires_action')",
-        (interaction_id,),
-    )
-    return asked.rowcount == 1
-
-
-def latest_update(connection: sqlite3.Connection) -> datetime:
-    """Of any interaction; 1970 if there is none."""
-    (updated,) = connection.execute("SELECT coalesce(max(updated), 0) FROM interactions").fetchone()
-    return moment(updated)
-
-
-def is_interaction(connection: sqlite3.Connection, log_id: str) -> bool:
-    return connection.execute("SELECT 1 FROM interactions WHERE id = ?", (log_id,)).fetchone() is not None
-
-
-def delete_interaction(connection: sqlite3.Connection, interaction_id: str, now: datetime) -> None:
-    """The row, and by trigger its log."""
-    connection.execute(
-        "INSERT INTO departed (id, project_id, created, deleted)"
-        " SELECT id, project_id, created, ? FROM interactions WHERE id = ?",
-        (micros(now), interaction_id),
-    )
-    connection.execute("DELETE FROM interactions WHERE id = ?", (interaction_id,))
-
-
-# pages: newest first, rows of the same microsecond by id
-
-_Start = tuple[int, str]
-"""The `created` and `id` of the last row of the page before."""
-
-_START_ENVIRONMENTS = """
-SELECT created FROM environments WHERE id = :id AND (:project_id IS NULL OR project_id = :project_id)
-UNION ALL SELECT created FROM departed WHERE id = :id AND (:project_id IS NULL OR project_id = :project_id)
-"""
-_START_INTERACTIONS = _START_ENVIRONMENTS.replace("environments", "interactions")
-
-
-def _start(connection: sqlite3.Connection, select: str, project_id: str | None, after: str | None) -> _Start | None:
-    if after is None:
-        return None
-    found = connection.execute(select, {"id": after, "project_id": project_id}).fetchone()
-    if found is None:
-        raise InvalidRequest("there is no row to continue after: list again from the first page")
-    return found[0], after
-
-
-def _page(
-    connection: sqlite3.Connection, select: str, wanted: Mapping[str, str | None], start: _Start | None, limit: int
-) -> list[Any]:
-    """One page of `select`, of rows whose columns have the `wanted` values that are not None."""
-    values: dict[str, str | int] = {name: value for name, value in wanted.items() if value is not None}
-    conditions = [f"{name} = :{name}" for name in values]
-    if start is not None:
-        values["start_created"], values["start_id"] = start
-        # The first comparison is implied by the rest; it is what lets SQLite begin in the middle of an index.
-        conditions.append("created <= :start_created AND (created < :start_created OR id > :start_id)")
-    values["limit"] = min(max(limit, 0), _LARGEST_PAGE)
-    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-    return connection.execute(f"{select}{where} ORDER BY created DESC, id LIMIT :limit", values).fetchall()
-
-
-def forget_departed(connection: sqlite3.Connection, before: datetime) -> None:
-    """Drops what was remembered of rows that were deleted before that time."""
-    connection.execute("DELETE FROM departed WHERE deleted < ?", (micros(before),))
+    depart(connection, "environments", environment_id, now)

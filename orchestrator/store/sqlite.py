@@ -21,12 +21,16 @@ from pathlib import Path
 from orchestrator.clock import Clock
 from orchestrator.errors import ConfigError, LeaseLost, StoreError
 from orchestrator.ids import new_project_id
-from orchestrator.store import rows
+from orchestrator.store import interaction_rows, paging, rows
 from orchestrator.store.channel import Channels
 from orchestrator.store.connection import connect_writer, translated
+from orchestrator.store.paging import micros, moment
 from orchestrator.store.port import (
+    ANY_INTERACTION,
+    CreateCall,
     EnvironmentRow,
     Event,
+    InteractionFilter,
     InteractionRow,
     KeyRow,
     NewEvent,
@@ -36,7 +40,6 @@ from orchestrator.store.port import (
     Store,
 )
 from orchestrator.store.readers import Readers
-from orchestrator.store.rows import micros, moment
 from orchestrator.store.schema import migrate, shipped_migrations
 from orchestrator.store.writer import Writer
 
@@ -82,7 +85,7 @@ class SqliteStore(Store):
     async def open(self) -> None:
         await self._writer.start()
         await self._readers.start()
-        self._latest = await self._readers.run(rows.latest_update)
+        self._latest = await self._readers.run(interaction_rows.latest_update)
 
     async def aclose(self) -> None:
         self._channels.end_all()
@@ -118,6 +121,12 @@ class SqliteStore(Store):
             return found
         row = ProjectRow(new_project_id(), name, self._clock.now())
         return await self._writer.run(partial(rows.ensure_project, row=row))
+
+    async def projects(self) -> list[ProjectRow]:
+        return await self._readers.run(rows.projects)
+
+    async def set_retention(self, name: str, days: int | None) -> ProjectRow | None:
+        return await self._writer.run(partial(rows.set_retention, name=name, days=days))
 
     async def create_key(self, key: KeyRow, key_hash: bytes) -> None:
         await self._writer.run(partial(rows.insert_key, row=key, key_hash=key_hash))
@@ -198,6 +207,7 @@ class SqliteStore(Store):
         events: Sequence[NewEvent],
         environment: EnvironmentRow | None = None,
         base: str | None = None,
+        call: CreateCall | None = None,
     ) -> None:
         self._latest = max(self._latest, row.updated)
         stamped = _stamped(events, 1, row.updated)
@@ -206,42 +216,68 @@ class SqliteStore(Store):
             self._check_room()
             if environment is not None:
                 rows.insert_environment(connection, environment, base)
-            rows.insert_interaction(connection, row)
+            interaction_rows.insert_interaction(connection, row)
+            if call is not None:
+                interaction_rows.insert_call(connection, row.id, call)
             _insert(connection, row.id, stamped)
 
         await self._writer.run(work, partial(self._channels.publish, row.id, stamped))
 
     async def interaction(self, project_id: str | None, interaction_id: str) -> InteractionRow | None:
-        return await self._readers.run(partial(rows.interaction, project_id=project_id, interaction_id=interaction_id))
+        return await self._readers.run(
+            partial(interaction_rows.interaction, project_id=project_id, interaction_id=interaction_id)
+        )
 
     async def interactions(
         self,
         project_id: str | None,
+        wanted: InteractionFilter = ANY_INTERACTION,
         *,
-        environment_id: str | None = None,
-        status: str | None = None,
         after: str | None = None,
         limit: int = 50,
     ) -> list[InteractionRow]:
         return await self._readers.run(
-            partial(
-                rows.interactions,
-                project_id=project_id,
-                environment_id=environment_id,
-                status=status,
-                after=after,
-                limit=limit,
-            )
+            partial(interaction_rows.interactions, project_id=project_id, wanted=wanted, after=after, limit=limit)
         )
 
+    async def expired(self, project_id: str, before: datetime, limit: int) -> list[str]:
+        return await self._readers.run(
+            partial(interaction_rows.expired, project_id=project_id, before=before, limit=limit)
+        )
+
+    # create calls
+
+    async def find_call(self, scope: str, key: str) -> tuple[str, bytes] | None:
+        return await self._readers.run(partial(interaction_rows.call_by_key, scope=scope, key=key))
+
+    async def find_unanswered(self, scope: str, digest: bytes, lost_since: datetime) -> str | None:
+        return await self._readers.run(
+            partial(interaction_rows.unanswered_call, scope=scope, digest=digest, lost_since=lost_since)
+        )
+
+    async def note_answer(self, interaction_id: str, *, was_delivered: bool) -> None:
+        now = self._clock.now()
+        await self._writer.run(
+            partial(interaction_rows.note_answer, interaction_id=interaction_id, was_delivered=was_delivered, now=now)
+        )
+
+    async def lose_answers(self, generation: int) -> None:
+        await self._writer.run(partial(interaction_rows.lose_answers, generation=generation, now=self._clock.now()))
+
+    async def forget_calls(self, *, lost_before: datetime, keys_before: datetime) -> None:
+        await self._writer.run(partial(interaction_rows.forget_calls, lost_before=lost_before, keys_before=keys_before))
+
+    async def unstored(self, lost_before: datetime) -> list[str]:
+        return await self._readers.run(partial(interaction_rows.unstored, lost_before=lost_before))
+
     async def run_keys(self, status: str) -> list[RunKey]:
-        return await self._readers.run(partial(rows.run_keys, status=status))
+        return await self._readers.run(partial(interaction_rows.run_keys, status=status))
 
     async def request_cancel(self, interaction_id: str) -> bool:
-        return await self._writer.run(partial(rows.request_cancel, interaction_id=interaction_id))
+        return await self._writer.run(partial(interaction_rows.request_cancel, interaction_id=interaction_id))
 
     async def delete_interaction(self, interaction_id: str) -> None:
-        await self._delete(rows.delete_interaction, interaction_id)
+        await self._delete(interaction_rows.delete_interaction, interaction_id)
 
     # logs
 
@@ -281,7 +317,7 @@ class SqliteStore(Store):
 
         def work(connection: sqlite3.Connection) -> None:
             if not rows.is_environment(connection, log_id):
-                if rows.is_interaction(connection, log_id):
+                if interaction_rows.is_interaction(connection, log_id):
                     raise StoreError(f"{log_id} is an interaction's log; only the holder of its lease appends to it")
                 return
             seq, at = connection.execute(_LAST_EVENT, (log_id,)).fetchone() or (0, 0)
@@ -350,7 +386,7 @@ class SqliteStore(Store):
 
         def work(connection: sqlite3.Connection) -> None:
             delete(connection, row_id, now)
-            rows.forget_departed(connection, now - _KEEP_DEPARTED)
+            paging.forget_departed(connection, now - _KEEP_DEPARTED)
 
         await self._writer.run(work, partial(self._channels.end, row_id))
 
@@ -416,7 +452,11 @@ def _batch(connection: sqlite3.Connection, log_id: str, after: int) -> list[Even
             if batch and size_bytes > BATCH_BYTES:
                 break
             batch.append(event)
-    if not batch and not rows.is_interaction(connection, log_id) and not rows.is_environment(connection, log_id):
+    if (
+        not batch
+        and not interaction_rows.is_interaction(connection, log_id)
+        and not rows.is_environment(connection, log_id)
+    ):
         return None
     return batch
 

@@ -10,13 +10,23 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orchestrator.clock import Clock
 from orchestrator.errors import InvalidRequest, LeaseLost, StoreError
 from orchestrator.ids import new_environment_id, new_interaction_id
-from orchestrator.store.port import Event, InteractionRow, NewEvent, RunKey, SandboxRow, Store
+from orchestrator.store.port import (
+    CreateCall,
+    Event,
+    InteractionFilter,
+    InteractionRow,
+    NewEvent,
+    RunKey,
+    SandboxRow,
+    Store,
+)
 from tests.fakes.clock import ManualClock
 from tests.fakes.consistency import assert_store_consistent
 from tests.fakes.rows import START, delta, deltas, environment_row, interaction_row, key_hash, key_row
@@ -359,9 +369,172 @@ class StoreSuite(ABC):
         elsewhere = interaction_row(project, environment_id="b" * 32)
         for row in (running, done, elsewhere):
             await store.create_interaction(row, [])
-        assert {row.id for row in await store.interactions(None, environment_id="a" * 32)} == {running.id, done.id}
-        assert {row.id for row in await store.interactions(None, status="in_progress")} == {running.id, elsewhere.id}
-        assert await store.interactions(project, environment_id="a" * 32, status="completed") == [done]
+        assert {row.id for row in await store.interactions(None, InteractionFilter(environment_id="a" * 32))} == {
+            running.id,
+            done.id,
+        }
+        assert {row.id for row in await store.interactions(None, InteractionFilter(status="in_progress"))} == {
+            running.id,
+            elsewhere.id,
+        }
+        assert await store.interactions(project, InteractionFilter(environment_id="a" * 32, status="completed")) == [
+            done
+        ]
+
+    async def test_filters_are_all_held(self, store: Store, project: str) -> None:
+        root = interaction_row(project, labels={"team": "red", "x-1": "y"}, created=START)
+        child = interaction_row(
+            project,
+            id=new_interaction_id(root.id),
+            previous_id=root.id,
+            labels={"team": "blue"},
+            agent="other",
+            created=START + timedelta(seconds=1),
+        )
+        hidden = interaction_row(project, is_stored=False, created=START + timedelta(seconds=2))
+        for row in (root, child, hidden):
+            await store.create_interaction(row, [])
+
+        async def found(**wanted: Any) -> list[str]:
+            return [row.id for row in await store.interactions(project, InteractionFilter(**wanted))]
+
+        assert await found() == [hidden.id, child.id, root.id]
+        assert await found(only_stored=True) == [child.id, root.id]
+        assert await found(labels={"team": "red"}) == [root.id]
+        assert await found(labels={"team": "red", "x-1": "y"}) == [root.id]
+        assert await found(labels={"team": "red", "x-1": "z"}) == []
+        assert await found(labels={"y": "red"}) == []
+        assert await found(agent="other") == [child.id]
+        assert await found(previous_id=root.id) == [child.id]
+        assert await found(conversation=root.conversation) == [child.id, root.id]
+        assert await found(created_from=START + timedelta(seconds=1)) == [hidden.id, child.id]
+        assert await found(created_before=START + timedelta(seconds=1)) == [root.id]
+        assert await found(agent="other", labels={"team": "red"}) == []
+
+    async def test_what_ended_long_ago_is_found_oldest_first(self, store: Store, project: str) -> None:
+        other = (await store.ensure_project("other")).id
+        days = [timedelta(days=number) for number in range(4)]
+        old, later, young = (
+            interaction_row(project, status="completed", created=START + day, updated=START + day) for day in days[:3]
+        )
+        long_lived = interaction_row(project, status="failed", created=START, updated=START + days[3])
+        running, foreign = interaction_row(project), interaction_row(other, status="completed")
+        for row in (later, old, young, long_lived, running, foreign):
+            await store.create_interaction(row, [])
+        assert await store.expired(project, START + days[2], 10) == [old.id, later.id]
+        assert await store.expired(project, START + days[2], 1) == [old.id]
+        assert await store.expired(project, START, 10) == []
+
+    async def test_projects_keep_what_they_are_told(self, store: Store, project: str) -> None:
+        other = await store.ensure_project("other")
+        assert other.retention_days is None
+        changed = await store.set_retention("other", 7)
+        assert changed is not None
+        assert (changed.id, changed.retention_days) == (other.id, 7)
+        assert [(each.name, each.retention_days) for each in await store.projects()] == [
+            ("default", None),
+            ("other", 7),
+        ]
+        cleared = await store.set_retention("other", None)
+        assert cleared is not None
+        assert cleared.retention_days is None
+        assert await store.set_retention("nobody", 7) is None
+
+    # create calls
+
+    async def test_a_key_names_one_interaction_of_its_scope(self, store: Store, project: str) -> None:
+        row, other = interaction_row(project), interaction_row(project)
+        await store.create_interaction(row, [], call=CreateCall("s", "k", b"d", 1))
+        await store.create_interaction(other, [], call=CreateCall("t", "k", b"e", 1))
+        assert await store.find_call("s", "k") == (row.id, b"d")
+        assert await store.find_call("t", "k") == (other.id, b"e")
+        assert await store.find_call("s", "l") is None
+        again = interaction_row(project)
+        with pytest.raises(StoreError):
+            await store.create_interaction(again, [], call=CreateCall("s", "k", b"d", 1))
+        assert await store.interaction(None, again.id) is None
+        await store.delete_interaction(row.id)
+        assert await store.find_call("s", "k") is None
+
+    async def test_an_equal_call_is_found_only_if_its_caller_left_without_an_answer(
+        self, store: Store, project: str, clock: ManualClock
+    ) -> None:
+        row = interaction_row(project)
+        await store.create_interaction(row, [], call=CreateCall("s", None, b"d", 1))
+        begun = clock.now()
+        assert await store.find_unanswered("s", b"d", begun) is None, "its caller still waits"
+        clock.advance(1)
+        await store.note_answer(row.id, was_delivered=False)
+        assert await store.find_unanswered("s", b"d", begun) == row.id
+        assert await store.find_unanswered("t", b"d", begun) is None
+        assert await store.find_unanswered("s", b"e", begun) is None
+        assert await store.find_unanswered("s", b"d", begun + timedelta(seconds=2)) is None, "that is too long ago"
+        await store.note_answer(row.id, was_delivered=True)
+        assert await store.find_unanswered("s", b"d", begun) is None
+        await store.note_answer(row.id, was_delivered=False)
+        assert await store.find_unanswered("s", b"d", begun) is None, "who has an answer has it"
+
+    async def test_of_several_equal_calls_the_latest_lost_one_is_found(
+        self, store: Store, project: str, clock: ManualClock
+    ) -> None:
+        rows = [interaction_row(project) for _ in range(2)]
+        begun = clock.now()
+        for row in rows:
+            await store.create_interaction(row, [], call=CreateCall("s", None, b"d", 1))
+        for row in reversed(rows):
+            clock.advance(1)
+            await store.note_answer(row.id, was_delivered=False)
+        assert await store.find_unanswered("s", b"d", begun) == rows[0].id
+
+    async def test_what_an_earlier_server_has_not_answered_is_lost(
+        self, store: Store, project: str, clock: ManualClock
+    ) -> None:
+        before, answered, own = (interaction_row(project) for _ in range(3))
+        await store.create_interaction(before, [], call=CreateCall("s", None, b"1", 1))
+        await store.create_interaction(answered, [], call=CreateCall("s", None, b"2", 1))
+        await store.create_interaction(own, [], call=CreateCall("s", None, b"3", 2))
+        await store.note_answer(answered.id, was_delivered=True)
+        begun = clock.now()
+        clock.advance(1)
+        await store.lose_answers(2)
+        found = [await store.find_unanswered("s", digest, begun) for digest in (b"1", b"2", b"3")]
+        assert found == [before.id, None, None]
+
+    async def test_calls_are_forgotten_when_nobody_can_repeat_them(
+        self, store: Store, project: str, clock: ManualClock
+    ) -> None:
+        begun = clock.now()
+        lost, keyed = interaction_row(project), interaction_row(project, status="completed")
+        running = interaction_row(project)
+        await store.create_interaction(lost, [], call=CreateCall("s", None, b"d", 1))
+        await store.create_interaction(keyed, [], call=CreateCall("s", "k", b"d", 1))
+        await store.create_interaction(running, [], call=CreateCall("s", "l", b"d", 1))
+        await store.note_answer(lost.id, was_delivered=False)
+        await store.note_answer(keyed.id, was_delivered=True)
+        await store.forget_calls(lost_before=begun, keys_before=begun)
+        assert await store.find_unanswered("s", b"d", begun) == lost.id
+        assert await store.find_call("s", "k") is not None
+        later = begun + timedelta(days=2)
+        await store.forget_calls(lost_before=later, keys_before=later)
+        assert await store.find_unanswered("s", b"d", begun) is None
+        assert await store.find_call("s", "k") is None
+        assert await store.find_call("s", "l") is not None, "its interaction still runs"
+
+    async def test_what_is_not_to_be_kept_goes_once_its_caller_has_it(
+        self, store: Store, project: str, clock: ManualClock
+    ) -> None:
+        waited, answered, left, kept, without = (
+            interaction_row(project, is_stored=is_stored) for is_stored in (False, False, False, True, False)
+        )
+        for number, row in enumerate((waited, answered, left, kept)):
+            await store.create_interaction(row, [], call=CreateCall("s", None, bytes([number]), 1))
+        await store.create_interaction(without, [])
+        await store.note_answer(answered.id, was_delivered=True)
+        await store.note_answer(left.id, was_delivered=False)
+        await store.note_answer(kept.id, was_delivered=True)
+        now = clock.now()
+        assert set(await store.unstored(now)) == {answered.id, without.id}
+        assert set(await store.unstored(now + timedelta(seconds=1))) == {answered.id, without.id, left.id}
 
     async def test_an_environment_comes_with_its_interaction_or_not_at_all(self, store: Store, project: str) -> None:
         environment = environment_row(project, template="t")
@@ -417,6 +590,9 @@ class StoreSuite(ABC):
         )
         await store.create_interaction(row, [])
         assert await store.interaction(project, row.id) == row
+        unusual = interaction_row(project, is_model=True, is_stored=False, tier="flex", labels={"a-b": "1", "c_d": ""})
+        await store.create_interaction(unusual, [])
+        assert await store.interaction(project, unusual.id) == unusual
 
     # logs
 
