@@ -22,12 +22,15 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     Strict,
     TypeAdapter,
     ValidationError,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from orchestrator.errors import InvalidRequest
@@ -51,7 +54,9 @@ __all__ = [
     "WireModel",
     "WireResource",
     "base64_bytes",
+    "described",
     "dump",
+    "either",
     "encode_json",
     "missing",
     "parse",
@@ -59,6 +64,7 @@ __all__ = [
     "path_of",
     "problem",
     "quote",
+    "spelled",
     "types_of",
 ]
 
@@ -67,11 +73,15 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _BRANCH = "\0"
 """Begins the name of every union branch, so that branches can be told from keys in pydantic's error locations."""
+ALIASES = "x-aliases"
+"""For `orchestrator.wire.schema`: further names of a union's members, in its JSON schema."""
 _CAMEL_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _MATCHED_CHARS = 80
 _ENTRIES = 1000
 _INT64 = re.compile(r"-?[0-9]{1,19}")
 _INT64_LIMIT = 2**63
+BASE64_PATTERN = "^([A-Za-z0-9+/_-]{4})*([A-Za-z0-9+/_-]{2,3})?={0,2}$"
+"""What the description says of base64; line breaks, which go as well, would make it unreadable."""
 
 
 # the base class
@@ -112,6 +122,32 @@ def dump(model: BaseModel) -> dict[str, Any]:
     return model.model_dump(exclude_none=True)
 
 
+# what a type's description says beyond its fields
+
+
+def described(**keywords: Any) -> Any:
+    """Keywords for the JSON schema of a type of which pydantic knows only that it has a validator."""
+    return Field(json_schema_extra=keywords)
+
+
+def spelled(pattern: re.Pattern[str]) -> Any:
+    """The same for text that must match as a whole."""
+    return described(pattern=f"^(?:{pattern.pattern})$")
+
+
+def either(*names: str) -> dict[str, Any]:
+    """JSON schema of an object that has exactly one of these texts. Null is the same as absent."""
+    return {
+        "oneOf": [
+            {
+                "required": [name],
+                "properties": {other: {"type": "string" if other == name else "null"} for other in names},
+            }
+            for name in names
+        ]
+    }
+
+
 # field types
 
 
@@ -131,6 +167,12 @@ def _few(value: Any) -> Any:
     if isinstance(value, dict) and len(value) > _ENTRIES:
         raise PydanticCustomError("problem", "expected at most {limit} entries", {"limit": _ENTRIES})
     return value
+
+
+def _written_as(digits: str, least: int) -> BeforeValidator:
+    """How callers may write an integer: a number, or `digits` in a string."""
+    number = Annotated[int, Field(ge=least, lt=_INT64_LIMIT)]
+    return BeforeValidator(_as_int64, json_schema_input_type=number | Annotated[str, Field(pattern=digits)])
 
 
 def _at_least(least: int) -> AfterValidator:
@@ -171,13 +213,13 @@ class _StopAtFirstFault:
         return cast(CoreSchema, {**schema, "fail_fast": True})
 
 
-Int64 = Annotated[int, BeforeValidator(_as_int64)]
+Int64 = Annotated[int, _written_as("^-?[0-9]{1,18}$", -_INT64_LIMIT)]
 """An integer; callers may write it as a string of digits."""
-Count = Annotated[Int64, _at_least(0)]
-Positive = Annotated[Int64, _at_least(1)]
+Count = Annotated[int, _written_as("^[0-9]{1,18}$", 0), _at_least(0)]
+Positive = Annotated[int, _written_as("^[1-9][0-9]{0,17}$", 1), _at_least(1)]
 Flag = Annotated[bool, Strict()]
 Number = Annotated[float, Strict()]
-Base64 = Annotated[str, AfterValidator(_canonical_base64)]
+Base64 = Annotated[str, AfterValidator(_canonical_base64), described(pattern=BASE64_PATTERN)]
 """Standard base64 with padding; callers may use the URL-safe alphabet, line breaks, and leave the padding out."""
 Few = BeforeValidator(_few)
 """For free-form objects of validated values: at most 1,000 entries, checked before any of them is looked at."""
@@ -213,6 +255,10 @@ class ByType:
             custom_error_context={"noun": self.noun, "known": ", ".join(name[1:] for name in choices)},
         )
         return core_schema.no_info_before_validator_function(self._canonical, union)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        union = handler(schema)["oneOf"]
+        return {"oneOf": union, "discriminator": {"propertyName": "type"}, ALIASES: dict(self.aliases)}
 
     def _canonical(self, value: Any) -> Any:
         if isinstance(value, dict):

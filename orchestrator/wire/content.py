@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator
 
-from orchestrator.wire.base import Base64, ByType, Count, ListOf, WireModel, base64_bytes, problem
+from orchestrator.wire.base import Base64, ByType, Count, ListOf, WireModel, base64_bytes, either, problem
 
 
 class UrlCitation(WireModel):
@@ -55,6 +55,14 @@ class TextContent(WireModel):
 
 class Media(WireModel):
     """What image, audio, video and document have in common. Exactly one of `data` and `uri` is set."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            **either("data", "uri"),
+            "if": {"required": ["data"], "properties": {"data": {"type": "string"}}},
+            "then": {"required": ["mime_type"], "properties": {"mime_type": {"type": "string", "minLength": 1}}},
+        }
+    )
 
     type: str
     mime_type: str | None = None

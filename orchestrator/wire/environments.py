@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAda
 from pydantic_core import PydanticCustomError
 
 from orchestrator.wire.base import (
+    BASE64_PATTERN,
     AnyCase,
     Base64,
     ByShape,
@@ -24,8 +25,11 @@ from orchestrator.wire.base import (
     WireModel,
     WireResource,
     base64_bytes,
+    described,
+    either,
     parse,
     problem,
+    spelled,
 )
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -50,7 +54,9 @@ def _target(value: str) -> str:
     return value
 
 
-Target = Annotated[str, AfterValidator(_target)]
+Target = Annotated[
+    str, AfterValidator(_target), described(pattern="^[^\\u0000]*[^\\u0000/.][^\\u0000]*$", maxLength=_TARGET_BYTES)
+]
 
 
 class BaseSource(WireModel):
@@ -67,6 +73,13 @@ class BaseSource(WireModel):
 
 class InlineSource(BaseSource):
     """A file given in the request."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"required": ["encoding"], "properties": {"encoding": {"const": "base64"}}},
+            "then": {"properties": {"content": {"pattern": BASE64_PATTERN}}},
+        }
+    )
 
     type: Literal["inline"] = "inline"
     content: str = Field(repr=False)
@@ -95,8 +108,17 @@ def _inline_base64(content: str) -> str:
         raise problem("expected base64", "content") from None
 
 
+def _with_url(schema: dict[str, Any]) -> None:
+    properties = schema["properties"]
+    properties["url"] = properties["source"]
+    schema["required"].remove("source")
+    schema["oneOf"] = either("source", "url")["oneOf"]
+
+
 class RepositorySource(BaseSource):
-    """A Git repository."""
+    """A Git repository. Callers may write `url` for `source`."""
+
+    model_config = ConfigDict(json_schema_extra=_with_url)
 
     type: Literal["repository"] = "repository"
     source: str = Field(min_length=1)
@@ -161,6 +183,11 @@ def _as_header_map(value: Any) -> Any:
     return headers
 
 
+_HeaderFields = Annotated[
+    dict[str, Annotated[str, spelled(_HEADER_VALUE)]], described(propertyNames={"pattern": f"^{_HEADER_NAME.pattern}$"})
+]
+
+
 class AllowedDomain(WireModel):
     """A host that may be reached, and what the egress proxy adds to requests to it."""
 
@@ -168,7 +195,13 @@ class AllowedDomain(WireModel):
     """Exact name, `*.name` (names below it, not itself) or `*`; judged by policy, not here."""
     credential: str | None = None
     """Id of a credential to inject; applied before `transform`."""
-    transform: Annotated[dict[str, str], BeforeValidator(_as_header_map)] | None = Field(default=None, repr=False)
+    transform: (
+        Annotated[
+            dict[str, str],
+            BeforeValidator(_as_header_map, json_schema_input_type=_HeaderFields | list[_HeaderFields]),
+        ]
+        | None
+    ) = Field(default=None, repr=False)
     """Header name → value. May hold secrets."""
 
 
@@ -186,9 +219,15 @@ def _as_network(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
+class NoRules(WireModel):
+    """A longer way to write "disabled"."""
+
+    allowlist: Annotated[Literal["disabled"], AnyCase]
+
+
 Network = Annotated[
     Annotated[Literal["disabled"] | NetworkRules, ByShape("'disabled' or an object with an 'allowlist'")],
-    BeforeValidator(_as_network),
+    BeforeValidator(_as_network, json_schema_input_type=Literal["disabled"] | NetworkRules | NoRules),
 ]
 
 
@@ -206,11 +245,15 @@ def public_sources(sources: Sequence[Source]) -> list[dict[str, Any]]:
 
 # variables
 
+_NO_NUL = described(pattern="^[^\\u0000]*$")
+
 
 class EnvVar(WireModel):
     """A variable: a value in the clear, or the credential whose placeholder it holds. Exactly one is set."""
 
-    value: str | None = Field(default=None, repr=False)
+    model_config = ConfigDict(json_schema_extra=either("value", "credential"))
+
+    value: Annotated[str, _NO_NUL] | None = Field(default=None, repr=False)
     credential: str | None = None
 
     @model_validator(mode="after")
@@ -240,7 +283,11 @@ def _as_variables(value: Any) -> Any:
     return variables
 
 
-Variables = Annotated[dict[str, EnvVar], BeforeValidator(_as_variables), Few]
+_VariableForms = Annotated[
+    dict[str, Annotated[str, _NO_NUL] | EnvVar],
+    described(propertyNames={"pattern": f"^{_VARIABLE.pattern}$"}, maxProperties=1000),
+]
+Variables = Annotated[dict[str, EnvVar], BeforeValidator(_as_variables, json_schema_input_type=_VariableForms), Few]
 
 
 # the environment of a request
@@ -258,15 +305,39 @@ def environment_id_of(text: str) -> str:
     return bare
 
 
+EnvironmentId = Annotated[str, AfterValidator(environment_id_of), described(pattern="^[ -~]+$", maxLength=_ID_CHARS)]
+"""`ID` or `environments/ID`."""
+
+
 class EnvironmentSpec(WireModel):
     """The environment that a request asks for: a new one, or `environment_id` with changes."""
 
     type: Annotated[Literal["remote"], AnyCase] = "remote"
-    environment_id: Annotated[str, AfterValidator(environment_id_of)] | None = None
+    environment_id: EnvironmentId | None = None
     sources: ListOf[Source] = Field(default_factory=list)
     network: Network | None = None
-    """None: nothing was said, which leaves an existing environment's rules as they are."""
+    """Absent: nothing is said, which leaves an existing environment's rules as they are."""
     env: Variables = Field(default_factory=dict)
+
+
+# Two ways to write it, for descriptions only: `_as_spec` makes an `EnvironmentSpec` of them.
+
+
+class EnvironmentForm(EnvironmentSpec):
+    """An environment that is wanted: a new one, or `environment_id` with changes."""
+
+    model_config = ConfigDict(json_schema_extra={"not": {"required": ["environment_id", "env_id"]}})
+
+    env_id: EnvironmentId | None = None
+    """An older name of `environment_id`."""
+    enabled: Literal[True] | None = None
+    """Says nothing: an environment is wanted."""
+
+
+class NoEnvironment(WireModel):
+    """A way to write that no environment is wanted."""
+
+    enabled: Literal[False]
 
 
 def _as_spec(value: Any) -> Any:
@@ -296,7 +367,10 @@ def _as_spec(value: Any) -> Any:
     return value
 
 
-EnvironmentField = Annotated[EnvironmentSpec | None, BeforeValidator(_as_spec)]
+EnvironmentField = Annotated[
+    EnvironmentSpec | None,
+    BeforeValidator(_as_spec, json_schema_input_type=EnvironmentId | EnvironmentForm | NoEnvironment | None),
+]
 """For fields that hold an environment in any of its forms."""
 _EnvironmentAdapter: TypeAdapter[EnvironmentSpec | None] = TypeAdapter(EnvironmentField)
 
@@ -316,7 +390,14 @@ def parse_environment(value: Any, at: str = "environment") -> EnvironmentSpec | 
 class EnvironmentCreate(WireModel):
     """The body of a create call: a fork of another environment, or a new one."""
 
-    from_environment: Annotated[str, AfterValidator(environment_id_of)] | None = None
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"required": ["from_environment"], "properties": {"from_environment": {"type": "string"}}},
+            "then": {"properties": {"sources": {"maxItems": 0}}},
+        }
+    )
+
+    from_environment: EnvironmentId | None = None
     sources: ListOf[Source] = Field(default_factory=list)
     network: Network | None = None
 

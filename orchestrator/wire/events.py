@@ -117,7 +117,7 @@ class StepStart(WireModel):
     index: int
     """0, 1, 2 … within the interaction."""
     step: dict[str, Any]
-    """See `shell`."""
+    """Its type, ids and names; a user input whole."""
 
 
 class DeltaMetadata(WireModel):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
 from orchestrator.wire.base import AnyCase, ByType, ListOf, WireModel, problem
@@ -81,7 +81,9 @@ class Turn(WireModel):
     """A turn of the time before steps."""
 
     role: Annotated[Literal["user", "model", "assistant"], AnyCase]
-    content: Annotated[ListOf[TurnPart], BeforeValidator(_as_parts)]
+    content: Annotated[
+        ListOf[TurnPart], BeforeValidator(_as_parts, json_schema_input_type=str | Content | list[TurnPart])
+    ]
 
     def steps(self) -> list[Step]:
         """One step per run of contents, and the calls and results among them as steps of their own."""
@@ -165,5 +167,15 @@ def _unknown(item: dict[str, Any], *at: int) -> ValidationError:
     return ValidationError.from_exception_data("wire", [{"type": error, "loc": at, "input": item}])
 
 
-Input = Annotated[ListOf[Step], BeforeValidator(as_steps)]
+InputForms = (
+    Annotated[str, Field(min_length=1)]
+    | Annotated[list[Content], Field(min_length=1)]
+    | Annotated[list[Step], Field(min_length=1)]
+    | Annotated[list[Turn], Field(min_length=1)]
+    | Content
+    | Step
+    | Turn
+)
+"""For descriptions: what `as_steps` takes."""
+Input = Annotated[ListOf[Step], BeforeValidator(as_steps, json_schema_input_type=InputForms)]
 """For fields that hold an input in any of its forms."""

@@ -11,11 +11,25 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from orchestrator.errors import InvalidRequest
-from orchestrator.wire.base import AnyCase, Few, Flag, ListOf, WireModel, WireResource, dump, missing, parse, problem
+from orchestrator.wire.base import (
+    AnyCase,
+    Few,
+    Flag,
+    ListOf,
+    WireModel,
+    WireResource,
+    described,
+    dump,
+    either,
+    missing,
+    parse,
+    problem,
+    spelled,
+)
 from orchestrator.wire.content import TextContent
 from orchestrator.wire.environments import EnvironmentField
 from orchestrator.wire.generation import (
@@ -91,20 +105,58 @@ def _as_formats(value: Any) -> Any:
 ModelName = Annotated[str, Field(min_length=1, max_length=_ID_CHARS), _bare("models/", "agents/")]
 AgentName = Annotated[str, Field(min_length=1, max_length=_ID_CHARS), _bare("agents/")]
 InteractionId = Annotated[str, Field(min_length=1, max_length=_ID_CHARS), _bare("interactions/")]
-Labels = Annotated[dict[str, str], AfterValidator(_check_labels), Few]
-ResponseFormats = Annotated[ListOf[ResponseFormat], BeforeValidator(_as_formats)]
+Labels = Annotated[
+    dict[str, Annotated[str, spelled(_LABEL_VALUE)]],
+    AfterValidator(_check_labels),
+    Few,
+    described(propertyNames={"pattern": f"^{_LABEL_KEY.pattern}$"}, maxProperties=_LABELS),
+]
+ResponseFormats = Annotated[
+    ListOf[ResponseFormat],
+    BeforeValidator(_as_formats, json_schema_input_type=ResponseFormat | list[ResponseFormat]),
+]
+
+
+_RULES: list[Any] = [
+    either("model", "agent"),
+    {
+        "anyOf": [
+            {"required": ["input"], "properties": {"input": {"type": ["string", "array", "object"]}}},
+            {"required": ["continuation_token"], "properties": {"continuation_token": {"type": "string"}}},
+        ]
+    },
+    {
+        "not": {
+            "required": ["background", "store"],
+            "properties": {"background": {"const": True}, "store": {"const": False}},
+        }
+    },
+    {
+        "not": {
+            "required": ["agent_config", "generation_config"],
+            "properties": {"agent_config": {"type": "object"}, "generation_config": {"type": "object"}},
+        }
+    },
+    {
+        "if": {"required": ["webhook_config"], "properties": {"webhook_config": {"type": "object"}}},
+        "then": {"required": ["background"], "properties": {"background": {"const": True}}},
+    },
+]
+"""What `_is_possible` checks, for descriptions."""
 
 
 class InteractionRequest(WireModel):
-    """A create call in its canonical form. Exactly one of `model` and `agent` is set; either may hold an agent's id."""
+    """A create call. Exactly one of `model` and `agent` is set; either may hold an agent's id."""
+
+    model_config = ConfigDict(json_schema_extra={"allOf": _RULES})
 
     model: ModelName | None = None
     agent: AgentName | None = None
     input: Input | None = None
-    """Never empty; None only beside a `continuation_token`."""
+    """Never empty; absent only beside a `continuation_token`."""
     system_instruction: str | None = None
     tools: ListOf[ToolDeclaration] | None = None
-    """None: the default set. An empty list: no tools but the file tools."""
+    """Absent: the default set. An empty list: no tools but the file tools."""
     environment: EnvironmentField = None
     previous_interaction_id: InteractionId | None = None
     stream: Flag = False
@@ -187,7 +239,7 @@ class Interaction(WireResource):
     """An interaction as it is answered. Times are RFC 3339 with `Z`."""
 
     id: str | None = None
-    """None if it is not stored."""
+    """Absent if it is not stored."""
     object: Literal["interaction"] = "interaction"
     status: Status
     model: str | None = None
@@ -200,9 +252,9 @@ class Interaction(WireResource):
     service_tier: str | None = None
     input: ListOf[Step] | None = None
     steps: ListOf[Step] | None = None
-    """What this interaction produced; None where only the frame is told, as in events."""
+    """What this interaction produced; absent where only the frame is told, as in events."""
     output_text: str | None = None
-    """Filled by `dump_interaction`."""
+    """The text of the final answer, as clients find it in `steps`."""
     usage: Usage | None = None
     errors: ListOf[InteractionError] | None = None
     system_instruction: str | None = None

@@ -70,7 +70,9 @@ def _unwrap_result(value: Any) -> Any:
 
 
 SummaryContent = Annotated[TextContent | ImageContent, ByType("content")]
-Contents = Annotated[ListOf[Content], BeforeValidator(_as_contents)]
+Contents = Annotated[
+    ListOf[Content], BeforeValidator(_as_contents, json_schema_input_type=str | Content | list[Content])
+]
 AnyResult = Annotated[
     Annotated[str | dict[str, Any] | ListOf[Content], ByShape("a string, an object or a list of content blocks")],
     BeforeValidator(_unwrap_result),

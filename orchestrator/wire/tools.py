@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter
 from pydantic_core import PydanticCustomError
 
-from orchestrator.wire.base import AnyCase, ByType, Few, Flag, ListOf, WireModel
+from orchestrator.wire.base import AnyCase, ByType, Few, Flag, ListOf, WireModel, described, spelled
 
 _FUNCTION_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,127}")
 _SERVER_NAME = re.compile(r"[a-z0-9_-]{1,64}")
@@ -57,7 +57,7 @@ class FunctionTool(WireModel):
     """A function that the client carries out."""
 
     type: Literal["function"] = "function"
-    name: Annotated[str, AfterValidator(_function_name)]
+    name: Annotated[str, AfterValidator(_function_name), spelled(_FUNCTION_NAME)]
     description: str | None = None
     parameters: dict[str, Any] | None = None
     """JSON schema of the arguments object, as given."""
@@ -80,11 +80,17 @@ def _as_allowed_tools(value: Any) -> Any:
 
 class McpServerTool(WireModel):
     type: Literal["mcp_server"] = "mcp_server"
-    name: Annotated[str, AfterValidator(_server_name)]
-    url: Annotated[str, AfterValidator(_http_url)]
+    name: Annotated[str, AfterValidator(_server_name), spelled(_SERVER_NAME)]
+    url: Annotated[str, AfterValidator(_http_url), described(pattern="^[Hh][Tt][Tt][Pp][Ss]?://")]
     headers: Annotated[dict[str, str], Few] | None = Field(default=None, repr=False)
     """May hold secrets."""
-    allowed_tools: Annotated[ListOf[AllowedTools], BeforeValidator(_as_allowed_tools)] | None = None
+    allowed_tools: (
+        Annotated[
+            ListOf[AllowedTools],
+            BeforeValidator(_as_allowed_tools, json_schema_input_type=list[str] | list[AllowedTools]),
+        ]
+        | None
+    ) = None
 
 
 class ToolSearchTool(WireModel):
