@@ -1,14 +1,16 @@
 """Streams: an interaction's public events as server-sent events, from any point, for any number of readers.
 
-A stream holds no more than its place in the log. It ends after `interaction.completed`, when its reader leaves, or
-at an event boundary when the server closes; the reader resumes with `last_event_id`.
+A stream holds its place in the log and what it was about to send, some 64 KiB unless one event alone has more. It ends
+after `interaction.completed`, when its reader leaves, or at an event boundary when the server closes; the reader
+resumes with `last_event_id`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections import deque
+from collections.abc import AsyncGenerator
+from typing import Self
 
 from orchestrator.errors import InvalidRequest
 from orchestrator.store.port import Event, InteractionRow, Store
@@ -17,9 +19,10 @@ from orchestrator.wire.interactions import TERMINAL_STATUSES
 
 HEADERS = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
 _HEARTBEAT_S = 15.0
-_PAGE = 200
-_PIECE_BYTES = 64 * 1024
+_PIECE_BYTES = 16 * 1024
+"""What a connection gets at a time: one that does not take it holds two of them, one queued and one that waits."""
 _LAST_KIND = "interaction.completed"
+_FRAME_END = b"\n\n"
 
 
 async def starting_point(store: Store, row: InteractionRow, last_event_id: str | None) -> int:
@@ -42,53 +45,96 @@ async def stream(
     """Frames of all public events after `after`, then the end marker. What is asked for beyond the end gives the
     marker.
     """
-    if row.status in TERMINAL_STATUSES:
-        while events := await store.read(row.id, after=after, limit=_PAGE):
-            after = events[-1].seq
-            # A reader that stalls holds one page and one piece, not the log.
-            for piece in _pieces(events):
-                yield piece
+    if row.status in TERMINAL_STATUSES and not await store.read(row.id, after=after, limit=1):
         yield DONE_FRAME
         return
-    shutdown = asyncio.ensure_future(closing.wait())
-    try:
-        async with contextlib.aclosing(store.tail(row.id, after=after)) as batches:
-            waiting = asyncio.ensure_future(anext(batches, None))
-            try:
-                while True:
-                    await asyncio.wait([waiting, shutdown], timeout=_HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
-                    if not waiting.done():
-                        if shutdown.done():
-                            return
-                        yield HEARTBEAT_FRAME
-                        continue
-                    batch = waiting.result()
-                    if batch is None:
-                        return  # deleted, or the store closes
-                    frames = b"".join(_frames(batch))
-                    if any(event.kind == _LAST_KIND for event in batch):
-                        yield frames + DONE_FRAME
-                        return
-                    if frames:
-                        yield frames
-                    waiting = asyncio.ensure_future(anext(batches, None))
-            finally:
-                waiting.cancel()
-                await asyncio.gather(waiting, return_exceptions=True)
-    finally:
-        shutdown.cancel()
+    now = asyncio.get_running_loop().time
+    heard_at = now()
+    async with _Tail(store, row.id, after, closing) as tail:
+        while (batch := await tail.next(heard_at + _HEARTBEAT_S)) is not None:
+            if not batch:
+                yield HEARTBEAT_FRAME
+                heard_at = now()
+            is_last = any(event.kind == _LAST_KIND for event in batch)
+            pieces = _pieces(batch)
+            while pieces:
+                is_whole = pieces[0].endswith(_FRAME_END)
+                yield pieces.popleft()
+                heard_at = now()
+                if is_whole and pieces and closing.is_set():
+                    return
+            if is_last:
+                yield DONE_FRAME
+                return
 
 
-def _pieces(events: Iterable[Event]) -> Iterator[bytes]:
-    piece = bytearray()
-    for frame in _frames(events):
-        piece += frame
-        if len(piece) >= _PIECE_BYTES:
-            yield bytes(piece)
-            piece.clear()
-    if piece:
-        yield bytes(piece)
+class _Tail:
+    """A log's batches, with patience for each; it ends when the server closes."""
+
+    def __init__(self, store: Store, log_id: str, after: int, closing: asyncio.Event) -> None:
+        self._store = store
+        self._log_id = log_id
+        self._after = after
+        self._closing = closing
+        self._batches = store.tail(log_id, after=after)
+        self._waiting: asyncio.Timeout | None = None
+
+    async def __aenter__(self) -> Self:
+        self._shutdown = asyncio.ensure_future(self._closing.wait())
+        self._shutdown.add_done_callback(self._wake)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._shutdown.cancel()
+        await self._batches.aclose()
+
+    async def next(self, until: float) -> list[Event] | None:
+        """The next batch, the caller's own; empty if there is none until then. None if there will be none: the log is
+        deleted, or the server or the store closes.
+        """
+        if self._closing.is_set():
+            return None
+        try:
+            # A task for each wait would cost more than all the rest of it.
+            async with asyncio.timeout_at(until) as self._waiting:
+                batch = await anext(self._batches, None)
+        except TimeoutError:
+            # Whatever is broken off in the middle ends; another one goes on from the same place.
+            self._batches = self._store.tail(self._log_id, after=self._after)
+            return None if self._closing.is_set() else []
+        finally:
+            self._waiting = None
+        if batch:
+            self._after = batch[-1].seq
+        return batch
+
+    def _wake(self, _: object) -> None:
+        if self._waiting is not None:
+            self._waiting.reschedule(asyncio.get_running_loop().time())
 
 
-def _frames(events: Iterable[Event]) -> Iterator[bytes]:
-    return (sse_frame(event.kind, event.body) for event in events if event.kind in PUBLIC_KINDS)
+def _pieces(batch: list[Event]) -> deque[bytes]:
+    """The frames of a batch, small ones together and large ones in parts.
+
+    Empties the batch: it lives in the tail as long as its reader stalls.
+    """
+    pieces: deque[bytes] = deque()
+    together: list[bytes] = []
+    size_bytes = 0
+    for event in batch:
+        if event.kind not in PUBLIC_KINDS:
+            continue
+        frame = sse_frame(event.kind, event.body)
+        if together and size_bytes + len(frame) > _PIECE_BYTES:
+            pieces.append(b"".join(together))
+            together.clear()
+            size_bytes = 0
+        if len(frame) > _PIECE_BYTES:
+            pieces.extend(frame[at : at + _PIECE_BYTES] for at in range(0, len(frame), _PIECE_BYTES))
+        else:
+            together.append(frame)
+            size_bytes += len(frame)
+    if together:
+        pieces.append(b"".join(together))
+    batch.clear()
+    return pieces
