@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import socket
 from collections.abc import Callable
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _GRACE_S = 1
 """What requests have to end in; after that they are answered that the server stops."""
@@ -17,7 +19,11 @@ _NO_FAULTS = ("ASGI callable returned without completing handshake.", "Cancel %s
 _BACKLOG = 2048
 _SOCKET_MESSAGE_LIMIT_BYTES = 1 << 20
 _SEND_BUFFER_BYTES = 128 * 1024
-"""Per connection: 1,000 readers that do not read then cost 128 MB of kernel memory at most, not 1.6 GiB."""
+"""Per connection: what was sent and is not acknowledged yet. The kernel takes up to twice that, not 1.6 MiB."""
+_UNSENT_BYTES = 16 * 1024
+"""Of it, what the other end has no room for: 1,000 readers that do not read cost some 30 MB of kernel memory."""
+_FILES = 65_536
+"""A connection is an open file, and shells and systemd start a process with 1,024 and the right to more."""
 
 
 def _is_fault(record: logging.LogRecord) -> bool:
@@ -28,6 +34,14 @@ def _is_fault(record: logging.LogRecord) -> bool:
     return not is_cut and not str(record.msg).startswith(_NO_FAULTS)
 
 
+class _Connection(HttpToolsProtocol):
+    """Queues nothing beside what the kernel does not take at once: else uvicorn queues 64 KiB more before it waits."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)
+
+
 class Server(uvicorn.Server):
     """Serves one application on a socket that is bound already."""
 
@@ -36,7 +50,7 @@ class Server(uvicorn.Server):
         config = uvicorn.Config(
             app,
             loop="none",
-            http="httptools",
+            http=_Connection,
             ws="websockets-sansio",
             ws_max_size=_SOCKET_MESSAGE_LIMIT_BYTES,
             # Pings keep idle connections known on their way. Answers cannot be asked for: who writes to a program that
@@ -56,6 +70,13 @@ class Server(uvicorn.Server):
         logging.getLogger("uvicorn.error").addFilter(_is_fault)
         self._stop = stop
 
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        await super().serve(sockets)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._stop()
         await super().shutdown(sockets)
@@ -66,8 +87,9 @@ def bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Accepted connections inherit it.
+    # Accepted connections inherit both.
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
     try:
         listening.bind((host, port))
         # From now on callers wait instead of being refused; uvicorn takes their connections when it is ready.
