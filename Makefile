@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install images serve demo test check unit e2e attack crash bench clean
+.PHONY: help install images serve demo test check unit e2e stress attack crash bench clean
 
 help:     ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,8 @@ unit:     ## unit and conformance tests
 	@scripts/test.sh unit
 e2e:      ## tests in real containers
 	@scripts/test.sh e2e
+stress:   ## streams under a thousand readers, stalls, storms of reconnects
+	@scripts/test.sh stress
 attack:   ## attack real sandboxes on each runtime, report every attempt
 	@scripts/attack.sh
 crash:    ## kill servers 500 times, look whether anything is lost, done twice or left over

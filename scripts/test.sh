@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Everything that must hold before a change is done: test.sh [check|unit|integration|e2e]…, all without arguments.
+# Everything that must hold before a change is done: test.sh [check|unit|integration|e2e|stress]…; without
+# arguments all but stress, which wants the machine for itself.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -42,11 +43,16 @@ e2e() {
     "$bin/pytest" -q -n 2 --dist loadscope -m e2e tests/conformance
 }
 
+stress() {
+    title "stress: streams"
+    "$bin/pytest" -q tests/stress
+}
+
 scripts/setup.sh
 for part in "${@:-all}"; do
     case $part in
         all) check; unit; integration; e2e ;;
-        check | unit | integration | e2e) "$part" ;;
-        *) printf '%s\n' "usage: test.sh [check|unit|integration|e2e]…" >&2; exit 2 ;;
+        check | unit | integration | e2e | stress) "$part" ;;
+        *) printf '%s\n' "usage: test.sh [check|unit|integration|e2e|stress]…" >&2; exit 2 ;;
     esac
 done
