@@ -8,9 +8,9 @@ import secrets
 
 import structlog
 from fastapi import FastAPI
+from fastapi.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from orchestrator import __version__
 from orchestrator.api import environments, errors, interactions, ops, reach
 from orchestrator.api.services import Services
 
@@ -20,19 +20,27 @@ _ALLOWED_HEADERS = b"authorization, content-type, x-goog-api-key, x-goog-api-cli
 
 def create_application(services: Services) -> FastAPI:
     """The application. Whoever made `services` opens and closes them."""
-    app = FastAPI(title="Corral", version=__version__, redirect_slashes=False, docs_url=None, redoc_url=None)
+    app = FastAPI(openapi_url=None, redirect_slashes=False)
     app.state.services = services
     for version in VERSIONS:
         app.include_router(interactions.router, prefix=f"/{version}")
         app.include_router(environments.router, prefix=f"/{version}")
     app.include_router(ops.router)
     app.include_router(reach.router)
+    app.add_api_route("/openapi.json", description, include_in_schema=False)
     errors.install(app)
     app.add_middleware(CrossOrigin, services=services)
     app.add_middleware(LastWords, closing=services.closing)
     app.add_middleware(PlainPaths)
     app.add_middleware(RequestIds)
     return app
+
+
+def description() -> Response:
+    """What the API is, for tools and people. It holds no secrets and needs no key."""
+    from orchestrator.api import openapi
+
+    return Response(openapi.document(), media_type="application/json")
 
 
 class PlainPaths:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
@@ -138,6 +138,13 @@ class _Generator(GenerateJsonSchema):
             found.pop("additionalProperties", None)
         return found
 
+    def dataclass_schema(self, schema: core_schema.DataclassSchema) -> JsonSchemaValue:
+        found = super().dataclass_schema(schema)
+        for name, text in _field_docstrings(schema["cls"]).items():
+            if name in found["properties"]:
+                found["properties"][name]["description"] = text
+        return found
+
 
 def _with_null(spec: JsonSchemaValue) -> JsonSchemaValue:
     null = {"type": "null"}
@@ -186,10 +193,10 @@ def _decide_by_type(part: Any, components: dict[str, JsonSchemaValue]) -> None:
 # docstrings below fields
 
 
-def _field_docstrings(model: type[BaseModel]) -> dict[str, str]:
+def _field_docstrings(kind: type[Any]) -> dict[str, str]:
     texts: dict[str, str] = {}
-    for base in reversed(model.__mro__):
-        if issubclass(base, BaseModel) and base is not BaseModel:
+    for base in reversed(kind.__mro__):
+        if base.__module__.startswith("orchestrator."):
             texts.update(_docstrings(base.__module__).get(base.__qualname__, {}))
     return texts
 

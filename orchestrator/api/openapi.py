@@ -1,0 +1,361 @@
+"""The description of the API, an OpenAPI document: every route with its body, its answers and its errors.
+
+FastAPI reads paths and parameters off the routes; what they do by hand is in one table here, `OPERATIONS`, and a route
+that is not in it fails a test. Imported at the first request for the document only.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, get_args
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+
+from orchestrator import __version__
+from orchestrator.api import answers, environments, interactions, ops, reach
+from orchestrator.sandboxes.reach import WatchKind
+from orchestrator.wire.base import encode_json
+from orchestrator.wire.content import Annotation, Content
+from orchestrator.wire.environments import EnvironmentCreate, Source
+from orchestrator.wire.events import Delta, PublicEvent
+from orchestrator.wire.generation import AgentConfig, ResponseFormat
+from orchestrator.wire.interactions import Interaction, InteractionRequest
+from orchestrator.wire.schema import Components, Mode, schemas
+from orchestrator.wire.steps import Step
+from orchestrator.wire.tools import ToolDeclaration
+
+PREFIX = "/v1beta"
+"""Under which the public routes are described; the other versions' are the same."""
+
+_JSON, _EVENTS, _LINES = "application/json", "text/event-stream", "application/x-ndjson"
+_REF = "#/components/schemas/"
+_VERB = "Verb"
+"""Ends the id of an operation that is the same as another, with a colon in its path."""
+_ALWAYS = (400, 401, 403, 500, 503)
+_RETRYABLE = (409, 429, 502, 503)
+
+_DESCRIPTION = """\
+Runs agents in Linux containers, in the format of the Interactions API.
+
+The paths under `/v1beta` are served under `/v1` and `/v1alpha` as well, with no difference. Doubled slashes and a slash
+at the end are ignored.
+
+**Bodies** are JSON, whatever their content type says. Unknown fields are refused by name, null is the same as absent,
+and names in `type` and in other enumerations may be written in any case. A field that is described here may be one
+that this server does not offer yet: it is refused with 400 `not_supported`, never dropped.
+
+**Answers** may get more fields in a later version.
+
+**WebSockets**, which this format cannot describe: `/ops/environments/{environment_id}/terminal` and
+`/ops/environments/{environment_id}/ports/{port}`.
+"""
+_TAGS = {
+    "interactions": "Runs of agents. One that has ended never changes again.",
+    "environments": "Where agents work: a sandbox and its files.",
+    "operators": "For those who run the server; not of the public wire. A key reaches its project, an operator's all.",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Operation:
+    """What a route does by hand."""
+
+    id: str
+    body: Any = None
+    """Type of the JSON that it takes."""
+    answer: Any = None
+    """Type of the JSON that it answers with."""
+    frames: str | None = None
+    """Name of the events that it streams."""
+    lines: Any = None
+    """Type of the objects that it answers with, one a line."""
+    errors: tuple[int, ...] = _ALWAYS
+    links: Mapping[str, str] = field(default_factory=dict)
+    """Operations that take the answer's `id`, and as which parameter."""
+    needs_key: bool = True
+
+
+OPERATIONS: Mapping[Callable[..., Any], Operation] = {
+    interactions.create: Operation(
+        id="createInteraction",
+        body=InteractionRequest,
+        answer=Interaction,
+        frames="InteractionFrame",
+        errors=(*_ALWAYS, 404, 413, 429, 502),
+        links={
+            "getInteraction": "interaction_id",
+            "cancelInteraction": "interaction_id",
+            "deleteInteraction": "interaction_id",
+            "logs": "log_id",
+        },
+    ),
+    interactions.read: Operation(
+        id="getInteraction", answer=Interaction, frames="InteractionFrame", errors=(*_ALWAYS, 404)
+    ),
+    interactions.cancel: Operation(id="cancelInteraction", answer=Interaction, errors=(*_ALWAYS, 404)),
+    interactions.delete: Operation(id="deleteInteraction", answer=answers.Nothing, errors=(*_ALWAYS, 404)),
+    environments.create: Operation(
+        id="createEnvironment",
+        body=EnvironmentCreate,
+        answer=answers.Environment,
+        errors=(*_ALWAYS, 404, 409, 413, 429, 502),
+        links={
+            "getEnvironment": "environment_id",
+            "deleteEnvironment": "environment_id",
+            "getUsage": "environment_id",
+            "logs": "log_id",
+        },
+    ),
+    environments.index: Operation(id="listEnvironments", answer=answers.EnvironmentList),
+    environments.read: Operation(id="getEnvironment", answer=answers.Environment, errors=(*_ALWAYS, 404)),
+    environments.delete: Operation(id="deleteEnvironment", answer=answers.Nothing, errors=(*_ALWAYS, 404, 502)),
+    ops.healthz: Operation(id="healthz", answer=answers.Health, errors=(500,), needs_key=False),
+    ops.readyz: Operation(id="readyz", answer=answers.Readiness, errors=(500, 503), needs_key=False),
+    ops.ps: Operation(id="ps", answer=answers.Processes),
+    ops.logs: Operation(id="logs", lines=answers.LogLine, errors=(*_ALWAYS, 404)),
+    reach.usage: Operation(id="getUsage", answer=answers.SandboxUsage, errors=(*_ALWAYS, 404, 409, 502)),
+    reach.watch: Operation(id="watchFiles", frames="FileFrame", errors=(*_ALWAYS, 404, 409, 429, 502)),
+}
+
+_UNIONS = {
+    "AgentConfig": AgentConfig,
+    "Annotation": Annotation,
+    "Content": Content,
+    "Delta": Delta,
+    "ResponseFormat": ResponseFormat,
+    "Source": Source,
+    "Step": Step,
+    "Tool": ToolDeclaration,
+}
+
+PARAMETERS: Mapping[str, str] = {
+    "interaction_id": "Id of an interaction of the key's project.",
+    "environment_id": "Id of an environment of the key's project.",
+    "log_id": "Id of an interaction or an environment.",
+    "include_input": "Answers with `input` as well.",
+    "stream": "Answers with server-sent events.",
+    "last_event_id": "The `event_id` after which the stream begins; without it at the first event.",
+    "page_size": "At most so many; more than 1,000 is 1,000. `pageSize` is understood as well.",
+    "page_token": "`next_page_token` of the page before. `pageToken` is understood as well.",
+    "follow": "Goes on as things happen: to the end of the interaction, or until the reader leaves.",
+    "path": "Folders below the working directory; by default that itself.",
+    "recursive": "With everything below the folders.",
+}
+"""What the parameters of paths and queries mean, wherever they occur."""
+
+_EVERYWHERE = {
+    "alt": {
+        "name": "alt",
+        "in": "query",
+        "description": "Said by some clients. It changes nothing: the rest of the request decides.",
+        "schema": {"type": "string", "pattern": "^(json|sse)(;.*)?$"},
+    },
+    "dollar_alt": {
+        "name": "$alt",
+        "in": "query",
+        "description": "The same as `alt`.",
+        "schema": {"type": "string", "pattern": "^(json|sse)(;.*)?$"},
+    },
+    "fields": {
+        "name": "fields",
+        "in": "query",
+        "description": "Only the whole answer is there.",
+        "schema": {"const": "*"},
+    },
+}
+_SECURITY = {
+    "header": {"type": "apiKey", "in": "header", "name": "x-goog-api-key"},
+    "bearer": {"type": "http", "scheme": "bearer", "description": "The same key."},
+    "query": {"type": "apiKey", "in": "query", "name": "key", "description": "The same key."},
+}
+_HEADERS = {
+    "RequestId": {
+        "description": "Names the request in the server's log.",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^[0-9a-f]{16}$"},
+    },
+    "RetryAfter": {
+        "description": "Seconds. There if the same request may succeed later.",
+        "schema": {"type": "integer", "minimum": 0},
+    },
+}
+_ERRORS = {
+    400: "The request is at fault (`invalid_request`), or asks for what this server does not offer (`not_supported`).",
+    401: "No API key, or one that is unknown or revoked. Never without keys, in single-user mode.",
+    403: "Without keys: the request comes from a web page, or not over loopback.",
+    404: "Unknown, or another project's, which is the same.",
+    409: "The present state does not allow it.",
+    413: "The body has more bytes than the server takes.",
+    429: "A quota of the project is used up for now.",
+    500: "The server is at fault; its log has the details.",
+    502: "The sandbox could not be started, or broke.",
+    503: "The store, the container engine or the server itself does not take work now.",
+}
+
+
+@functools.cache
+def document() -> bytes:
+    """The document, as JSON. Takes some tenths of a second the first time."""
+    return encode_json(describe())
+
+
+def describe() -> dict[str, Any]:
+    """The document."""
+    app = FastAPI(generate_unique_id_function=_operation_id)
+    app.include_router(interactions.router, prefix=PREFIX)
+    app.include_router(environments.router, prefix=PREFIX)
+    app.include_router(ops.router)
+    app.include_router(reach.router)
+    found = get_openapi(
+        title="Corral",
+        version=__version__,
+        description=_DESCRIPTION,
+        routes=app.routes,
+        tags=[{"name": name, "description": text} for name, text in _TAGS.items()],
+        servers=[{"url": "/"}],
+    )
+    shapes, components = _shapes()
+    operations = {operation.id: operation for operation in OPERATIONS.values()}
+    for methods in found["paths"].values():
+        for described in methods.values():
+            _complete(described, operations[described["operationId"].removesuffix(_VERB)], shapes)
+    found["components"] = {
+        "schemas": components,
+        "headers": _HEADERS,
+        "parameters": _EVERYWHERE,
+        "responses": {str(status): _error(status, shapes) for status in _ERRORS},
+        "securitySchemes": _SECURITY,
+    }
+    return found
+
+
+def _operation_id(route: APIRoute) -> str:
+    known = OPERATIONS.get(route.endpoint)
+    if known is None:
+        raise LookupError(f"{route.path} is not described: add it to OPERATIONS")
+    return known.id + _VERB if ":" in route.path_format else known.id
+
+
+# operations
+
+
+def _complete(described: dict[str, Any], operation: Operation, shapes: _Shapes) -> None:
+    """Adds to what FastAPI knows of a route what it does by hand."""
+    text = described["description"]
+    described["summary"] = re.split(r"[.:;,]", text)[0]
+    for parameter in described.setdefault("parameters", []):
+        parameter["description"] = PARAMETERS[parameter["name"]]
+        parameter["schema"] = _plain(parameter["schema"])
+    if operation.needs_key:
+        described["parameters"] += [{"$ref": f"#/components/parameters/{name}"} for name in _EVERYWHERE]
+        described["security"] = [*({name: []} for name in _SECURITY), {}]
+    if operation.body is not None:
+        content = {_JSON: {"schema": shapes[operation.body, "validation"]}}
+        described["requestBody"] = {"required": True, "content": content}
+    described["responses"] = {
+        "200": _success(operation, shapes),
+        **{str(status): {"$ref": f"#/components/responses/{status}"} for status in sorted(operation.errors)},
+    }
+    if operation.id == "readyz":
+        either = {"anyOf": [shapes[operation.answer, "serialization"], shapes[answers.Error, "serialization"]]}
+        described["responses"]["503"] = {
+            "description": "The server stops, or its store would not keep new work.",
+            "headers": _named_headers(503),
+            "content": {_JSON: {"schema": either}},
+        }
+
+
+def _success(operation: Operation, shapes: _Shapes) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    if operation.answer is not None:
+        content[_JSON] = {"schema": shapes[operation.answer, "serialization"]}
+    if operation.frames is not None:
+        content[_EVENTS] = {"itemSchema": {"$ref": _REF + operation.frames}}
+    if operation.lines is not None:
+        content[_LINES] = {"itemSchema": shapes[operation.lines, "serialization"]}
+    text = "JSON, or events if `stream` asks for them." if _JSON in content and _EVENTS in content else "The answer."
+    success: dict[str, Any] = {"description": text, "headers": _named_headers(200), "content": content}
+    if operation.links:
+        success["links"] = {
+            follower: {"operationId": follower, "parameters": {name: "$response.body#/id"}}
+            for follower, name in operation.links.items()
+        }
+    return success
+
+
+def _error(status: int, shapes: _Shapes) -> dict[str, Any]:
+    return {
+        "description": f"{HTTPStatus(status).phrase}. {_ERRORS[status]}",
+        "headers": _named_headers(status),
+        "content": {_JSON: {"schema": shapes[answers.Error, "serialization"]}},
+    }
+
+
+def _named_headers(status: int) -> dict[str, Any]:
+    headers = {"x-request-id": {"$ref": "#/components/headers/RequestId"}}
+    return headers | ({"retry-after": {"$ref": "#/components/headers/RetryAfter"}} if status in _RETRYABLE else {})
+
+
+def _plain(schema: dict[str, Any]) -> dict[str, Any]:
+    """A parameter's schema without title and null: who has nothing to say in a query leaves the parameter out."""
+    kept = {name: value for name, value in schema.items() if name not in ("title", "anyOf")}
+    for choice in schema.get("anyOf", ()):
+        if choice != {"type": "null"}:
+            kept |= choice
+    return kept
+
+
+# schemas
+
+_Shapes = Mapping[tuple[Any, Mode], dict[str, Any]]
+
+
+def _shapes() -> tuple[_Shapes, Components]:
+    """Schemas of all bodies and answers, and their components."""
+    used: list[tuple[Any, Mode]] = [(answers.Error, "serialization"), (answers.FileEvent, "serialization")]
+    used += [(kind, "serialization") for kind in get_args(PublicEvent)]
+    for operation in OPERATIONS.values():
+        used += [(operation.body, "validation")] if operation.body is not None else []
+        used += [(kind, "serialization") for kind in (operation.answer, operation.lines) if kind is not None]
+    found, components = schemas(used, _UNIONS)
+    shapes = dict(zip(used, found, strict=True))
+    events = {str(kind.model_fields["event_type"].default): kind for kind in get_args(PublicEvent)}
+    for kind in events.values():
+        event = components[kind.__name__]
+        event["properties"]["event_id"] = {"type": "string", "description": "For `last_event_id`."}
+        event["required"] = [*event["required"], "event_id"]
+    components["InteractionEvent"] = {
+        "description": "Of an interaction: that it was created, each step as start, deltas and stop, and its end.",
+        "oneOf": [shapes[kind, "serialization"] for kind in events.values()],
+        "discriminator": {
+            "propertyName": "event_type",
+            "mapping": {name: shapes[kind, "serialization"]["$ref"] for name, kind in events.items()},
+        },
+    }
+    components["InteractionFrame"] = _frames({name: shapes[kind, "serialization"] for name, kind in events.items()})
+    file_event = shapes[answers.FileEvent, "serialization"]
+    components["FileFrame"] = _frames(
+        {**dict.fromkeys(WatchKind, file_event), "error": shapes[answers.Error, "serialization"]}
+    )
+    return shapes, dict(sorted(components.items()))
+
+
+def _frames(events: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """One server-sent event: JSON on one line, as its name says, or the end marker."""
+
+    def frame(name: str, data: dict[str, Any]) -> dict[str, Any]:
+        properties = {"event": {"const": name}, "data": {"type": "string", **data}}
+        return {"type": "object", "required": ["event", "data"], "properties": properties}
+
+    return {
+        "oneOf": [
+            *(frame(name, {"contentMediaType": _JSON, "contentSchema": data}) for name, data in events.items()),
+            frame("done", {"const": "[DONE]"}),
+        ]
+    }
