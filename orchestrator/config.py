@@ -35,6 +35,21 @@ _SHIPPED_ALIASES = {
     "antigravity-preview-05-2026": "general",
     "antigravity-preview-09-2026": "general",
 }
+_SHIPPED_MODEL_ALIASES = dict.fromkeys(
+    (
+        "gemini-3.8-flash",
+        "gemini-3.7-flash",
+        "gemini-3.6-flash",
+        "gemini-3.5-flash",
+        "gemini-3.5-flash-lite",
+        "gemini-3-flash-preview",
+        "gemini-3-pro-preview",
+        "gemini-2.5-pro",
+        "gemini-2.5-flash",
+        "gemini-2.5-flash-lite",
+    ),
+    "default",
+)
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -85,6 +100,8 @@ class MaximaSettings(BaseModel):
     """Time of one interaction."""
     output_limit_bytes: Positive = 16 << 20
     """Output kept of one call."""
+    max_turns: Positive = 10_000
+    """Model calls in one interaction."""
 
 
 class PoolSettings(BaseModel):
@@ -197,14 +214,30 @@ class Settings(BaseSettings):
     """Longest time one interaction may run; then it ends `incomplete`."""
     max_turns: Positive = 200
     """Model calls in one interaction; then it ends `incomplete`."""
+    max_repeats: Annotated[int, Field(ge=2)] = 6
+    """How often an agent may make the same failing call without a success in between; then the interaction ends
+    `incomplete`. From the third time on the model is told."""
+    max_asked_again: Annotated[int, Field(ge=0)] = 2
+    """How often a model is asked again whose answer does not fit the `response_format`; then the interaction fails."""
     max_concurrent_runs: Positive = 64
-    """Runs at once on this server; further ones wait."""
+    """Runs at once on this server; further ones wait: `priority` before `standard` before `flex` before `deferred`, and
+    among equals those of the project that has the fewest."""
+    max_concurrent_runs_per_project: Positive = 64
+    """Runs of one project at once; further ones wait."""
     max_runs_per_project: Positive = 500
     """Interactions of one project that may run or wait at once; then new ones are refused with 429."""
     max_environments_per_project: Positive = 200
     """Environments that one project may have; then new ones are refused with 429."""
     model: str = "scripted"
     """The model that agents use unless they name one: `provider:model`, or `scripted`."""
+    model_aliases: dict[str, str] = Field(default_factory=lambda: dict(_SHIPPED_MODEL_ALIASES))
+    """Other names of models, `alias = "provider:model"`; `default` is the setting `model`. Adds to the built-in aliases
+    of public names, which all lead there."""
+    retention_days: Annotated[int, Field(ge=0)] = 55
+    """Days after which ended interactions are deleted, where the project has no number of its own (`corral projects`). 0
+    keeps them."""
+    retry_window_s: Annotated[float, Field(ge=0)] = 300.0
+    """For so long after its caller left without an answer an equal create call counts as that one's repetition."""
     agents_dir: Path | None = None
     """A folder of agents of your own, beside those that come with Corral; the same id replaces one."""
     agent_aliases: dict[str, str] = Field(default_factory=lambda: dict(_SHIPPED_ALIASES))
@@ -227,6 +260,11 @@ class Settings(BaseSettings):
     @classmethod
     def _keep_shipped_aliases(cls, value: dict[str, str]) -> dict[str, str]:
         return {**_SHIPPED_ALIASES, **value}
+
+    @field_validator("model_aliases", mode="after")
+    @classmethod
+    def _keep_shipped_model_aliases(cls, value: dict[str, str]) -> dict[str, str]:
+        return {**_SHIPPED_MODEL_ALIASES, **value}
 
     @property
     def server_url(self) -> str:

@@ -62,6 +62,7 @@ class _SandboxBlock(WireModel):
     call_timeout_s: Annotated[float, Field(gt=0)] | None = None
     run_timeout_s: Annotated[float, Field(gt=0)] | None = None
     output_limit_bytes: Annotated[int, Field(ge=1024)] | None = None
+    max_turns: Annotated[int, Field(gt=0)] | None = None
 
 
 class _AgentFile(WireModel):
@@ -117,6 +118,10 @@ class AgentRegistry:
     def agents(self) -> list[AgentDefinition]:
         """All definitions, by id."""
         return [self._agents[name] for name in sorted(self._agents)]
+
+    def knows(self, name: str) -> bool:
+        """Whether `resolve` finds it."""
+        return self._aliases.get(name, name) in self._agents
 
     def resolve(self, name: str) -> AgentDefinition:
         """The agent of an id or alias.

@@ -177,7 +177,7 @@ def _models(settings: Settings) -> Check:
     from orchestrator.models.registry import ModelRegistry
 
     try:
-        registry = ModelRegistry(settings.model)
+        registry = ModelRegistry(settings.model, aliases=settings.model_aliases)
     except ConfigError as error:
         return Check("models", "broken", error.message, "set CORRAL_MODEL to a model of a provider that is there")
     found = f"providers: {', '.join(registry.providers)}; default: {registry.default}"

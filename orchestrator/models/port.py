@@ -14,7 +14,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from orchestrator.wire.steps import Step
+from orchestrator.wire.generation import GenerationConfig
+from orchestrator.wire.steps import Step, UserInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,10 @@ class ToolSpec:
     description: str
     parameters: dict[str, Any]
     """JSON schema of the arguments object."""
+
+
+class Correction(UserInput):
+    """Said by the server after an answer of the wrong form. To a model it is the user's word; no user said it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,12 @@ class ModelRequest:
     """0 for the first model call since the last user input, counted from the log: retries do not advance it."""
     attempt: int = 0
     """0 for the first try of this turn."""
+    asked_again: int = 0
+    """How often the turn was asked before without an answer of the wanted form; the history has what was wrong."""
+    generation: GenerationConfig | None = None
+    """How it is to answer, as far as somebody said so."""
+    answer_schema: dict[str, Any] | bool | None = None
+    """JSON schema that the final answer must fit, for providers that can hold a model to it; True: any JSON."""
     purpose: Literal["turn", "compaction"] = "turn"
 
 
@@ -88,6 +99,8 @@ class TurnEnd:
     """Always the last event of a call that did not fail."""
 
     usage: Usage = field(default_factory=Usage)
+    is_cut: bool = False
+    """It stopped because it may not say more, and not because it had said all."""
 
 
 ModelEvent = ThoughtDelta | ThoughtSignature | TextDelta | CallStart | CallDelta | TurnEnd

@@ -10,6 +10,7 @@ A fenced block with the info string `script` holds YAML:
         error: {code: model_overloaded, times: 2, message: Busy.}   # the first two attempts fail
       - text: "There is {{last}}"           # {{last}} is the text of the latest tool result
         chunk: 20                           # characters per delta; without it one delta per step
+        again: [nothing, "[1, 2]"]          # what it says instead when the answer's form was not the wanted one
         usage: {input_tokens: 10, output_tokens: 5}                 # else estimated
 
 YAML is read as JSON with a nicer face: plain scalars are null, true, false, numbers or text; aliases, tags and
@@ -68,6 +69,8 @@ class Turn:
     text: str = ""
     calls: tuple[Call, ...] = ()
     sleep_ms: int = 0
+    again: tuple[str, ...] = ()
+    """Texts for when it is asked again, in order; the last one stays. Without any the text stays."""
     chunk: int = 0
     """Characters per delta; 0 for one delta per step."""
     error: Fault | None = None
@@ -246,7 +249,7 @@ def _turns(first_line: int, body: str) -> tuple[Turn, ...]:
 
 
 def _turn(reader: _Reader, node: yaml.Node, path: str) -> Turn:
-    fields = reader.fields(node, path, ("thought", "text", "calls", "sleep_ms", "chunk", "error", "usage"))
+    fields = reader.fields(node, path, ("thought", "text", "again", "calls", "sleep_ms", "chunk", "error", "usage"))
     values: dict[str, Any] = {}
     for name, field in fields.items():
         here = _join(path, name)
@@ -256,6 +259,9 @@ def _turn(reader: _Reader, node: yaml.Node, path: str) -> Turn:
             case "calls":
                 items = enumerate(reader.items(field, here))
                 values[name] = tuple(_call(reader, item, f"{here}[{number}]") for number, item in items)
+            case "again":
+                items = enumerate(reader.items(field, here))
+                values[name] = tuple(reader.text(item, f"{here}[{number}]") for number, item in items)
             case "sleep_ms":
                 values[name] = reader.count(field, here, 0, _MAX_SLEEP_MS)
             case "chunk":

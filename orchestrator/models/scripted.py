@@ -15,6 +15,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +23,7 @@ from orchestrator.errors import ModelError
 from orchestrator.models.port import (
     CallDelta,
     CallStart,
+    Correction,
     ModelEvent,
     ModelProvider,
     ModelRequest,
@@ -32,16 +34,21 @@ from orchestrator.models.port import (
 )
 from orchestrator.models.script import ERROR_CODES, Call, CodeBlock, Turn, parse
 from orchestrator.wire.content import Content, TextContent
+from orchestrator.wire.generation import GenerationConfig
 from orchestrator.wire.steps import (
     CodeExecutionCall,
     CodeExecutionResult,
     FunctionCall,
     FunctionResult,
+    GoogleSearchCall,
+    GoogleSearchResult,
     McpServerToolCall,
     McpServerToolResult,
     ModelOutput,
     Step,
     Thought,
+    UrlContextCall,
+    UrlContextResult,
     UserInput,
 )
 
@@ -82,16 +89,17 @@ class ScriptedModel(ModelProvider):
         # A stream that breaks does so as late as it can: all is said, only the end is missing.
         if fault is not None and fault.code != "model_stream_broken":
             raise ModelError(fault.message, code=fault.code, retryable=ERROR_CODES[fault.code])
+        turn, is_cut = _within(turn, request.generation)
         for event in _events(turn):
             # A turn in many chunks must not keep other tasks waiting.
             await asyncio.sleep(0)
             yield event
         if fault is not None:
             raise ModelError(fault.message, code=fault.code, retryable=ERROR_CODES[fault.code])
-        yield TurnEnd(turn.usage if turn.usage is not None else _estimate(request, turn))
+        yield TurnEnd(turn.usage if turn.usage is not None else _estimate(request, turn), is_cut)
 
     async def _turn(self, request: ModelRequest) -> Turn:
-        begin = max((at for at, step in enumerate(request.history) if isinstance(step, UserInput)), default=None)
+        begin = max((at for at, step in enumerate(request.history) if _is_program(step)), default=None)
         if begin is None:
             return Turn(text=NO_MODEL)
         text = _text(request.history[begin])
@@ -102,12 +110,31 @@ class ScriptedModel(ModelProvider):
         if program.turns is not None:
             if request.turn >= len(program.turns):
                 return Turn(text=FINISHED)
-            return _filled(program.turns[request.turn], request.history)
+            return _filled(_asked_again(program.turns[request.turn], request.asked_again), request.history)
         if not program.blocks:
             return Turn(text=NO_MODEL)
         if request.turn < len(program.blocks):
             return Turn(calls=(_as_call(program.blocks[request.turn]),))
         return Turn(text=_report(program.blocks, request.history[begin + 1 :]))
+
+
+def _asked_again(turn: Turn, times: int) -> Turn:
+    if not times or not turn.again:
+        return turn
+    return replace(turn, text=turn.again[min(times, len(turn.again)) - 1])
+
+
+def _within(turn: Turn, generation: GenerationConfig | None) -> tuple[Turn, bool]:
+    """The turn as far as it may be said, and whether something is missing. Calls are whole or not made at all."""
+    if generation is None:
+        return turn, False
+    text = turn.text
+    for end in generation.stop_sequences or ():
+        text = text.partition(end)[0] if end else text
+    limit = generation.max_output_tokens
+    if limit is not None and len(text) > limit * _CHARS_PER_TOKEN:
+        return replace(turn, text=text[: limit * _CHARS_PER_TOKEN], calls=()), True
+    return replace(turn, text=text), False
 
 
 def _events(turn: Turn) -> Iterator[ModelEvent]:
@@ -131,15 +158,8 @@ def _filled(turn: Turn, history: Sequence[Step]) -> Turn:
     if _LAST not in turn.text and not any(_mentions_last(call.arguments) for call in turn.calls):
         return turn
     last = next((_text(step) for step in reversed(history) if _is_result(step)), "")
-    return Turn(
-        thought=turn.thought,
-        text=turn.text.replace(_LAST, last),
-        calls=tuple(Call(call.tool, _fill(call.arguments, last)) for call in turn.calls),
-        sleep_ms=turn.sleep_ms,
-        chunk=turn.chunk,
-        error=turn.error,
-        usage=turn.usage,
-    )
+    calls = tuple(Call(call.tool, _fill(call.arguments, last)) for call in turn.calls)
+    return replace(turn, text=turn.text.replace(_LAST, last), calls=calls)
 
 
 def _mentions_last(value: Any) -> bool:
@@ -196,8 +216,14 @@ def _tokens(chars: int) -> int:
     return -(-chars // _CHARS_PER_TOKEN)
 
 
+def _is_program(step: Step) -> bool:
+    return isinstance(step, UserInput) and not isinstance(step, Correction)
+
+
 def _is_result(step: Step) -> bool:
-    return isinstance(step, CodeExecutionResult | FunctionResult | McpServerToolResult)
+    return isinstance(
+        step, CodeExecutionResult | FunctionResult | McpServerToolResult | GoogleSearchResult | UrlContextResult
+    )
 
 
 def _text(step: Step) -> str:
@@ -213,6 +239,10 @@ def _text(step: Step) -> str:
             return step.arguments.code
         case FunctionCall() | McpServerToolCall():
             return step.name + _json(step.arguments)
+        case GoogleSearchCall() | UrlContextCall():
+            return _json(step.arguments.model_dump())
+        case GoogleSearchResult() | UrlContextResult():
+            return _json([each.model_dump(exclude_none=True) for each in step.result])
     return ""
 
 

@@ -142,7 +142,7 @@ def test_a_model_without_provider_is_broken(
     monkeypatch.setenv("CORRAL_MODEL", "gemini:x")
     outcome = corral("doctor")
     assert outcome.code == 1
-    assert "there is no model provider 'gemini' here" in outcome.out
+    assert "Model 'gemini" in outcome.out
 
 
 @pytest.mark.parametrize(
