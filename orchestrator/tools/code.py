@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from orchestrator.errors import ToolError
-from orchestrator.tools.port import Arguments, Tool, ToolContext, ToolResult
+from orchestrator.tools.port import Arguments, SandboxTool, ToolContext, ToolResult
 from orchestrator.tools.rendering import ending_of, output_of, with_ending, with_images
 
 
@@ -16,7 +16,7 @@ class CodeArguments(Arguments):
     """The program. Python prints the value of a last expression, as an interactive session does."""
 
 
-class CodeExecution(Tool):
+class CodeExecution(SandboxTool):
     name: ClassVar[str] = "code_execution"
     description: ClassVar[str] = (
         "Runs code in the sandbox, in /workspace, and returns its combined output. Python keeps variables and imports "
@@ -24,7 +24,6 @@ class CodeExecution(Tool):
         "says its exit code."
     )
     arguments: ClassVar[type[Arguments]] = CodeArguments
-    is_code: ClassVar[bool] = True
 
     async def carry_out(self, arguments: CodeArguments, context: ToolContext) -> ToolResult:
         limits = context.limits

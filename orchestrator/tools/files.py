@@ -12,7 +12,7 @@ from pydantic import Field
 from orchestrator.errors import SandboxGone, ToolError
 from orchestrator.sandboxes.handle import FILE_TIMEOUT_S
 from orchestrator.sandboxes.outcome import CallOutcome
-from orchestrator.tools.port import Arguments, Tool, ToolContext, ToolResult
+from orchestrator.tools.port import Arguments, SandboxTool, ToolContext, ToolResult
 from orchestrator.tools.rendering import decode, ending_of, output_of
 from orchestrator.wire.content import ImageContent, TextContent
 
@@ -37,7 +37,7 @@ class ReadArguments(PathArguments):
     """Read at most so many lines."""
 
 
-class ReadFile(Tool):
+class ReadFile(SandboxTool):
     name: ClassVar[str] = "read_file"
     description: ClassVar[str] = "Reads a text file, whole or some lines of it. An image file is returned as an image."
     arguments: ClassVar[type[Arguments]] = ReadArguments
@@ -61,7 +61,7 @@ class WriteArguments(PathArguments):
     """The whole new content."""
 
 
-class WriteFile(Tool):
+class WriteFile(SandboxTool):
     name: ClassVar[str] = "write_file"
     description: ClassVar[str] = "Writes a text file, replacing what is there. Folders on the way are made."
     arguments: ClassVar[type[Arguments]] = WriteArguments
@@ -85,7 +85,7 @@ class EditArguments(PathArguments):
     """Replace every occurrence; otherwise `old_text` must occur once."""
 
 
-class EditFile(Tool):
+class EditFile(SandboxTool):
     name: ClassVar[str] = "edit_file"
     description: ClassVar[str] = "Replaces text in a file. Fails if the text is not there, or is there more than once."
     arguments: ClassVar[type[Arguments]] = EditArguments
@@ -108,7 +108,7 @@ class ListArguments(Arguments):
     """Also what is below; .git, node_modules, .venv and __pycache__ are not entered."""
 
 
-class ListFiles(Tool):
+class ListFiles(SandboxTool):
     name: ClassVar[str] = "list_files"
     description: ClassVar[str] = "Lists a folder: type, size in bytes, name."
     arguments: ClassVar[type[Arguments]] = ListArguments
@@ -131,7 +131,7 @@ class SearchArguments(Arguments):
     """Only files whose name or relative path fits, for example `*.py`."""
 
 
-class SearchFiles(Tool):
+class SearchFiles(SandboxTool):
     name: ClassVar[str] = "search_files"
     description: ClassVar[str] = "Searches text files for a regular expression; returns path, line number and line."
     arguments: ClassVar[type[Arguments]] = SearchArguments
@@ -143,7 +143,7 @@ class SearchFiles(Tool):
         return ToolResult(text if result["is_complete"] else f"{text}[… more matches; narrow the search]")
 
 
-class DeleteFile(Tool):
+class DeleteFile(SandboxTool):
     name: ClassVar[str] = "delete_file"
     description: ClassVar[str] = "Deletes a file, or a folder with all that is in it."
     arguments: ClassVar[type[Arguments]] = PathArguments
@@ -154,7 +154,7 @@ class DeleteFile(Tool):
         return ToolResult(f"deleted {result['type']} {result['path']}")
 
 
-FILE_TOOLS: tuple[Tool, ...] = (ReadFile(), WriteFile(), EditFile(), ListFiles(), SearchFiles(), DeleteFile())
+FILE_TOOLS: tuple[SandboxTool, ...] = (ReadFile(), WriteFile(), EditFile(), ListFiles(), SearchFiles(), DeleteFile())
 
 
 async def _perform(

@@ -23,7 +23,7 @@ from orchestrator.errors import CallForgotten, InvalidRequest, SandboxError, San
 from orchestrator.policy.limits import Limits
 from orchestrator.policy.redaction import Redactor, redact
 from orchestrator.sandboxes.handle import Sandbox
-from orchestrator.tools.port import Tool, ToolContext, ToolResult
+from orchestrator.tools.port import SandboxTool, ServerTool, ToolContext, ToolResult
 from orchestrator.tools.toolbox import Toolbox
 from orchestrator.wire.content import TextContent
 from orchestrator.wire.folding import parse_arguments
@@ -115,7 +115,9 @@ class Mediator:
         started = self._clock.monotonic()
         try:
             tool, arguments = self._parse(call)
-            if begun is None:
+            if isinstance(tool, ServerTool):
+                result = await self._ask(tool, arguments, call)
+            elif begun is None:
                 result = await self._begin(tool, arguments, call)
             else:
                 result = await self._follow(tool, arguments, call.id, begun, is_taken_up=True)
@@ -148,7 +150,7 @@ class Mediator:
             self._used.acknowledge(call.id)
             self._used = None
 
-    def _parse(self, call: ToolCall) -> tuple[Tool, Any]:
+    def _parse(self, call: ToolCall) -> tuple[SandboxTool | ServerTool, Any]:
         tool = self._toolbox.find(call.name)
         try:
             given = parse_arguments(call.arguments)
@@ -162,7 +164,11 @@ class Mediator:
             problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
             raise ToolError(f"the arguments of {call.name} are wrong: {problems}") from error
 
-    async def _begin(self, tool: Tool, arguments: Any, call: ToolCall) -> ToolResult:
+    async def _ask(self, tool: ServerTool, arguments: Any, call: ToolCall) -> ToolResult:
+        self._journal.note("tool.asked", call_id=call.id, tool=call.name, arguments=_shown(arguments))
+        return await tool.answer(arguments)
+
+    async def _begin(self, tool: SandboxTool, arguments: Any, call: ToolCall) -> ToolResult:
         sandbox = await self._sandbox()
         guest = sandbox.guest_id
         self._journal.note("tool.started", call_id=call.id, tool=call.name, arguments=_shown(arguments), guest=guest)
@@ -172,7 +178,7 @@ class Mediator:
 
     async def _follow(
         self,
-        tool: Tool,
+        tool: SandboxTool,
         arguments: Any,
         call_id: str,
         begun: Begun,

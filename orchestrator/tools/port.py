@@ -1,5 +1,5 @@
-"""The tool port: a named verb with a schema, carried out in a sandbox. May import `wire`, `models`, `sandboxes`,
-`policy`.
+"""The tool port: a named verb with a schema, carried out in a sandbox or by the server itself. May import `wire`,
+`models`, `sandboxes`, `policy`.
 """
 
 from __future__ import annotations
@@ -47,18 +47,20 @@ class ToolResult:
 
 class Tool(ABC):
     """One tool. Its docstring-like `description` and the docstrings of its arguments' fields are what the model
-    reads.
+    reads. Which steps its calls show as is decided by `forms`, by its name.
     """
 
     name: ClassVar[str]
     description: ClassVar[str]
     arguments: ClassVar[type[Arguments]]
-    is_code: ClassVar[bool] = False
-    """Shown as `code_execution_call` and `_result` on the wire, not as a function."""
 
     def spec(self) -> ToolSpec:
         """The tool as models see it. One object for all who ask: leave it as it is."""
         return _spec(type(self))
+
+
+class SandboxTool(Tool):
+    """One that works in the environment. The guest carries out each call once, whoever asks how often."""
 
     @abstractmethod
     async def carry_out(self, arguments: Any, context: ToolContext) -> ToolResult:
@@ -67,6 +69,18 @@ class Tool(ABC):
         Raises:
             ToolError: it cannot be done as asked; the model reads the message.
             SandboxError: the platform failed; the run handles it.
+        """
+
+
+class ServerTool(Tool):
+    """One that looks something up and changes nothing: after a crash its call is made again."""
+
+    @abstractmethod
+    async def answer(self, arguments: Any) -> ToolResult:
+        """Does it. `arguments` is of the tool's own type.
+
+        Raises:
+            ToolError: it cannot be done as asked; the model reads the message.
         """
 
 

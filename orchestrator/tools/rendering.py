@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 
 from orchestrator.policy.limits import Limits
 from orchestrator.policy.redaction import redact, without_cut_keys
 from orchestrator.sandboxes.outcome import CallOutcome, Verdict
+from orchestrator.tools.port import ToolResult
 from orchestrator.wire.content import Content, ImageContent, TextContent
 
 _IMAGES_LIMIT_BYTES = 8 << 20
@@ -80,6 +82,13 @@ def with_ending(text: str, ending: str) -> str:
     if not ending:
         return text
     return f"{text}{'' if not text or text.endswith(chr(10)) else chr(10)}{ending}"
+
+
+def with_last_line(result: ToolResult, line: str) -> ToolResult:
+    """A result with one more line for the model to read."""
+    if isinstance(result.content, str):
+        return replace(result, content=with_ending(result.content, line))
+    return replace(result, content=[*result.content, TextContent(text=f"\n{line}")])
 
 
 def with_images(text: str, outcome: CallOutcome) -> str | list[Content]:

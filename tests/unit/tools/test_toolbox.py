@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from orchestrator.tools.toolbox import Toolbox
-from orchestrator.wire.tools import CodeExecutionTool
+from orchestrator.wire.tools import CodeExecutionTool, GoogleSearchTool, UrlContextTool
 
 FILES = ["delete_file", "edit_file", "list_files", "read_file", "search_files", "write_file"]
 
@@ -13,14 +13,23 @@ def test_file_tools_need_no_declaration() -> None:
 def test_code_is_there_when_declared() -> None:
     toolbox = Toolbox.choose((CodeExecutionTool(), CodeExecutionTool()), has_environment=True)
     assert toolbox.names == ["code_execution", *FILES]
-    found = toolbox.find("code_execution")
-    assert found is not None
-    assert found.is_code
+    assert toolbox.find("code_execution") is not None
+    form = toolbox.form_of("code_execution")
+    assert form is not None
+    assert form.call_type == "code_execution_call"
+    assert toolbox.form_of("read_file") is None
+
+
+def test_what_is_looked_up_needs_no_environment() -> None:
+    toolbox = Toolbox.choose((GoogleSearchTool(), UrlContextTool()), has_environment=False)
+    assert toolbox.names == ["google_search", "url_context"]
+    assert Toolbox.choose((), has_environment=True).find("google_search") is None
 
 
 def test_without_an_environment_there_is_nothing() -> None:
     toolbox = Toolbox.choose((CodeExecutionTool(),), has_environment=False)
     assert (toolbox.names, toolbox.specs()) == ([], ())
+    assert toolbox.form_of("code_execution") is None, "a call of it shows as a function, as one of any unknown name"
 
 
 def test_what_is_not_there_is_not_found() -> None:
