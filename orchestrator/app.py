@@ -32,6 +32,9 @@ from orchestrator.models.registry import ModelRegistry
 from orchestrator.policy.bounds import Bounds, Maxima
 from orchestrator.policy.limits import Limits
 from orchestrator.runs.intake import Intake
+from orchestrator.runs.replies import Replies
+from orchestrator.runs.retention import Retention
+from orchestrator.runs.slots import Slots
 from orchestrator.runs.supervisor import Supervisor
 from orchestrator.sandboxes.disks import Disks, can_use_disks, has_disks
 from orchestrator.sandboxes.driver import SandboxDriver
@@ -86,7 +89,7 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
     clock = SystemClock()
     agents = await asyncio.to_thread(load_agents, settings)
     profiles = _profiles(settings)
-    models = ModelRegistry(settings.model)
+    models = ModelRegistry(settings.model, aliases=settings.model_aliases)
     # A provider's module is imported at first use; better now than in the middle of the first run.
     await asyncio.to_thread(models.resolve)
     limits = Limits(
@@ -95,6 +98,8 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         output_total_limit_bytes=settings.output_total_limit_bytes,
         run_timeout_s=settings.run_timeout_s,
         max_turns=settings.max_turns,
+        max_repeats=settings.max_repeats,
+        max_asked_again=settings.max_asked_again,
         engine_patience_s=settings.engine_patience_s,
     )
     in_time = _Deadline(settings.shutdown_timeout_s - _LISTENING_S - _LAST_S)
@@ -117,15 +122,29 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
             limits,
             clock,
             generation=generation,
-            max_concurrent_runs=settings.max_concurrent_runs,
+            slots=Slots(settings.max_concurrent_runs, settings.max_concurrent_runs_per_project),
             max_runs_per_project=settings.max_runs_per_project,
         )
         stack.callback(moments.passed, "stop.runs_let_go")
         stack.push_async_callback(in_time.end, "runs", supervisor.aclose, 0.5)
         await supervisor.open()
-        intake = Intake(store, environments, supervisor, agents, models, clock, profiles, generation=generation)
+        replies = Replies(store, clock, generation, settings.retry_window_s)
+        await replies.open()
+        stack.push_async_callback(in_time.end, "answers", replies.aclose, 0.5)
+        retention = Retention(
+            store,
+            supervisor,
+            clock,
+            retention_days=settings.retention_days,
+            retry_window_s=settings.retry_window_s,
+        )
+        retention.open()
+        stack.push_async_callback(in_time.end, "retention", retention.aclose, 0.5)
+        intake = Intake(
+            store, environments, supervisor, agents, models, clock, profiles, replies, generation=generation
+        )
         authenticator = Authenticator(store, clock, settings.host)
-        yield Services(store, environments, supervisor, intake, authenticator, settings.request_limit_bytes)
+        yield Services(store, environments, supervisor, intake, replies, authenticator, settings.request_limit_bytes)
 
 
 class _Deadline:

@@ -28,6 +28,13 @@ class Caller:
 
     project_id: str
     is_operator: bool
+    key_id: str | None = None
+    """The API key's; None in single-user mode."""
+
+    @property
+    def name(self) -> str:
+        """Who it is, among all callers."""
+        return self.key_id or self.project_id
 
     @property
     def scope(self) -> str | None:
@@ -55,7 +62,7 @@ class Authenticator:
             # Looked up by digest: no comparison whose time could tell how much of a key was right.
             key = await self._store.find_key(hashlib.sha256(given.encode("utf-8", "replace")).digest())
             if key is not None:
-                return Caller(key.project_id, key.is_operator)
+                return Caller(key.project_id, key.is_operator, key.id)
         if not await self.is_single_user():
             if given is None:
                 raise Unauthenticated("No API key: send it as 'x-goog-api-key'.")

@@ -1,37 +1,95 @@
-"""Routes of interactions (reference, 1.2): create, read, stream, cancel, delete."""
+"""Routes of interactions (reference, 1.2): create, read, stream, cancel, delete; and a list, which is ours."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import asyncio
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import AwareDatetime
 
 from orchestrator.api import sse
 from orchestrator.api.auth import Caller
 from orchestrator.api.body import read_json
+from orchestrator.api.delivery import AnswerOfCreate, StreamOfCreate, watched
 from orchestrator.api.offer import check_offered
 from orchestrator.api.parameters import OnlyKnown
 from orchestrator.api.services import Services, TheCaller, TheServices
-from orchestrator.errors import NotFound
-from orchestrator.runs.record import read_interaction
-from orchestrator.store.port import InteractionRow
-from orchestrator.wire.interactions import TERMINAL_STATUSES, parse_interaction_request
+from orchestrator.errors import InvalidRequest, NotFound
+from orchestrator.runs.record import list_entry, read_interaction
+from orchestrator.runs.replies import CallerKey
+from orchestrator.store.port import InteractionFilter, InteractionRow
+from orchestrator.wire.interactions import LABEL_KEY, TERMINAL_STATUSES, Status, parse_interaction_request
 
 router = APIRouter(tags=["interactions"], dependencies=[OnlyKnown])
 
+_PAGE_LIMIT = 1000
+_KEY_CHARS = 255
+
 
 @router.post("/interactions", response_model=None)
-async def create(request: Request, caller: TheCaller, services: TheServices) -> Response:
-    """Creates an interaction: runs it to its end, streams it, or (`background`) answers at once."""
+async def create(
+    request: Request,
+    caller: TheCaller,
+    services: TheServices,
+    idempotency_key: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Creates an interaction: runs it to its end, streams it, or (`background`) answers at once.
+
+    A call with the `Idempotency-Key` of an earlier one is answered with that one's interaction; so is an equal call
+    whose caller was left without an answer.
+    """
     wanted = parse_interaction_request(await read_json(request, services.request_limit_bytes))
     check_offered(wanted)
-    row = await services.intake.accept(caller.project_id, wanted)
+    row = await services.intake.accept(caller.project_id, _key(caller, idempotency_key), wanted)
     if wanted.stream:
-        return _stream(services, row, after=0)
+        frames = sse.stream(services.store, row, after=0, closing=services.closing)
+        return StreamOfCreate(frames, row, services.replies)
     if not wanted.background:
-        await services.supervisor.wait(row.id, unless=services.closing)
-    return JSONResponse(await read_interaction(services.store, row, timeline=False))
+        async with watched(request) as left:
+            await _first_of(services.supervisor.wait(row.id, unless=services.closing), left.wait())
+    return AnswerOfCreate(await read_interaction(services.store, row, timeline=False), row, services.replies)
+
+
+@router.get("/interactions", response_model=None)
+async def index(
+    caller: TheCaller,
+    services: TheServices,
+    *,
+    page_size: Annotated[int, Query(ge=1)] = 50,
+    page_token: Annotated[str | None, Query()] = None,
+    status: Annotated[Status | None, Query()] = None,
+    agent: Annotated[str | None, Query()] = None,
+    environment_id: Annotated[str | None, Query()] = None,
+    previous_interaction_id: Annotated[str | None, Query()] = None,
+    label: Annotated[list[str] | None, Query()] = None,
+    created_from: Annotated[AwareDatetime | None, Query()] = None,
+    created_before: Annotated[AwareDatetime | None, Query()] = None,
+) -> JSONResponse:
+    """The project's stored interactions, newest first, without their steps; those that fit all filters.
+
+    `agent` is the name that was called, of an agent or model; `label` is `key=value` and may be given several times.
+    """
+    wanted = InteractionFilter(
+        environment_id=environment_id,
+        status=status,
+        agent=agent,
+        previous_id=previous_interaction_id,
+        labels=_labels(label or []),
+        created_from=created_from,
+        created_before=created_before,
+        only_stored=True,
+    )
+    size = min(page_size, _PAGE_LIMIT)
+    try:
+        rows = await services.store.interactions(caller.project_id, wanted, after=page_token or None, limit=size + 1)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"Invalid value at 'page_token': {error.message}.") from error
+    answer: dict[str, Any] = {"interactions": [list_entry(row) for row in rows[:size]]}
+    if len(rows) > size:
+        answer["next_page_token"] = rows[size - 1].id
+    return JSONResponse(answer)
 
 
 @router.get("/interactions/{interaction_id}", response_model=None)
@@ -46,7 +104,9 @@ async def read(
     """The interaction with its whole timeline, or its events from the start or after `last_event_id`."""
     row = await _find(services, caller, interaction_id)
     if stream:
-        return _stream(services, row, after=await sse.starting_point(services.store, row, last_event_id))
+        after = await sse.starting_point(services.store, row, last_event_id)
+        frames = sse.stream(services.store, row, after=after, closing=services.closing)
+        return StreamingResponse(frames, media_type="text/event-stream", headers=sse.HEADERS)
     return JSONResponse(await read_interaction(services.store, row, include_input=include_input))
 
 
@@ -71,11 +131,33 @@ async def delete(interaction_id: str, caller: TheCaller, services: TheServices) 
 
 async def _find(services: Services, caller: Caller, interaction_id: str) -> InteractionRow:
     row = await services.store.interaction(caller.project_id, interaction_id)
-    if row is None:
+    if row is None or not row.is_stored:
         raise NotFound(f"Interaction {interaction_id!r} not found.")
     return row
 
 
-def _stream(services: Services, row: InteractionRow, *, after: int) -> StreamingResponse:
-    frames = sse.stream(services.store, row, after=after, closing=services.closing)
-    return StreamingResponse(frames, media_type="text/event-stream", headers=sse.HEADERS)
+def _key(caller: Caller, idempotency_key: str | None) -> CallerKey:
+    if idempotency_key is not None and not (idempotency_key.isprintable() and 0 < len(idempotency_key) <= _KEY_CHARS):
+        raise InvalidRequest(f"Invalid value at 'Idempotency-Key': expected 1 to {_KEY_CHARS} printable characters.")
+    return CallerKey(caller.name, idempotency_key)
+
+
+def _labels(given: list[str]) -> dict[str, str]:
+    labels = {}
+    for each in given:
+        key, sign, value = each.partition("=")
+        if not sign or not LABEL_KEY.fullmatch(key):
+            raise InvalidRequest(f"Invalid value at 'label': {each!r} is not 'key=value' of a label.")
+        labels[key] = value
+    return labels
+
+
+async def _first_of(*waits: Any) -> None:
+    """Returns when one of them has come; the others are given up."""
+    tasks = [asyncio.ensure_future(each) for each in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

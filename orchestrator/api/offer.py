@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from orchestrator.errors import InvalidRequest, NotSupported
 from orchestrator.tools.toolbox import OWN_NAMES
-from orchestrator.wire.content import Content
+from orchestrator.wire.base import quote
+from orchestrator.wire.content import AudioContent, DocumentContent, ImageContent, VideoContent
 from orchestrator.wire.environments import (
     EnvironmentCreate,
     EnvironmentSpec,
@@ -16,23 +18,20 @@ from orchestrator.wire.environments import (
     NetworkRules,
     Source,
 )
-from orchestrator.wire.generation import AntigravityConfig
+from orchestrator.wire.generation import AntigravityConfig, GenerationConfig, TextFormat
 from orchestrator.wire.interactions import InteractionRequest
-from orchestrator.wire.steps import FunctionResult, UserInput
-from orchestrator.wire.tools import CodeExecutionTool, FunctionTool
-
-_NOT_OFFERED = frozenset(
-    {
-        "generation_config",
-        "response_format",
-        "safety_settings",
-        "webhook_config",
-        "continuation_token",
-        "response_modalities",
-        "response_mime_type",
-        "cached_content",
-    }
+from orchestrator.wire.steps import McpServerToolCall, McpServerToolResult, ToolSearchCall, ToolSearchResult
+from orchestrator.wire.tools import (
+    CodeExecutionTool,
+    FunctionTool,
+    GoogleSearchTool,
+    ToolDeclaration,
+    UrlContextTool,
 )
+
+_NOT_OFFERED = frozenset({"safety_settings", "webhook_config", "continuation_token", "cached_content"})
+_GENERATION_NOT_OFFERED = ("speech_config", "transcription_config", "video_config", "image_config")
+_TEXT_TYPES = ("text/plain", "application/json")
 
 
 def check_offered(request: InteractionRequest) -> None:
@@ -41,25 +40,18 @@ def check_offered(request: InteractionRequest) -> None:
     """
     for name in sorted(_NOT_OFFERED & request.given):
         raise _refusal(name)
-    if not request.store:
-        raise _refusal("store", "false")
-    if request.service_tier not in (None, "standard"):
-        raise _refusal("service_tier", repr(request.service_tier))
     if request.agent_config is not None and not isinstance(request.agent_config, AntigravityConfig):
         raise _refusal("agent_config.type", repr(request.agent_config.type))
-    for index, tool in enumerate(request.tools or ()):
-        if isinstance(tool, FunctionTool):
-            _check_function(tool, f"tools[{index}]")
-        elif not isinstance(tool, CodeExecutionTool):
-            raise _refusal(f"tools[{index}].type", repr(tool.type))
-    _check_names([tool.name for tool in request.tools or () if isinstance(tool, FunctionTool)])
+    _check_generation(request.generation_config)
+    _check_formats(request)
+    _check_tools(request.tools or ())
     for index, step in enumerate(request.input or ()):
-        if isinstance(step, UserInput):
-            _check_content(step.content, f"input[{index}].content")
-        elif not isinstance(step, FunctionResult):
+        if isinstance(step, McpServerToolCall | McpServerToolResult | ToolSearchCall | ToolSearchResult):
             raise _refusal(f"input[{index}].type", repr(step.type))
-        elif isinstance(step.result, list):
-            _check_content(step.result, f"input[{index}].result")
+        for field in ("content", "result"):
+            blocks = getattr(step, field, None)
+            if isinstance(blocks, list):
+                _check_content(blocks, f"input[{index}].{field}")
     if request.environment is not None:
         _check_environment(request.environment)
 
@@ -68,6 +60,47 @@ def check_new_environment(create: EnvironmentCreate) -> None:
     """Raises `NotSupported`, naming the field, if the environment needs something that is not there."""
     _check_network(create.network, "network")
     _check_sources(create.sources, "sources")
+
+
+def _check_generation(config: GenerationConfig | None) -> None:
+    if config is None:
+        return
+    for name in _GENERATION_NOT_OFFERED:
+        if getattr(config, name) is not None:
+            raise _refusal(f"generation_config.{name}")
+    if config.tool_choice not in (None, "auto", "none"):
+        raise _refusal("generation_config.tool_choice", "other than 'auto' and 'none'")
+
+
+def _check_formats(request: InteractionRequest) -> None:
+    formats = request.response_format or ()
+    for index, form in enumerate(formats):
+        if not isinstance(form, TextFormat):
+            raise _refusal(f"response_format[{index}].type", repr(form.type))
+        if form.mime_type not in (None, *_TEXT_TYPES):
+            raise _refusal(f"response_format[{index}].mime_type", quote(form.mime_type))
+        if form.json_schema is not None and form.mime_type == "text/plain":
+            raise InvalidRequest(f"Invalid value at 'response_format[{index}].schema': it needs 'application/json'.")
+    if len(formats) > 1:
+        raise _refusal("response_format", "with several formats")
+    for modality in request.response_modalities or ():
+        if modality.lower() != "text":
+            raise _refusal("response_modalities", quote(modality))
+    if request.response_mime_type not in (None, *_TEXT_TYPES):
+        raise _refusal("response_mime_type", quote(request.response_mime_type))
+
+
+def _check_tools(tools: Sequence[ToolDeclaration]) -> None:
+    for index, tool in enumerate(tools):
+        if isinstance(tool, FunctionTool):
+            _check_function(tool, f"tools[{index}]")
+        elif not isinstance(tool, CodeExecutionTool | GoogleSearchTool | UrlContextTool):
+            raise _refusal(f"tools[{index}].type", repr(tool.type))
+        elif isinstance(tool, GoogleSearchTool):
+            for kind in tool.search_types or ():
+                if kind != "web_search":
+                    raise _refusal(f"tools[{index}].search_types", repr(kind))
+    _check_names([tool.name for tool in tools if isinstance(tool, FunctionTool)])
 
 
 def _check_function(tool: FunctionTool, at: str) -> None:
@@ -84,10 +117,12 @@ def _check_names(names: Sequence[str]) -> None:
         raise InvalidRequest(f"Invalid value at 'tools': {twice[0]!r} is declared twice.")
 
 
-def _check_content(blocks: Sequence[Content], at: str) -> None:
+def _check_content(blocks: Sequence[Any], at: str) -> None:
     for index, block in enumerate(blocks):
-        if block.type not in ("text", "image"):
+        if isinstance(block, AudioContent | VideoContent | DocumentContent):
             raise _refusal(f"{at}[{index}].type", repr(block.type))
+        if isinstance(block, ImageContent) and block.uri is not None:
+            raise _refusal(f"{at}[{index}].uri", "send the image itself as 'data'")
 
 
 def _check_environment(spec: EnvironmentSpec) -> None:

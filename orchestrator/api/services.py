@@ -11,6 +11,7 @@ from fastapi.requests import HTTPConnection
 
 from orchestrator.api.auth import Authenticator, Caller
 from orchestrator.runs.intake import Intake
+from orchestrator.runs.replies import Replies
 from orchestrator.runs.supervisor import Supervisor
 from orchestrator.sandboxes.environments import Environments
 from orchestrator.store.port import Store
@@ -24,6 +25,7 @@ class Services:
     environments: Environments
     supervisor: Supervisor
     intake: Intake
+    replies: Replies
     authenticator: Authenticator
     request_limit_bytes: int
     closing: asyncio.Event = field(default_factory=asyncio.Event)

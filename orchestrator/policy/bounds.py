@@ -27,6 +27,7 @@ class Bounds:
     call_timeout_s: float | None = None
     run_timeout_s: float | None = None
     output_limit_bytes: int | None = None
+    max_turns: int | None = None
 
     def over(self, defaults: Bounds) -> Bounds:
         """These, and the defaults where these say nothing."""
@@ -66,7 +67,7 @@ class Bounds:
 
 
 UNBOUND = Bounds()
-_OF_RUNS = frozenset({"call_timeout_s", "run_timeout_s", "output_limit_bytes"})
+_OF_RUNS = frozenset({"call_timeout_s", "run_timeout_s", "output_limit_bytes", "max_turns"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +83,4 @@ class Maxima:
     call_timeout_s: float = 3600.0
     run_timeout_s: float = 24 * 3600.0
     output_limit_bytes: int = 16 << 20
+    max_turns: int = 10_000

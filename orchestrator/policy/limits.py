@@ -16,6 +16,10 @@ class Limits:
     """What one call may write at all; then it is stopped."""
     run_timeout_s: float = 3600.0
     max_turns: int = 200
+    max_repeats: int = 6
+    """So often a call may fail in the same way, without a success in between, before the run ends."""
+    max_asked_again: int = 2
+    """So often a model is asked again whose answer does not have the wanted form."""
     engine_patience_s: float = 60.0
     """How long a call that goes on inside is waited for while its sandbox cannot be reached."""
     code_limit_bytes: int = 4 << 20

@@ -9,9 +9,12 @@ from itertools import pairwise
 
 from orchestrator.errors import InvalidRequest, NotFound
 from orchestrator.store.port import Event, InteractionRow, Store
+from orchestrator.tools.forms import AnyCall, AnyResult, arguments_of, form_of_step, result_step, tool_of
+from orchestrator.tools.port import ToolResult
 from orchestrator.wire.events import fold
 from orchestrator.wire.interactions import TERMINAL_STATUSES, InteractionRequest, parse_interaction_request
-from orchestrator.wire.steps import FunctionCall, FunctionResult, Step, UserInput
+from orchestrator.wire.steps import FunctionCall, FunctionResult, ModelOutput, Step, Thought, UserInput
+from orchestrator.wire.tools import ToolDeclaration
 
 _CHAIN_LIMIT = 500
 """Interactions of one conversation that are read back; compaction shortens what the model sees."""
@@ -29,7 +32,7 @@ async def find_parent(store: Store, project_id: str, interaction_id: str) -> Int
         NotFound: it is unknown to the project. InvalidRequest: it still runs.
     """
     row = await store.interaction(project_id, interaction_id)
-    if row is None:
+    if row is None or not row.is_stored:
         raise NotFound(f"Invalid value at 'previous_interaction_id': Interaction {interaction_id!r} not found.")
     if row.status not in TERMINAL_STATUSES:
         raise InvalidRequest(
@@ -48,6 +51,8 @@ class History:
     """Model calls since the last user input, where that is an earlier interaction's."""
     last_guest: str | None = None
     """The guest that had the latest call in the run's environment, if there was any."""
+    tools: list[ToolDeclaration] | None = None
+    """What the run is offered where its own request says nothing: answers go on with what their calls were of."""
 
 
 async def read_history(store: Store, row: InteractionRow, request: InteractionRequest) -> History:
@@ -61,18 +66,27 @@ async def read_history(store: Store, row: InteractionRow, request: InteractionRe
         chain.append(parent)
         previous = parent.previous_id
     steps: list[Step] = []
-    turns, last_guest = 0, None
+    turns, last_guest, tools = 0, None, None
     for each in reversed(chain):
-        given = read_request(each).input or []
+        asked = read_request(each)
+        given = asked.input or []
         stored = await store.read(each.id)
         steps += given
         steps += fold((event.kind, event.body) for event in stored)
-        turns = 0 if _begins_anew(given) else turns
+        turns = _turns_after(given, turns)
         turns += sum(event.kind == "turn.ended" for event in stored)
+        turns -= sum(event.kind == "answer.refused" for event in stored)
+        # Only answers go on with what was declared before them (reference, 2.6 and 3.4).
+        tools = asked.tools if asked.tools is not None or not _only_answers(given) else tools
         if each.environment_id == row.environment_id:
             last_guest = _last_guest(stored) or last_guest
     given = request.input or []
-    return History(with_all_results([*steps, *given]), 0 if _begins_anew(given) else turns, last_guest)
+    return History(
+        with_all_results([*steps, *given]),
+        _turns_after(given, turns),
+        last_guest,
+        tools if _only_answers(given) else None,
+    )
 
 
 def _last_guest(events: Sequence[Event]) -> str | None:
@@ -81,26 +95,45 @@ def _last_guest(events: Sequence[Event]) -> str | None:
     return None if body is None else str(json.loads(body)["guest"])
 
 
-def _begins_anew(given: Sequence[Step]) -> bool:
-    """Whether the user said something, and not only answered calls."""
-    return any(isinstance(step, UserInput) for step in given)
+def _turns_after(given: Sequence[Step], before: int) -> int:
+    """Model calls since the last user input, after that input; `before` it there were so many.
+
+    An input may bring a conversation along that was held elsewhere: what a model said in it between two answers to
+    it was one call.
+    """
+    last = max((at for at, step in enumerate(given) if isinstance(step, UserInput)), default=None)
+    if last is not None:
+        before, given = 0, given[last + 1 :]
+    is_models = [isinstance(step, ModelOutput | Thought | AnyCall) for step in given]
+    return before + sum(now and not earlier for earlier, now in pairwise([False, *is_models]))
 
 
-def open_calls(events: Iterable[Event]) -> set[str]:
-    """Ids of the function calls in a log that have no result: once the run has ended they wait for the client."""
-    steps = fold((event.kind, event.body) for event in events)
+def _only_answers(given: Sequence[Step]) -> bool:
+    return bool(given) and all(isinstance(step, FunctionResult) for step in given)
+
+
+def open_calls(events: Iterable[Event]) -> dict[str, str]:
+    """Ids and names of the function calls in a log that have no result: once the run has ended they wait for the
+    client.
+    """
+    return open_calls_of(fold((event.kind, event.body) for event in events))
+
+
+def open_calls_of(steps: Sequence[Step]) -> dict[str, str]:
+    """The same, of steps."""
     answered = {step.call_id for step in steps if isinstance(step, FunctionResult)}
-    return {step.id for step in steps if isinstance(step, FunctionCall)} - answered
+    return {step.id: step.name for step in steps if isinstance(step, FunctionCall) and step.id not in answered}
 
 
 def with_all_results(steps: Sequence[Step]) -> list[Step]:
-    """The steps with an error result after each function call that never got one: providers insist on pairs."""
-    answered = {step.call_id for step in steps if isinstance(step, FunctionResult)}
+    """The steps with an error result after each call that never got one: providers insist on pairs."""
+    answered = {step.call_id for step in steps if isinstance(step, AnyResult)}
     complete: list[Step] = []
     for step in steps:
         complete.append(step)
-        if isinstance(step, FunctionCall) and step.id not in answered:
-            complete.append(FunctionResult(call_id=step.id, name=step.name, result="no result", is_error=True))
+        if isinstance(step, AnyCall) and step.id not in answered:
+            missing = ToolResult("no result", is_error=True)
+            complete.append(result_step(form_of_step(step), tool_of(step), step.id, arguments_of(step), missing))
     return complete
 
 

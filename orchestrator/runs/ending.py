@@ -9,29 +9,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 
 from orchestrator import moments
-from orchestrator.clock import Clock, rfc3339
-from orchestrator.runs.recorder import AnyCall, Recorder
+from orchestrator.clock import Clock
+from orchestrator.runs.frame import frame_of
+from orchestrator.runs.recorder import Recorder
 from orchestrator.store.port import InteractionRow
+from orchestrator.tools.forms import FILLERS, AnyCall, arguments_of, form_of_step, result_step, tool_of
+from orchestrator.tools.port import ToolResult
 from orchestrator.wire import events
 from orchestrator.wire.interactions import Interaction, InteractionError, Status
-from orchestrator.wire.steps import (
-    CodeArguments,
-    CodeExecutionCall,
-    CodeExecutionResult,
-    FunctionResult,
-    Step,
-)
 
 Stop = Callable[[Mapping[str, str]], Awaitable[None]]
 """Ends calls inside, given as ids and the guests that have them."""
-
-_BROKEN_OFF = "[no result: writing it broke off]"
-_FILLERS: Mapping[str, events.Delta] = {
-    "code_execution_call": events.CodeExecutionCallDelta(arguments=CodeArguments(code="")),
-    "code_execution_result": events.CodeExecutionResultDelta(result=_BROKEN_OFF, is_error=True),
-    "function_result": events.FunctionResultDelta(result=_BROKEN_OFF, is_error=True),
-}
-"""What lets a step stand of which only the beginning was written."""
 
 
 class Ending:
@@ -47,16 +35,25 @@ class Ending:
         """Ends steps that were begun and not stopped: whoever wrote them is gone. What is missing is filled in."""
         folder = self._recorder.folder
         for index, kind in folder.open_types.items():
-            if folder.open_step is None and kind in _FILLERS:
-                self._recorder.delta(index, _FILLERS[kind])
+            if folder.open_step is None and kind in FILLERS:
+                self._recorder.delta(index, FILLERS[kind])
             self._recorder.end(index)
 
     def answer(self, call: AnyCall, reason: str) -> None:
         """Gives a call an error for a result: one without any would be the client's to answer."""
-        self._recorder.whole(_no_result(call, reason))
+        result = ToolResult(f"[no result: {reason}]", is_error=True)
+        self._recorder.whole(result_step(form_of_step(call), tool_of(call), call.id, arguments_of(call), result))
 
-    async def write(self, status: Status, reason: str = "", error: InteractionError | None = None) -> Status:
+    async def write(
+        self,
+        status: Status,
+        reason: str = "",
+        error: InteractionError | None = None,
+        why: InteractionError | None = None,
+    ) -> Status:
         """Ends the run, unless it has ended; returns the status that it has then.
+
+        `error` is also told as an event of its own; `why` is for ends that are no failures, such as a spent budget.
 
         Raises:
             LeaseLost, StoreError: the end could not be written.
@@ -71,28 +68,17 @@ class Ending:
             await self._stop(calls)
         self.close_steps()
         for call in self._recorder.unanswered if status != "requires_action" else ():
-            self.answer(call, reason or (error.message if error is not None else status))
+            self.answer(call, reason or (why.message if why else error.message if error else status))
         self._recorder.note("run.ended", status=status)
         if error is not None:
             self._recorder.emit(events.ErrorEvent(error=error))
         interaction = Interaction(
-            id=self._row.id,
+            **frame_of(self._row, self._clock.now()),
             status=status,
-            agent=self._row.agent,
-            created=rfc3339(self._row.created),
-            updated=rfc3339(self._clock.now()),
-            environment_id=self._row.environment_id,
             usage=self._recorder.usage,
-            errors=[error] if error is not None else None,
+            errors=[each for each in (error, why) if each is not None] or None,
         )
         self._recorder.emit(events.InteractionCompleted(interaction=interaction), status=status)
         await self._recorder.flush()
         moments.passed("run.ended")
         return status
-
-
-def _no_result(call: AnyCall, reason: str) -> Step:
-    text = f"[no result: {reason}]"
-    if isinstance(call, CodeExecutionCall):
-        return CodeExecutionResult(call_id=call.id, result=text, is_error=True)
-    return FunctionResult(call_id=call.id, name=call.name, result=text, is_error=True)

@@ -8,21 +8,25 @@ from dataclasses import dataclass
 
 from orchestrator import ids, moments
 from orchestrator.agents.registry import AgentDefinition, AgentRegistry
-from orchestrator.clock import Clock, rfc3339
+from orchestrator.clock import Clock
 from orchestrator.errors import InvalidRequest, NotFound
 from orchestrator.models.registry import ModelRegistry
+from orchestrator.policy.bounds import UNBOUND
 from orchestrator.policy.sources import check_inline
 from orchestrator.policy.variables import check_variables
+from orchestrator.runs.answers import answer_schema
 from orchestrator.runs.context import find_parent, open_calls
+from orchestrator.runs.frame import frame_of, public_id
+from orchestrator.runs.replies import CallerKey, Replies
 from orchestrator.runs.supervisor import Supervisor
 from orchestrator.sandboxes.environments import Environments
 from orchestrator.sandboxes.profiles import Profiles
-from orchestrator.store.port import EnvironmentRow, InteractionRow, NewEvent, Store
+from orchestrator.store.port import CreateCall, EnvironmentRow, InteractionRow, NewEvent, Store
 from orchestrator.wire import events
 from orchestrator.wire.base import encode_json
 from orchestrator.wire.environments import EnvironmentSpec, InlineSource
 from orchestrator.wire.interactions import Interaction, InteractionRequest, dump_request
-from orchestrator.wire.steps import FunctionResult
+from orchestrator.wire.steps import FunctionCall, FunctionResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +53,12 @@ class Intake:
         models: ModelRegistry,
         clock: Clock,
         profiles: Profiles,
+        replies: Replies,
         *,
         generation: int,
     ) -> None:
         self._store = store
+        self._replies = replies
         self._environments = environments
         self._supervisor = supervisor
         self._agents = agents
@@ -61,22 +67,27 @@ class Intake:
         self._profiles = profiles
         self._generation = generation
 
-    async def accept(self, project_id: str, request: InteractionRequest) -> InteractionRow:
-        """Stores a new interaction and starts its run.
+    async def accept(self, project_id: str, caller: CallerKey, request: InteractionRequest) -> InteractionRow:
+        """Stores a new interaction and starts its run; or, of a call that repeats another, the other's.
 
         Raises:
             InvalidRequest, NotFound, LimitExceeded: the caller's fault; nothing was stored.
         """
-        with _named("agent" if request.agent is not None else "model"):
-            agent = self._agents.resolve(request.target)
-        with _named("agent_config.model"):
-            self._models.resolve(request.agent_model or agent.model)
+        async with self._replies.creating(caller, request) as known:
+            if isinstance(known, InteractionRow):
+                return known
+            return await self._create(project_id, request, known)
+
+    async def _create(self, project_id: str, request: InteractionRequest, call: CreateCall) -> InteractionRow:
+        agent = self._target(request)
+        answer_schema(request)
         self._supervisor.check_room(project_id)
         parent = None
         if request.previous_interaction_id is not None:
             parent = await find_parent(self._store, project_id, request.previous_interaction_id)
         await self._check_answers(request, parent)
-        inherited = parent.environment_id if parent is not None else None
+        # A model that is asked about a conversation works nowhere unless it is told where.
+        inherited = parent.environment_id if parent is not None and agent is not None else None
         async with self._place(project_id, request.environment, inherited, agent) as place:
             now = self._clock.now()
             interaction_id = ids.new_interaction_id(parent.id if parent is not None else None)
@@ -93,33 +104,58 @@ class Intake:
                 request=encode_json(dump_request(request)).decode(),
                 created=now,
                 updated=now,
+                is_model=agent is None,
+                is_stored=request.store,
+                tier=request.service_tier or "standard",
+                labels=request.labels,
             )
-            await self._store.create_interaction(row, _first_events(row), place.new, place.base)
+            await self._store.create_interaction(row, _first_events(row), place.new, place.base, call)
             moments.passed("interaction.stored")
             self._supervisor.start(row)
         return row
 
+    def _target(self, request: InteractionRequest) -> AgentDefinition | None:
+        """The agent that is asked; None: a model, without one. Either field may name an agent (reference, 2.1)."""
+        if request.agent is None and not self._agents.knows(request.target):
+            with _named("model"):
+                self._models.resolve(request.target)
+            if request.agent_config is not None:
+                raise InvalidRequest("Invalid value at 'agent_config': it is for agents, and 'model' names a model.")
+            return None
+        with _named("agent" if request.agent is not None else "model"):
+            agent = self._agents.resolve(request.target)
+        if request.generation_config is not None:
+            raise InvalidRequest("Invalid value at 'generation_config': it is for models; agents take 'agent_config'.")
+        with _named("agent_config.model"):
+            self._models.resolve(request.agent_model or agent.model)
+        return agent
+
     async def _check_answers(self, request: InteractionRequest, parent: InteractionRow | None) -> None:
-        """Results of functions must be of calls that wait for one."""
-        results = [(at, step) for at, step in enumerate(request.input or ()) if isinstance(step, FunctionResult)]
-        if not results:
+        """Results of functions are of calls that wait for one, in the interaction before or in the same input before
+        them; and all that wait are answered, or none is.
+        """
+        given = request.input or ()
+        if not any(isinstance(step, FunctionResult) for step in given):
             return
-        if parent is None:
-            raise InvalidRequest("Invalid value at 'previous_interaction_id': needed to tell whose call is answered.")
-        waiting = set()
-        if parent.status == "requires_action":
+        waiting: dict[str, str] = {}
+        if parent is not None and parent.status == "requires_action":
             waiting = open_calls(await self._store.read(parent.id))
-        for at, step in results:
-            if step.call_id not in waiting:
-                raise InvalidRequest(
-                    f"Invalid value at 'input[{at}].call_id': no call {step.call_id!r} of interaction {parent.id} "
-                    "waits for a result."
-                )
-            waiting.remove(step.call_id)
+        open_before = list(waiting)
+        for at, step in enumerate(given):
+            if isinstance(step, FunctionCall):
+                waiting[step.id] = step.name
+            elif isinstance(step, FunctionResult):
+                _check_answer(step, f"input[{at}]", waiting, parent)
+        left = [call_id for call_id in open_before if call_id in waiting]
+        if parent is not None and 0 < len(left) < len(open_before):
+            raise InvalidRequest(
+                f"Invalid value at 'input': of interaction {parent.id} also {', '.join(map(repr, left))} waits for a "
+                "result; send all of them in one input."
+            )
 
     @asynccontextmanager
     async def _place(
-        self, project_id: str, spec: EnvironmentSpec | None, inherited: str | None, agent: AgentDefinition
+        self, project_id: str, spec: EnvironmentSpec | None, inherited: str | None, agent: AgentDefinition | None
     ) -> AsyncGenerator[_Place, None]:
         """Where the run works. A chained call that names no environment goes on in its parent's.
 
@@ -140,9 +176,10 @@ class Intake:
             yield _Place(known.id)
             return
         check_inline([source for source in spec.sources if isinstance(source, InlineSource)])
-        profile = self._profiles.of(agent.bounds)
-        async with self._environments.drafted(project_id, spec, profile=profile, base=agent.base) as (new, base):
-            yield _Place(new.id, new, base)
+        profile = self._profiles.of(agent.bounds if agent is not None else UNBOUND)
+        base = agent.base if agent is not None else None
+        async with self._environments.drafted(project_id, spec, profile=profile, base=base) as (new, of_template):
+            yield _Place(new.id, new, of_template)
 
 
 @contextmanager
@@ -154,18 +191,29 @@ def _named(field: str) -> Iterator[None]:
         raise type(error)(f"Invalid value at '{field}': {error.message}") from error
 
 
+def _check_answer(step: FunctionResult, at: str, waiting: dict[str, str], parent: InteractionRow | None) -> None:
+    """Takes the call that is answered out of those that wait."""
+    name = waiting.get(step.call_id)
+    if name is None and parent is None:
+        raise InvalidRequest(
+            f"Invalid value at '{at}.call_id': no call {step.call_id!r} stands before it in 'input'; to answer a "
+            "call of an earlier interaction give 'previous_interaction_id'."
+        )
+    if name is None and parent is not None:
+        raise InvalidRequest(
+            f"Invalid value at '{at}.call_id': no call {step.call_id!r} of interaction {parent.id} waits for a result."
+        )
+    if step.name is None:
+        raise InvalidRequest(f"Missing required parameter 'name' at '{at}': call {step.call_id!r} is of {name!r}.")
+    if step.name != name:
+        raise InvalidRequest(f"Invalid value at '{at}.name': call {step.call_id!r} is of {name!r}.")
+    del waiting[step.call_id]
+
+
 def _first_events(row: InteractionRow) -> list[NewEvent]:
-    created = rfc3339(row.created)
-    interaction = Interaction(
-        id=row.id,
-        status="in_progress",
-        agent=row.agent,
-        created=created,
-        updated=created,
-        environment_id=row.environment_id,
-    )
+    interaction = Interaction(**frame_of(row, row.created), status="in_progress")
     first: tuple[events.PublicEvent, ...] = (
         events.InteractionCreated(interaction=interaction),
-        events.InteractionStatusUpdate(interaction_id=row.id, status="in_progress"),
+        events.InteractionStatusUpdate(interaction_id=public_id(row), status="in_progress"),
     )
     return [NewEvent(event.event_type, events.encode(event, seq)) for seq, event in enumerate(first, 1)]

@@ -13,23 +13,27 @@ from dataclasses import dataclass
 from orchestrator import moments
 from orchestrator.agents.prompt import build_system
 from orchestrator.agents.registry import AgentDefinition
+from orchestrator.errors import ModelError
 from orchestrator.models.port import ModelProvider, ModelRequest
 from orchestrator.policy.limits import Limits
+from orchestrator.runs.answers import answer_schema, with_refusals
 from orchestrator.runs.context import History
 from orchestrator.runs.ending import Ending
 from orchestrator.runs.recorder import Recorder
+from orchestrator.runs.repeats import TOLD_FROM, failures_alike, told
 from orchestrator.runs.turn import Turn
+from orchestrator.tools.forms import AnyResult, arguments_of, result_step, tool_of
 from orchestrator.tools.mediator import Begun, Mediator, ToolCall
-from orchestrator.tools.port import ToolResult
+from orchestrator.tools.rendering import with_last_line
 from orchestrator.tools.toolbox import Toolbox
 from orchestrator.wire.base import encode_json
-from orchestrator.wire.interactions import InteractionRequest, Status
-from orchestrator.wire.steps import (
-    CodeExecutionCall,
-    CodeExecutionResult,
-    FunctionResult,
-    Step,
-)
+from orchestrator.wire.content import TextContent
+from orchestrator.wire.interactions import InteractionError, InteractionRequest, Status
+from orchestrator.wire.steps import ModelOutput
+
+_BAD_ANSWER = "answer_not_valid"
+_INLINE_CHARS = 64 * 1024
+"""Longer answers are looked at in a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,15 @@ class Brain:
     agent: AgentDefinition
     model: str
     provider: ModelProvider
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """How a run is to end."""
+
+    status: Status
+    why: InteractionError | None = None
+    """For an end that is no failure and came early all the same."""
 
 
 class Loop:
@@ -59,6 +72,8 @@ class Loop:
         spent_s: float = 0.0,
     ) -> None:
         self._request = request
+        self._schema = answer_schema(request)
+        self._generation = request.generation_config
         self._history = history
         self._brain = brain
         self._toolbox = toolbox
@@ -86,37 +101,63 @@ class Loop:
             async with asyncio.timeout(max(0.0, left_s)):
                 if left_s <= 0:
                     raise TimeoutError
-                status = await self._go()
+                outcome = await self._go()
         except TimeoutError:
-            return await self._ending.write("incomplete", "the interaction took longer than it may")
+            why = _why("run_timeout", f"the interaction may take {self._limits.run_timeout_s:g} s")
+            return await self._ending.write("incomplete", why=why)
         else:
-            status = await self._ending.write(status)
+            status = await self._ending.write(outcome.status, why=outcome.why)
             if status == "requires_action":
                 moments.passed("run.waiting")
             return status
         finally:
             await self._recorder.settle()
 
-    async def _go(self) -> Status:
+    async def _go(self) -> _Outcome:
         await self._take_up()
-        if self._recorder.is_answered:
-            return "completed"
         while True:
+            if self._recorder.is_answered and (outcome := await self._look_at_answer()):
+                return outcome
             if self._recorder.unanswered:
-                return "requires_action"  # all that is left open is the client's
-            if self._is_spent():
-                return "incomplete"
-            turn = Turn(self._recorder, self._toolbox)
+                return _Outcome("requires_action")  # all that is left open is the client's
+            if (why := self._spent()) is not None:
+                return _Outcome("incomplete", why)
+            turn = Turn(
+                self._recorder,
+                self._toolbox,
+                holds_answer=self._schema is not None,
+                hides_thoughts=self._generation is not None and self._generation.thinking_summaries == "none",
+            )
             moments.passed("turn.asked")
             try:
                 calls = await turn.play(self._brain.provider, self._model_request())
             finally:
                 turn.close()
-            if not calls:
-                return "completed"
             for call in calls:
                 if not self._mediator.is_clients(call):
                     await self._carry_out(call)
+
+    async def _look_at_answer(self) -> _Outcome | None:
+        """What the last turn, which made no call, means for the run; None: its answer is refused and it is asked again.
+
+        Raises:
+            ModelError: it was asked often enough.
+        """
+        held, is_cut = self._recorder.held, self._recorder.is_cut
+        if held is not None and self._schema is not None:
+            read = self._schema.read
+            text, fault = read(held) if len(held) < _INLINE_CHARS else await asyncio.to_thread(read, held)
+            if fault and not is_cut and self._recorder.asked_again < self._limits.max_asked_again:
+                self._recorder.note("answer.refused", text=held, problem=fault)
+                await self._recorder.flush()
+                return None
+            if text:
+                self._recorder.whole(ModelOutput(content=[TextContent(text=text)]))
+            if fault and not is_cut:
+                raise ModelError(f"The answer does not have the form of 'response_format': {fault}.", code=_BAD_ANSWER)
+        if is_cut:
+            return _Outcome("incomplete", _why("max_output_tokens", "the model has said as much as it may"))
+        return _Outcome("completed")
 
     async def _take_up(self) -> None:
         """Goes on where an earlier holder of this run was lost: its calls without a result come first.
@@ -127,46 +168,64 @@ class Loop:
         self._ending.close_steps()
         for step in self._recorder.unanswered:
             if step.id in self._recorder.called:
-                name = "code_execution" if isinstance(step, CodeExecutionCall) else step.name
-                arguments = step.arguments.model_dump() if isinstance(step, CodeExecutionCall) else step.arguments
                 sent = self._recorder.unshown.get(step.id)
-                call = ToolCall(step.id, name, encode_json(arguments).decode() if sent is None else sent)
+                shown = encode_json(arguments_of(step)).decode()
+                call = ToolCall(step.id, tool_of(step), shown if sent is None else sent)
                 if self._mediator.is_clients(call):
                     continue
                 await self._carry_out(call, self._recorder.begun.get(step.id))
             else:
                 self._ending.answer(step, "the model's turn was interrupted")
 
-    def _is_spent(self) -> bool:
+    def _spent(self) -> InteractionError | None:
+        """What there is no more of, if anything."""
         if self._recorder.journal["turn.ended"] >= self._limits.max_turns:
-            return True
+            return _why("max_turns", f"the agent may ask its model {self._limits.max_turns} times")
+        times = self._repeats()
+        if times >= self._limits.max_repeats:
+            return _why("repeated_failure", f"the same call failed {times} times and nothing worked in between")
         budget = self._request.token_budget
         usage = self._recorder.usage
         spent = usage.total_input_tokens + usage.total_output_tokens + usage.total_thought_tokens
-        return budget is not None and spent - usage.total_cached_tokens >= budget
+        if budget is not None and spent - usage.total_cached_tokens >= budget:
+            return _why("max_total_tokens", f"the budget of {budget} tokens is used up")
+        return None
+
+    def _repeats(self) -> int:
+        """How often the latest call has failed in a row."""
+        steps = self._recorder.folder.steps
+        last = next((step.call_id for step in reversed(steps) if isinstance(step, AnyResult)), None)
+        return 0 if last is None else failures_alike(steps, last)
 
     def _model_request(self) -> ModelRequest:
+        schema = None if self._schema is None else self._schema.schema or True
         facts = {}
         if self._has_environment:
             facts = {"working directory": "/workspace", "network": "none", "user": "agent, without root"}
         return ModelRequest(
             model=self._brain.model,
-            system=build_system(self._brain.agent, self._request.system_instruction, facts),
-            history=(*self._history.steps, *self._recorder.folder.steps),
+            system=build_system(self._brain.agent, self._request.system_instruction, facts, schema),
+            history=(*self._history.steps, *with_refusals(self._recorder.folder.steps, self._recorder.refused)),
             tools=self._toolbox.specs(),
-            turn=self._history.turns + self._recorder.journal["turn.ended"],
+            turn=self._history.turns + self._recorder.journal["turn.ended"] - self._recorder.journal["answer.refused"],
+            asked_again=self._recorder.asked_again,
+            generation=self._generation,
+            answer_schema=schema,
         )
 
     async def _carry_out(self, call: ToolCall, begun: Begun | None = None) -> None:
         result = await self._mediator.carry_out(call, begun)
-        self._recorder.whole(self._result_step(call, result))
+        if result.is_error and (times := failures_alike(self._recorder.folder.steps, call.id) + 1) >= TOLD_FROM:
+            result = with_last_line(result, told(times))
+        form = self._toolbox.form_of(call.name)
+        shown = {} if form is None else form.shown(call.arguments).model_dump()
+        self._recorder.whole(result_step(form, call.name, call.id, shown, result))
         moments.passed("result.queued")
         await self._recorder.flush()
         moments.passed("result.stored")
         self._mediator.acknowledge(call)
         moments.passed("call.acknowledged")
 
-    def _result_step(self, call: ToolCall, result: ToolResult) -> Step:
-        if self._toolbox.is_code(call.name):
-            return CodeExecutionResult(call_id=call.id, result=result.content, is_error=result.is_error)
-        return FunctionResult(call_id=call.id, name=call.name, result=result.content, is_error=result.is_error)
+
+def _why(code: str, message: str) -> InteractionError:
+    return InteractionError(code=code, message=message)

@@ -7,7 +7,9 @@ from typing import Any
 from orchestrator.clock import rfc3339
 from orchestrator.errors import LogDamaged
 from orchestrator.runs.context import read_request
+from orchestrator.runs.frame import frame_of
 from orchestrator.store.port import InteractionRow, Store
+from orchestrator.wire.base import dump
 from orchestrator.wire.environments import EnvironmentSpec, public_network, public_sources
 from orchestrator.wire.events import PUBLIC_KINDS, Folder
 from orchestrator.wire.interactions import Interaction, InteractionError, InteractionRequest, Usage, dump_interaction
@@ -37,19 +39,31 @@ async def read_interaction(
     frame = folder.interaction
     given: list[Step] = list(request.input or [])
     produced = folder.all_steps()
+    errors = frame.get("errors") or ([folder.error] if folder.error else [])
     interaction = Interaction(
-        id=row.id,
+        **{
+            **frame_of(row, row.created),
+            "id": row.id if row.is_stored else None,
+            "updated": frame.get("updated", rfc3339(row.created)),
+        },
         status=folder.status or "in_progress",
-        agent=row.agent,
-        created=rfc3339(row.created),
-        updated=frame.get("updated", rfc3339(row.created)),
         previous_interaction_id=row.previous_id,
-        environment_id=row.environment_id,
         input=given if include_input else None,
         steps=[*given, *produced] if timeline else produced,
         usage=folder.usage or Usage(),
-        errors=[InteractionError.model_validate(folder.error)] if folder.error else None,
+        errors=[InteractionError.model_validate(each) for each in errors] or None,
         **_echo(request),
+    )
+    return dump_interaction(interaction)
+
+
+def list_entry(row: InteractionRow) -> dict[str, Any]:
+    """The interaction as a listing shows it: what its row has, without steps, usage and what was asked."""
+    interaction = Interaction(
+        **frame_of(row, row.updated),
+        status=row.status,
+        previous_interaction_id=row.previous_id,
+        labels=dict(row.labels) if row.labels else None,
     )
     return dump_interaction(interaction)
 
@@ -59,7 +73,9 @@ def _echo(request: InteractionRequest) -> dict[str, Any]:
     return {
         "system_instruction": request.system_instruction,
         "tools": public_tools(request.tools) if request.tools is not None else None,
-        "agent_config": request.agent_config.model_dump(exclude_none=True) if request.agent_config else None,
+        "agent_config": dump(request.agent_config) if request.agent_config else None,
+        "generation_config": dump(request.generation_config) if request.generation_config else None,
+        "response_format": [dump(each) for each in request.response_format] if request.response_format else None,
         "labels": request.labels,
         "environment": _public_environment(request.environment) if request.environment else None,
     }

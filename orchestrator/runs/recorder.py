@@ -10,21 +10,31 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.errors import LeaseLost, LogDamaged, StoreError
 from orchestrator.store.port import Event, NewEvent, Store
+from orchestrator.tools.forms import AnyCall, AnyResult
 from orchestrator.tools.mediator import Begun
 from orchestrator.wire import events
 from orchestrator.wire.base import encode_json
 from orchestrator.wire.events import Folder, PublicEvent
 from orchestrator.wire.interactions import TERMINAL_STATUSES, Status, Usage
-from orchestrator.wire.steps import CodeExecutionCall, CodeExecutionResult, FunctionCall, FunctionResult, Step
+from orchestrator.wire.steps import Step
 
-AnyCall = CodeExecutionCall | FunctionCall
 _QUEUE_LIMIT = 512
 """Events that may wait for the disk before whoever makes more has to wait too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An answer that the client never sees, and the model is told is wrong."""
+
+    at: int
+    """After so many of the run's steps."""
+    text: str
+    problem: str
 
 
 class Recorder:
@@ -48,10 +58,18 @@ class Recorder:
         """Ids of the tool calls of turns that ended: these were made, others were only begun."""
         self.is_answered = False
         """Whether the last turn ended without a call: only the run's end is missing."""
+        self.is_cut = False
+        """Whether its model stopped because it may not say more."""
         self.unshown: dict[str, str] = {}
         """Arguments, as the model sent them, of calls whose steps cannot show them."""
         self.begun: dict[str, Begun] = {}
         """Tool calls that were about to be sent."""
+        self.held: str | None = None
+        """The answer of the last turn, where it is looked at before it is shown and has not been shown or refused."""
+        self.refused: list[Refused] = []
+        """Answers that did not have the wanted form."""
+        self.asked_again = 0
+        """How many of them the turn that is asked next has had."""
         self.usage = Usage()
         """Of all turns that ended, as the last of them noted it."""
         self._store = store
@@ -78,7 +96,7 @@ class Recorder:
     def unanswered(self) -> list[AnyCall]:
         """The calls in the log that have no result, those of the client included."""
         steps = self.folder.steps
-        answered = {step.call_id for step in steps if isinstance(step, CodeExecutionResult | FunctionResult)}
+        answered = {step.call_id for step in steps if isinstance(step, AnyResult)}
         return [step for step in steps if isinstance(step, AnyCall) and step.id not in answered]
 
     @property
@@ -155,6 +173,8 @@ class Recorder:
     def _fold(self, kind: str, body: bytes) -> None:
         try:
             if kind in events.PUBLIC_KINDS:
+                if kind == "step.start":
+                    self.held = None
                 self.folder.feed(kind, body)
             else:
                 self._fold_journal(kind, body)
@@ -172,10 +192,19 @@ class Recorder:
                 output = json.loads(body)
                 begun = self.begun[output["call_id"]]
                 self.begun[output["call_id"]] = replace(begun, shown_bytes=output.get("until_bytes", 0))
+            elif kind == "answer.refused":
+                answer = json.loads(body)
+                self.refused.append(Refused(len(self.folder.steps), answer["text"], answer["problem"]))
+                self.is_answered, self.held = False, None
+                self.asked_again += 1
             elif kind == "turn.ended":
                 turn = json.loads(body)
                 self.called.update(turn["calls"])
                 self.is_answered = not turn["calls"]
+                self.is_cut = turn.get("is_cut", False)
+                self.held = turn.get("held")
+                if turn["calls"]:
+                    self.asked_again = 0
                 self.unshown.update(turn["unshown"])
                 self.usage = Usage.model_validate(turn["usage"])
         except (KeyError, TypeError, ValueError) as error:

@@ -11,13 +11,13 @@ import asyncio
 import contextlib
 import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
 
 from orchestrator import moments
-from orchestrator.agents.registry import AgentRegistry
+from orchestrator.agents.registry import AgentDefinition, AgentRegistry
 from orchestrator.clock import Clock
 from orchestrator.errors import (
     ConfigError,
@@ -31,16 +31,18 @@ from orchestrator.errors import (
 )
 from orchestrator.models.registry import ModelRegistry
 from orchestrator.policy.limits import Limits
-from orchestrator.runs.context import read_history, read_request, spent_s
+from orchestrator.runs.context import History, read_history, read_request, spent_s
 from orchestrator.runs.ending import Ending
 from orchestrator.runs.loop import Brain, Loop
 from orchestrator.runs.recorder import Recorder
+from orchestrator.runs.slots import Slots
 from orchestrator.sandboxes.environments import Environments
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.store.port import InteractionRow, RunKey, Store
 from orchestrator.tools.mediator import Mediator
 from orchestrator.tools.toolbox import Toolbox
-from orchestrator.wire.interactions import TERMINAL_STATUSES, InteractionError, Status
+from orchestrator.wire.interactions import TERMINAL_STATUSES, InteractionError, InteractionRequest, Status
+from orchestrator.wire.tools import ToolDeclaration
 
 log = structlog.get_logger(__name__)
 
@@ -68,7 +70,7 @@ class Supervisor:
         clock: Clock,
         *,
         generation: int,
-        max_concurrent_runs: int,
+        slots: Slots,
         max_runs_per_project: int,
     ) -> None:
         self._store = store
@@ -79,7 +81,7 @@ class Supervisor:
         self._clock = clock
         self._generation = generation
         self._max_runs_per_project = max_runs_per_project
-        self._slots = asyncio.Semaphore(max_concurrent_runs)
+        self._slots = slots
         self._projects: Counter[str] = Counter()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._cancelled: set[str] = set()
@@ -127,7 +129,8 @@ class Supervisor:
         if row.is_cancelling:
             self._cancelled.add(row.id)
         # The row holds the whole request; a run that waits for its turn keeps the id only.
-        task = asyncio.create_task(self._supervise(row.id, row.environment_id), name=f"run-{row.id}")
+        key = RunKey(row.id, row.project_id, row.environment_id, row.is_cancelling, row.tier)
+        task = asyncio.create_task(self._supervise(key), name=f"run-{row.id}")
         self._tasks[row.id] = task
         self._projects[row.project_id] += 1
         task.add_done_callback(functools.partial(self._forget, row.id, row.project_id))
@@ -210,14 +213,15 @@ class Supervisor:
             self._losses[interaction_id] += 1
             log.error("run_lost", interaction_id=interaction_id, exc_info=error)
 
-    async def _supervise(self, interaction_id: str, environment_id: str | None) -> None:
+    async def _supervise(self, key: RunKey) -> None:
         """Runs until the end is written, however often the database has to be waited for."""
+        interaction_id, environment_id = key.id, key.environment_id
         with structlog.contextvars.bound_contextvars(interaction_id=interaction_id, environment_id=environment_id):
             wait_s = 0.0
             while True:
                 try:
                     await asyncio.sleep(wait_s)
-                    await self._attempt(interaction_id)
+                    await self._attempt(key)
                     self._losses.pop(interaction_id, None)
                     return
                 except asyncio.CancelledError:
@@ -233,13 +237,13 @@ class Supervisor:
                     wait_s = min(2 * wait_s, _LONGEST_STORE_WAIT_S) or _FIRST_STORE_WAIT_S
                     log.error("run_not_stored", reason=error.message, again_in_s=wait_s)
 
-    async def _attempt(self, interaction_id: str) -> None:
-        if interaction_id in self._cancelled:
-            row = await self._claimed(interaction_id)
+    async def _attempt(self, key: RunKey) -> None:
+        if key.id in self._cancelled:
+            row = await self._claimed(key.id)
             log.info("run_ended", status=await (await self._ending(row)).write("cancelled"))
             return
-        async with self._slots:
-            row = await self._claimed(interaction_id)
+        async with self._slots.slot(key.project_id, key.tier):
+            row = await self._claimed(key.id)
             if row.status not in TERMINAL_STATUSES:
                 log.info("run_ended", status=await self._run(row))
 
@@ -317,14 +321,13 @@ class Supervisor:
 
     async def _prepare(self, row: InteractionRow) -> Loop:
         request = read_request(row)
-        agent = self._agents.resolve(row.agent)
+        agent = AgentDefinition(row.agent, model=row.agent) if row.is_model else self._agents.resolve(row.agent)
         model, provider = self._models.resolve(request.agent_model or agent.model)
-        declared = agent.tools if request.tools is None else request.tools
-        has_environment = row.environment_id is not None
-        toolbox = Toolbox.choose(declared, has_environment=has_environment)
         stored = await self._store.read(row.id)
         recorder = Recorder(self._store, row.id, self._generation, stored)
         history = await read_history(self._store, row, request)
+        has_environment = row.environment_id is not None
+        toolbox = Toolbox.choose(_declared(request, history, agent), has_environment=has_environment)
         sandbox = functools.partial(self._sandbox, row)
         limits = agent.bounds.limits(self._limits)
         ending = Ending(row, recorder, self._clock, functools.partial(self._stop, row))
@@ -347,3 +350,12 @@ class Supervisor:
         if row.environment_id is None:
             raise ConfigError("a tool was called in a run without an environment")
         return await self._environments.sandbox(row.environment_id)
+
+
+def _declared(request: InteractionRequest, history: History, agent: AgentDefinition) -> Sequence[ToolDeclaration]:
+    """What a run may use: what its request says, else what the calls it answers were of, else what its agent has."""
+    if request.generation_config is not None and request.generation_config.tool_choice == "none":
+        return ()
+    if request.tools is not None:
+        return request.tools
+    return agent.tools if history.tools is None else history.tools

@@ -18,7 +18,7 @@ from tenacity import (
 )
 
 from orchestrator import ids, moments
-from orchestrator.errors import InvalidRequest, ModelError
+from orchestrator.errors import ModelError
 from orchestrator.models.port import (
     CallDelta,
     CallStart,
@@ -32,13 +32,13 @@ from orchestrator.models.port import (
 )
 from orchestrator.models.port import Usage as ModelUsage
 from orchestrator.runs.recorder import Recorder
+from orchestrator.tools.forms import Form, shows
 from orchestrator.tools.mediator import ToolCall
 from orchestrator.tools.toolbox import Toolbox
 from orchestrator.wire import events
 from orchestrator.wire.content import TextContent
-from orchestrator.wire.folding import parse_arguments
 from orchestrator.wire.interactions import Usage
-from orchestrator.wire.steps import CodeArguments
+from orchestrator.wire.steps import ModelOutput
 
 log = structlog.get_logger(__name__)
 
@@ -50,9 +50,17 @@ _LONGEST_WAIT_S = 10.0
 class Turn:
     """Plays one model call into the log and gathers the tool calls it makes."""
 
-    def __init__(self, recorder: Recorder, toolbox: Toolbox) -> None:
+    def __init__(
+        self, recorder: Recorder, toolbox: Toolbox, *, holds_answer: bool = False, hides_thoughts: bool = False
+    ) -> None:
+        """`holds_answer`: text is shown when a call follows it; the last text is left to whoever looks at its form.
+        `hides_thoughts`: of thoughts only what the provider needs again is kept.
+        """
         self._recorder = recorder
         self._toolbox = toolbox
+        self._holds_answer = holds_answer
+        self._hides_thoughts = hides_thoughts
+        self._held: list[str] = []
         self._open: _OpenStep | None = None
         self._calls: list[ToolCall] = []
         self._has_shown = False
@@ -91,6 +99,7 @@ class Turn:
             self._open = None
 
     async def _attempt(self, provider: ModelProvider, request: ModelRequest, number: int) -> None:
+        self._held.clear()
         self._recorder.note("turn.started", turn=request.turn, attempt=number, model=request.model)
         async with contextlib.aclosing(provider.stream(replace(request, attempt=number))) as stream:
             async for event in stream:
@@ -108,26 +117,38 @@ class Turn:
         self._recorder.usage = self._recorder.usage.plus(_wire_usage(event.usage))
         usage = self._recorder.usage.model_dump(exclude_defaults=True)
         # A later holder of the run must see what the model sent, also where a step cannot show it.
-        unshown = {call.id: call.arguments for call in self._calls if not self._is_shown(call)}
-        self._recorder.note("turn.ended", calls=[call.id for call in self._calls], usage=usage, unshown=unshown)
+        held = {"held": "".join(self._held)} if self._holds_answer and not self._calls else {}
+        cut = {"is_cut": True} if event.is_cut else {}
+        unshown = {
+            call.id: call.arguments
+            for call in self._calls
+            if not shows(self._toolbox.form_of(call.name), call.arguments)
+        }
+        calls = [call.id for call in self._calls]
+        self._recorder.note("turn.ended", calls=calls, usage=usage, unshown=unshown, **held, **cut)
 
-    def _is_shown(self, call: ToolCall) -> bool:
-        """Whether the call's step has its arguments as the model sent them."""
-        try:
-            arguments = parse_arguments(call.arguments)
-        except InvalidRequest:
-            return False
-        is_code = self._toolbox.is_code(call.name)
-        return not is_code or {"language": "python", **arguments} == _code_arguments(call.arguments).model_dump()
+    def _show_held(self) -> None:
+        """More follows it, so it is not the answer."""
+        if text := "".join(self._held):
+            self.close()
+            self._recorder.whole(ModelOutput(content=[TextContent(text=text)]))
+        self._held.clear()
 
     def _take(self, event: ModelEvent) -> None:
+        if isinstance(event, TextDelta) and self._holds_answer:
+            self.close()
+            self._held.append(event.text)
+            return
         if not self._has_shown:
             self._has_shown = True
             moments.passed("turn.shown")
+        if isinstance(event, ThoughtDelta) and self._hides_thoughts:
+            return
         if isinstance(event, CallStart):
+            self._show_held()
             self.close()
-            kind = _OpenCodeCall if self._toolbox.is_code(event.name) else _OpenCall
-            self._open = kind(self._recorder, event)
+            form = self._toolbox.form_of(event.name)
+            self._open = _OpenCall(self._recorder, event) if form is None else _OpenWholeCall(self._recorder, form)
             self._calls.append(ToolCall(self._open.call_id, event.name, ""))
         elif isinstance(event, CallDelta):
             if self._open is None or not self._open.call_id:
@@ -210,12 +231,13 @@ class _OpenCall(_OpenStep):
             self._recorder.delta(self._index, events.ArgumentsDelta(arguments=event.arguments))
 
 
-class _OpenCodeCall(_OpenStep):
-    """A code call: the wire has its arguments as one object."""
+class _OpenWholeCall(_OpenStep):
+    """A call whose arguments the wire has as one object."""
 
-    def __init__(self, recorder: Recorder, start: CallStart) -> None:
+    def __init__(self, recorder: Recorder, form: Form) -> None:
         self.call_id = ids.new_call_id()
-        super().__init__(recorder, {"type": "code_execution_call", "id": self.call_id})
+        super().__init__(recorder, {"type": form.call_type, "id": self.call_id})
+        self._form = form
         self._arguments: list[str] = []
 
     def add(self, event: ModelEvent) -> None:
@@ -223,20 +245,8 @@ class _OpenCodeCall(_OpenStep):
             self._arguments.append(event.arguments)
 
     def close(self) -> None:
-        self._recorder.delta(
-            self._index, events.CodeExecutionCallDelta(arguments=_code_arguments("".join(self._arguments)))
-        )
+        self._recorder.delta(self._index, self._form.delta(self._form.shown("".join(self._arguments))))
         super().close()
-
-
-def _code_arguments(text: str) -> CodeArguments:
-    """What the model wants to run, as far as it can be read; what is wrong with it the mediator says."""
-    try:
-        arguments = parse_arguments(text)
-    except InvalidRequest:
-        return CodeArguments(code=text)
-    language = "bash" if arguments.get("language") == "bash" else "python"
-    return CodeArguments(language=language, code=str(arguments.get("code", "")))
 
 
 def _wire_usage(usage: ModelUsage) -> Usage:

@@ -46,6 +46,7 @@ from orchestrator.wire.tools import ToolDeclaration
 from orchestrator.wire.usage import Usage
 
 __all__ = [
+    "LABEL_KEY",
     "TERMINAL_STATUSES",
     "Interaction",
     "InteractionError",
@@ -66,7 +67,7 @@ TERMINAL_STATUSES: frozenset[Status] = frozenset({"requires_action", "completed"
 
 ServiceTier = Literal["flex", "standard", "priority", "deferred"]
 
-_LABEL_KEY = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+LABEL_KEY = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _LABEL_VALUE = re.compile(r"[a-z0-9_-]{0,63}")
 _LABELS = 64
 _ID_CHARS = 256
@@ -89,7 +90,7 @@ def _check_labels(labels: dict[str, str]) -> dict[str, str]:
     if len(labels) > _LABELS:
         raise PydanticCustomError("problem", "expected at most 64 labels")
     for key, value in labels.items():
-        if not _LABEL_KEY.fullmatch(key):
+        if not LABEL_KEY.fullmatch(key):
             raise problem("keys are at most 63 of a-z, 0-9, '_' and '-', beginning with a letter", key)
         if not _LABEL_VALUE.fullmatch(value):
             raise problem("values are at most 63 of a-z, 0-9, '_' and '-'", key)
@@ -109,7 +110,7 @@ Labels = Annotated[
     dict[str, Annotated[str, spelled(_LABEL_VALUE)]],
     AfterValidator(_check_labels),
     Few,
-    described(propertyNames={"pattern": f"^{_LABEL_KEY.pattern}$"}, maxProperties=_LABELS),
+    described(propertyNames={"pattern": f"^{LABEL_KEY.pattern}$"}, maxProperties=_LABELS),
 ]
 ResponseFormats = Annotated[
     ListOf[ResponseFormat],

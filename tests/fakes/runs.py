@@ -17,6 +17,8 @@ from orchestrator.models.scripted import ScriptedModel
 from orchestrator.policy.bounds import UNBOUND, Bounds
 from orchestrator.policy.limits import Limits
 from orchestrator.runs.intake import Intake, _first_events
+from orchestrator.runs.replies import Replies
+from orchestrator.runs.slots import Slots
 from orchestrator.runs.supervisor import Supervisor
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.profiles import Profiles
@@ -145,9 +147,10 @@ class RunWorld:
             limits or Limits(),
             clock,
             generation=generation,
-            max_concurrent_runs=slots,
+            slots=Slots(slots, slots),
             max_runs_per_project=per_project,
         )
+        self.replies = Replies(store, clock, generation, 300.0)
         self.intake = Intake(
             store,
             self.environments,  # type: ignore[arg-type]
@@ -156,6 +159,7 @@ class RunWorld:
             models,
             clock,
             Profiles("test", UNBOUND),
+            self.replies,
             generation=generation,
         )
 

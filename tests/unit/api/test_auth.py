@@ -34,7 +34,7 @@ async def add_key(store: SqliteStore, key: str = KEY, **fields: object) -> Calle
     project = await store.ensure_project("team")
     row = key_row(project.id, **fields)
     await store.create_key(row, hashlib.sha256(key.encode()).digest())
-    return Caller(project.id, row.is_operator)
+    return Caller(project.id, row.is_operator, row.id)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def test_limits_of_runs_are_those_of_the_agent_where_it_says_so() -> None:
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Bounds)])
 def test_what_shapes_a_sandbox_is_told_from_what_bounds_a_run(name: str) -> None:
-    is_of_runs = name in {"call_timeout_s", "run_timeout_s", "output_limit_bytes"}
+    is_of_runs = name in {"call_timeout_s", "run_timeout_s", "output_limit_bytes", "max_turns"}
     bounds = Bounds(**{name: "runc" if name == "runtime" else 100})  # type: ignore[arg-type]
     assert bounds.shapes_sandbox is not is_of_runs
     assert is_of_runs == (bounds.limits(Limits()) != Limits())

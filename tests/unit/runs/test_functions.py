@@ -9,6 +9,7 @@ import pytest
 from orchestrator.errors import InvalidRequest, StoreError
 from orchestrator.models.port import CallDelta, CallStart, ModelEvent, ModelRequest, TextDelta, TurnEnd
 from orchestrator.runs.context import read_history, read_request
+from orchestrator.runs.replies import CallerKey
 from orchestrator.store.port import InteractionRow, NewEvent
 from orchestrator.store.sqlite import SqliteStore
 from orchestrator.wire.interactions import parse_interaction_request
@@ -42,7 +43,7 @@ def answers(call_id: str, result: str = "sunny") -> list[dict[str, Any]]:
 
 async def accept(world: RunWorld, previous: InteractionRow, given: Any) -> InteractionRow:
     body = {"agent": "general", "input": given, "previous_interaction_id": previous.id}
-    row = await world.intake.accept(previous.project_id, parse_interaction_request(body))
+    row = await world.intake.accept(previous.project_id, CallerKey("tests"), parse_interaction_request(body))
     await world.supervisor.wait(row.id)
     return await world.stored(row.id)
 
@@ -105,7 +106,7 @@ async def test_only_calls_that_wait_can_be_answered_and_once(store: SqliteStore)
             await accept(world, previous, given)
     body = parse_interaction_request({"agent": "general", "input": answers(call.id)})
     with pytest.raises(InvalidRequest, match="previous_interaction_id"):
-        await world.intake.accept(first.project_id, body)
+        await world.intake.accept(first.project_id, CallerKey("tests"), body)
 
 
 async def test_a_waiting_interaction_never_changes_again(store: SqliteStore) -> None:
@@ -178,10 +179,10 @@ async def test_what_is_refused_by_the_store_leaves_no_environment(store: SqliteS
     create, store.create_interaction = store.create_interaction, refuse  # type: ignore[method-assign, assignment]
     body = parse_interaction_request({"agent": "general", "input": "x", "environment": "remote"})
     with pytest.raises(StoreError):
-        await world.intake.accept(project.id, body)
+        await world.intake.accept(project.id, CallerKey("tests"), body)
     assert await store.environments(None) == []
     store.create_interaction = create  # type: ignore[method-assign]
-    row = await world.intake.accept(project.id, body)
+    row = await world.intake.accept(project.id, CallerKey("tests"), body)
     assert [environment.id for environment in await store.environments(None)] == [row.environment_id]
     await world.supervisor.wait(row.id)
 
