@@ -1,70 +1,45 @@
-"""The official Python SDK against a real server: nothing but its base URL is changed."""
+"""The official Python SDK against a real server, the present line and the one before: only its base URL is changed."""
 
 from __future__ import annotations
 
 import json
 import re
-import subprocess
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.e2e.client_programs import OLDER, ClientProgram, Saw, end, python_program, saw_by
 from tests.e2e.conftest import StartServer
 from tests.e2e.server import ServerProcess
 
-ROOT = Path(__file__).resolve().parents[2]
-PYTHON = ROOT / ".venv-clients" / "bin" / "python"
 VERSIONS = ("default", "v1beta", "v1alpha")
-"""The SDK's own choice is v1."""
+"""The own choice of the SDK 3.x is v1, that of 2.x is v1beta."""
 
-PROGRAMS = ("unary", "stream", "background", "resume", "conversation", "errors")
+PRESENT = python_program("python_sdk", *VERSIONS)
+BEFORE = python_program("python_sdk", "default", where=OLDER)
+PROGRAMS = (PRESENT, BEFORE)
 
-Observed = Callable[[str], dict[str, Any]]
-
-every_version = pytest.mark.parametrize("version", VERSIONS)
-
-
-@pytest.fixture(scope="module")
-def observed(server: ServerProcess) -> Iterator[Observed]:
-    """What a client program saw, by version. All run at once, each once for all versions."""
-    running = {name: _start(server.url, name, *VERSIONS) for name in PROGRAMS}
-    seen: dict[str, dict[str, Any]] = {}
-
-    def look(name: str) -> dict[str, Any]:
-        if name not in seen:
-            seen[name] = _end(running.pop(name))
-        return seen[name]
-
-    yield look
-    for left in running.values():
-        left.communicate(timeout=55)
+every_version = pytest.mark.parametrize(
+    "saw",
+    [*((PRESENT, version) for version in VERSIONS), (BEFORE, "default")],
+    ids=["3x-v1", "3x-v1beta", "3x-v1alpha", "2x"],
+    indirect=True,
+)
+every_line = pytest.mark.parametrize(
+    "saw", [(PRESENT, "default"), (BEFORE, "default")], ids=["3x", "2x"], indirect=True
+)
+pytestmark = pytest.mark.timeout(120)
 
 
-def _start(url: str, program: str, *arguments: str, **variables: str) -> subprocess.Popen[str]:
-    assert PYTHON.exists(), "the SDK is not installed; run scripts/clients.sh"
-    return subprocess.Popen(
-        [str(PYTHON), "-m", f"tests.e2e.clients.{program}", *arguments],
-        cwd=ROOT,
-        env={"CORRAL_URL": url, "PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1", **variables},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def _end(program: subprocess.Popen[str]) -> dict[str, Any]:
-    written, complaints = program.communicate(timeout=55)
-    assert program.returncode == 0, complaints
-    seen: dict[str, Any] = json.loads(written)
-    return seen
+@pytest.fixture
+def saw(request: pytest.FixtureRequest, server: ServerProcess) -> Saw:
+    program, version = request.param
+    of_all = saw_by(request, server, program)
+    return lambda story: of_all(f"{version} {story}")
 
 
 @every_version
-def test_unary(observed: Observed, version: str) -> None:
-    seen = observed("unary")[version]
+def test_unary(saw: Saw) -> None:
+    seen = saw("unary")
     assert seen["status"] == "completed"
     assert seen["output_text"] == "The note says: as agreed"
     kinds = [
@@ -88,8 +63,8 @@ def test_unary(observed: Observed, version: str) -> None:
 
 
 @every_version
-def test_stream(observed: Observed, version: str) -> None:
-    seen = observed("stream")[version]
+def test_stream(saw: Saw) -> None:
+    seen = saw("stream")
     assert seen["kinds"][:3] == ["interaction.created", "interaction.status_update", "step.start"]
     assert seen["kinds"][-1] == "interaction.completed"
     assert seen["classes"] == sorted(
@@ -116,18 +91,17 @@ def test_stream(observed: Observed, version: str) -> None:
 
 
 @every_version
-def test_background_and_cancel(observed: Observed, version: str) -> None:
-    seen = observed("background")[version]
+def test_background_and_cancel(saw: Saw) -> None:
+    seen = saw("background")
     assert seen["began_as"] == "in_progress"
-    assert seen["polls"] > 0
     assert (seen["status"], seen["results"]) == ("completed", ["done\n"])
     assert (seen["cancel_says"], seen["then_reads"]) == ("cancelled", "cancelled")
     assert seen["still_there"] is False
 
 
 @every_version
-def test_resume_from_a_middle_event(observed: Observed, version: str) -> None:
-    seen = observed("resume")[version]
+def test_resume_from_a_middle_event(saw: Saw) -> None:
+    seen = saw("resume")
     assert seen["seen"] == 6
     assert seen["rest"] > 6
     assert seen["joined_is_whole"] is True
@@ -137,8 +111,8 @@ def test_resume_from_a_middle_event(observed: Observed, version: str) -> None:
 
 
 @every_version
-def test_conversation_in_one_environment(observed: Observed, version: str) -> None:
-    seen = observed("conversation")[version]
+def test_conversation_in_one_environment(saw: Saw) -> None:
+    seen = saw("conversation")
     assert seen["statuses"] == ["completed"] * 4
     assert seen["previous"] == [True, True]
     assert seen["one_environment"] is True
@@ -165,16 +139,71 @@ def test_conversation_in_one_environment(observed: Observed, version: str) -> No
         ("stream", "NotFoundError", 404, ["'environment'"]),
     ],
 )
-def test_errors(observed: Observed, version: str, attempt: str, error: str, status: int, named: list[str]) -> None:
-    name, code, message = observed("errors")[version][attempt]
+def test_errors(saw: Saw, attempt: str, error: str, status: int, named: list[str]) -> None:
+    name, code, message = saw("errors")[attempt]
     assert (name, code) == (error, status), message
     for each in named:
         assert each in message
 
 
-def test_keys(start_server: StartServer) -> None:
+@every_line
+def test_functions_of_the_client(saw: Saw) -> None:
+    seen = saw("functions")
+    assert seen["statuses"] == ["requires_action", "requires_action", "completed"]
+    assert seen["cities"] == [["Bonn", "Oslo"], ["Rome"]]
+    assert seen["chained"] == [True, True]
+    assert seen["text"] == 'In Rome: {"sky": "rain"}'
+
+
+@every_line
+def test_functions_of_the_client_streamed(saw: Saw) -> None:
+    seen = saw("functions streamed")
+    assert seen["ends"] == ["requires_action", "requires_action", "completed"]
+    assert seen["cities"] == [["Bonn", "Oslo"], ["Rome"]]
+    assert seen["text"] == "In Rome: rain"
+
+
+@every_line
+def test_without_a_record(saw: Saw) -> None:
+    seen = saw("stateless")
+    assert not seen["id"]
+    assert (seen["status"], seen["results"]) == ("completed", ["kept\n"])
+    assert seen["same_environment"] is True
+    assert seen["ids_streamed"] == [""]
+    assert (seen["ends"], seen["results_streamed"]) == (["completed"], ["kept\n"])
+    name, code, message = seen["background"]
+    assert (name, code) == ("BadRequestError", 400), message
+    assert "'store'" in message
+
+
+@every_line
+def test_structured_output(saw: Saw) -> None:
+    seen = saw("structured")
+    assert seen["status"] == "completed"
+    assert seen["answer"] == seen["listed"] == seen["streamed"] == {"city": "Bonn", "degrees": 21}
+
+
+@every_line
+def test_tools_that_reach_nothing(saw: Saw) -> None:
+    seen = saw("offered")
+    assert seen["status"] == "completed"
+    assert seen["kinds"] == [
+        "google_search_call",
+        "google_search_result",
+        "url_context_call",
+        "url_context_result",
+        "model_output",
+    ]
+    assert seen["asked"] == [["corral"], ["https://example.com/"]]
+    assert seen["is_error"] == [True, True]
+    assert not [name for name in (*seen["classes"], *seen["delta_classes"]) if "Unknown" in name]
+    assert seen["text"] == "Neither is there."
+
+
+@pytest.mark.parametrize("program", [python_program("keys"), python_program("keys", where=OLDER)], ids=["3x", "2x"])
+def test_keys(start_server: StartServer, program: ClientProgram) -> None:
     server = start_server()
     key = json.loads(server.cli("keys", "create", "--json").stdout)["key"]
     server.keys = [key]
-    seen = _end(_start(server.url, "keys", GOOD_KEY=key))
+    seen = end(program.start(server.url, GOOD_KEY=key))
     assert seen == {"status": "completed", "refused": ["AuthenticationError", 401]}

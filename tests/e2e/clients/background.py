@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
-from tests.e2e.clients.observing import AGENT, await_end, bash, observe, results
+from tests.e2e.clients.observing import AGENT, await_end, bash, is_busy, results
+from tests.e2e.clients.telling import until
 
 
 def look(sdk: Any) -> dict[str, Any]:
     begun = sdk.interactions.create(
         agent=AGENT, input=bash("sleep 1; echo done"), environment="remote", background=True
     )
-    ended, polls = await_end(sdk, begun.id)
+    ended = await_end(sdk, begun.id)
     long = sdk.interactions.create(
         agent=AGENT, input=bash("sleep 300"), environment=begun.environment_id, background=True
     )
-    time.sleep(0.3)
+    until(lambda: sdk.interactions.get(long.id), is_busy)
     cancelled = sdk.interactions.cancel(long.id)
     after = sdk.interactions.get(long.id)
     processes = sdk.interactions.create(agent=AGENT, input=bash("ps -eo args"), environment=begun.environment_id)
     return {
         "began_as": begun.status,
         "environment_id": begun.environment_id,
-        "polls": polls,
         "status": ended.status,
         "results": results(ended),
         "cancel_says": cancelled.status,
         "then_reads": after.status,
         "still_there": "sleep 300" in results(processes)[0],
     }
-
-
-if __name__ == "__main__":
-    observe(look)

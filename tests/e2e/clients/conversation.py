@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from tests.e2e.clients.observing import AGENT, bash, observe, results
+from tests.e2e.clients.observing import AGENT, bash, results
 
 
 def look(sdk: Any) -> dict[str, Any]:
@@ -45,7 +45,3 @@ async def _asynchronously(sdk: Any, environment_id: str) -> list[str]:
         agent=AGENT, input=bash("cat kept.txt"), environment=environment_id, stream=True
     )
     return [event.delta.result async for event in stream if getattr(getattr(event, "delta", None), "result", None)]
-
-
-if __name__ == "__main__":
-    observe(look)

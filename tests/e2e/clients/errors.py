@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tests.e2e.clients.observing import AGENT, bash, observe
-
-NOBODY = "0" * 32
+from tests.e2e.clients.telling import AGENT, NOBODY, bash, outcome
 
 
 def look(sdk: Any) -> dict[str, Any]:
@@ -36,16 +34,4 @@ def look(sdk: Any) -> dict[str, Any]:
         "event": lambda: list(get(finished.id, stream=True, last_event_id="evt_999999")),
         "stream": lambda: list(create(agent=AGENT, input=bash("true"), environment=NOBODY, stream=True)),
     }
-    return {name: _outcome(attempt) for name, attempt in attempts.items()}
-
-
-def _outcome(attempt: Callable[[], Any]) -> list[Any]:
-    try:
-        attempt()
-    except Exception as error:
-        return [type(error).__name__, getattr(error, "status_code", None), str(error)]
-    return ["nothing", None, ""]
-
-
-if __name__ == "__main__":
-    observe(look)
+    return {name: outcome(attempt) for name, attempt in attempts.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.e2e.clients.observing import AGENT, observe
+from tests.e2e.clients.observing import AGENT
 
 PROGRAM = """```script
 turns:
@@ -40,7 +40,3 @@ def look(sdk: Any) -> dict[str, Any]:
         "text": "".join(delta.text for delta in texts),
         "environment_id": seen[0].interaction.environment_id,
     }
-
-
-if __name__ == "__main__":
-    observe(look)

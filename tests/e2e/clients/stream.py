@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.e2e.clients.observing import AGENT, observe
+from tests.e2e.clients.observing import AGENT
 
 PROGRAM = """```script
 turns:
@@ -35,7 +35,3 @@ def look(sdk: Any) -> dict[str, Any]:
         "read_text": sdk.interactions.get(interaction_id).output_text,
         "replay_is_the_same": replayed == live,
     }
-
-
-if __name__ == "__main__":
-    observe(look)
