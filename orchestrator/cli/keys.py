@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import secrets
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orchestrator.cli.client import JsonFlag
+from orchestrator.cli.local_store import with_store
 from orchestrator.cli.terminal import console, neutralise, print_json
 from orchestrator.errors import NotFound
 
 if TYPE_CHECKING:
-    from orchestrator.config import Settings
     from orchestrator.store.port import KeyRow, Store
-
-T = TypeVar("T")
 
 app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
 
@@ -36,7 +31,7 @@ def create(
     as_json: JsonFlag = False,
 ) -> None:
     """Make an API key and print it. It is shown this once; only its hash is kept."""
-    secret, row = _with_store(lambda store: _create(store, project, name, operator))
+    secret, row = with_store(lambda store: _create(store, project, name, operator))
     if as_json:
         print_json({**_public(row), "key": secret})
         return
@@ -47,7 +42,7 @@ def create(
 @app.command("list")
 def list_keys(as_json: JsonFlag = False) -> None:
     """List all keys, revoked ones too."""
-    rows = _with_store(lambda store: store.keys())
+    rows = with_store(lambda store: store.keys())
     if as_json:
         print_json({"keys": [_public(row) for row in rows]})
         return
@@ -73,7 +68,7 @@ def revoke(
     as_json: JsonFlag = False,
 ) -> None:
     """Revoke a key. It stops working at once."""
-    row = _with_store(lambda store: store.revoke_key(key_id))
+    row = with_store(lambda store: store.revoke_key(key_id))
     if row is None:
         raise NotFound(f"there is no key {key_id!r}; corral keys list shows them")
     if as_json:
@@ -100,23 +95,6 @@ async def _create(store: Store, project: str | None, name: str, operator: bool) 
     )
     await store.create_key(row, hashlib.sha256(secret.encode()).digest())
     return secret, row
-
-
-def _with_store(work: Callable[[Store], Awaitable[T]]) -> T:
-    """The outcome of `work` on the store of this machine's server."""
-    from orchestrator.config import Settings
-
-    async def run() -> T:
-        async with _open(Settings.load()) as store:
-            return await work(store)
-
-    return asyncio.run(run())
-
-
-def _open(settings: Settings) -> AbstractAsyncContextManager[Store]:
-    from orchestrator.app import open_store
-
-    return open_store(settings)
 
 
 def _public(row: KeyRow) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli import keys
+from orchestrator.cli import local_store
 from orchestrator.store.port import KeyRow, ProjectRow
 from tests.unit.cli.conftest import Corral
 
@@ -52,7 +52,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> KeyStore:
     async def opened(_: Any) -> AsyncGenerator[KeyStore]:
         yield store
 
-    monkeypatch.setattr(keys, "_open", opened)
+    monkeypatch.setattr(local_store, "_open", opened)
     return store
 
 
