@@ -15,6 +15,7 @@ from orchestrator.api import environments, errors, interactions, ops, reach
 from orchestrator.api.services import Services
 
 VERSIONS = ("v1beta", "v1", "v1alpha")
+_VERSIONED_TWICE = re.compile(rf"^/(?:{'|'.join(VERSIONS)})/(?=(?:{'|'.join(VERSIONS)})/)")
 _ALLOWED_HEADERS = b"authorization, content-type, x-goog-api-key, x-goog-api-client, api-revision, idempotency-key"
 
 
@@ -32,6 +33,7 @@ def create_application(services: Services) -> FastAPI:
     app.add_middleware(CrossOrigin, services=services)
     app.add_middleware(LastWords, closing=services.closing)
     app.add_middleware(PlainPaths)
+    app.add_middleware(errors.LastResort)
     app.add_middleware(RequestIds)
     return app
 
@@ -44,7 +46,10 @@ def description() -> Response:
 
 
 class PlainPaths:
-    """Doubled slashes and a slash at the end are not there (reference, 1.2). Never a redirect."""
+    """Doubled slashes, a slash at the end and a doubled version are not there (reference, 1.2). Never a redirect.
+
+    The version comes twice where somebody's base URL has it and the client adds its own.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -52,6 +57,7 @@ class PlainPaths:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
             path = re.sub(r"/{2,}", "/", scope["path"])
+            path = _VERSIONED_TWICE.sub("/", path)
             scope["path"] = path.rstrip("/") if len(path) > 1 else path
         await self._app(scope, receive, send)
 

@@ -30,7 +30,7 @@ from orchestrator.wire.base import (
     problem,
     spelled,
 )
-from orchestrator.wire.content import TextContent
+from orchestrator.wire.content import Content, TextContent
 from orchestrator.wire.environments import EnvironmentField
 from orchestrator.wire.generation import (
     AgentConfig,
@@ -256,6 +256,8 @@ class Interaction(WireResource):
     """What this interaction produced; absent where only the frame is told, as in events."""
     output_text: str | None = None
     """The text of the final answer, as clients find it in `steps`."""
+    outputs: ListOf[Content] | None = None
+    """The blocks of the final answer, for clients that know no steps."""
     usage: Usage | None = None
     errors: ListOf[InteractionError] | None = None
     system_instruction: str | None = None
@@ -269,9 +271,21 @@ class Interaction(WireResource):
 
 
 def dump_interaction(interaction: Interaction) -> dict[str, Any]:
-    """The wire form, without absent fields; `output_text` is computed from the steps, if there are any."""
-    text = output_text(interaction.steps or ())
-    return dump(interaction.model_copy(update={"output_text": text or None}))
+    """The wire form, without absent fields; the final answer is taken from the steps, if there are any."""
+    steps = interaction.steps or ()
+    final = {"output_text": output_text(steps) or None, "outputs": _outputs(steps) or None}
+    return dump(interaction.model_copy(update=final))
+
+
+def _outputs(steps: Sequence[Step]) -> list[Content]:
+    """The blocks of the last outputs before which only tools worked."""
+    found: list[Content] = []
+    for step in reversed(steps):
+        if isinstance(step, ModelOutput):
+            found[:0] = step.content
+        elif isinstance(step, UserInput) or (found and not isinstance(step, Thought)):
+            break
+    return found
 
 
 def output_text(steps: Sequence[Step]) -> str:

@@ -233,6 +233,7 @@ def test_a_record_is_answered_without_what_is_absent() -> None:
         "service_tier",
         "steps",
         "output_text",
+        "outputs",
         "usage",
         "errors",
     ]
@@ -281,3 +282,23 @@ RESULT = CodeExecutionResult(call_id="a", result="1")
 )
 def test_output_text_is_what_clients_compute(steps: list[Step], found: str) -> None:
     assert output_text(steps) == found
+
+
+def test_the_final_blocks_are_there_for_clients_that_know_no_steps() -> None:
+    image = ImageContent(mime_type="image/png", data="AAAA")
+    earlier = ModelOutput(content=[TextContent(text="First.")])
+    steps = [
+        earlier,
+        CodeExecutionCall(id="c", arguments=CodeArguments(code="x")),
+        ModelOutput(content=[TextContent(text="Look:"), image]),
+        Thought(signature="s"),
+        ModelOutput(content=[TextContent(text="Done.")]),
+        CodeExecutionCall(id="d", arguments=CodeArguments(code="y")),
+    ]
+    answer = dump_interaction(Interaction(id="v1_x", status="completed", agent="a", steps=steps))
+    assert answer["outputs"] == [
+        {"type": "text", "text": "Look:"},
+        {"type": "image", "mime_type": "image/png", "data": "AAAA"},
+        {"type": "text", "text": "Done."},
+    ]
+    assert "outputs" not in dump_interaction(Interaction(id="v1_x", status="failed", agent="a", steps=steps[1:2]))
