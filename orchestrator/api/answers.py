@@ -10,6 +10,7 @@ from typing import Any, Literal
 from orchestrator.sandboxes import reach
 from orchestrator.wire.base import WireResource
 from orchestrator.wire.environments import EnvironmentResource
+from orchestrator.wire.interactions import Interaction
 
 
 class Fault(WireResource):
@@ -28,6 +29,13 @@ class Error(WireResource):
 
 class Nothing(WireResource):
     """An empty object."""
+
+
+class InteractionList(WireResource):
+    interactions: list[Interaction]
+    """Newest first, without their steps."""
+    next_page_token: str | None = None
+    """Absent on the last page."""
 
 
 class PublicSource(WireResource):

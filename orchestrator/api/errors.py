@@ -8,6 +8,8 @@ from fastapi.exceptions import RequestValidationError, WebSocketRequestValidatio
 from fastapi.requests import HTTPConnection
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator import errors
 from orchestrator.wire.errors import error_body
@@ -32,6 +34,7 @@ STATUS: dict[type[errors.CorralError], int] = {
 }
 """The nearest base class counts."""
 
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -77,9 +80,45 @@ def install(app: FastAPI) -> None:
             405: f"{request.method} is not possible on {request.url.path}",
         }.get(error.status_code, str(error.detail))
         code = _CODES.get(error.status_code, "invalid_request")
-        return JSONResponse(error_body(code, message), error.status_code, headers=error.headers)
+        headers = {"allow": ", ".join(_possible(app, request))} if error.status_code == 405 else error.headers
+        return JSONResponse(error_body(code, message), error.status_code, headers=headers)
 
-    @app.exception_handler(Exception)
-    async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        log.error("request_broken", path=request.url.path, exc_info=error)
-        return JSONResponse(error_body("internal", "The server failed; its log has the details."), 500)
+
+def _possible(app: FastAPI, request: Request) -> list[str]:
+    """The methods of all routes of the path; the framework names those of the first."""
+    scopes = {method: {**request.scope, "method": method} for method in _METHODS}
+    return [
+        method
+        for method, scope in scopes.items()
+        if any(route.matches(scope)[0] is Match.FULL for route in app.router.routes)
+    ]
+
+
+class LastResort:
+    """Answers whatever nothing else did: mistakes of ours, and errors of what stands around the routes."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = False
+
+        async def begun(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, begun)
+        except Exception as error:
+            if scope["type"] != "http":
+                raise
+            if not isinstance(error, errors.CorralError):
+                log.error("request_broken", path=scope["path"], exc_info=error)
+            if has_begun:
+                raise
+            await (answer(error) if isinstance(error, errors.CorralError) else _broken())(scope, receive, send)
+
+
+def _broken() -> JSONResponse:
+    return JSONResponse(error_body("internal", "The server failed; its log has the details."), 500)

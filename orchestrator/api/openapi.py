@@ -25,7 +25,7 @@ from orchestrator.wire.content import Annotation, Content
 from orchestrator.wire.environments import EnvironmentCreate, Source
 from orchestrator.wire.events import Delta, PublicEvent
 from orchestrator.wire.generation import AgentConfig, ResponseFormat
-from orchestrator.wire.interactions import Interaction, InteractionRequest
+from orchestrator.wire.interactions import LABEL_KEY, Interaction, InteractionRequest
 from orchestrator.wire.schema import Components, Mode, schemas
 from orchestrator.wire.steps import Step
 from orchestrator.wire.tools import ToolDeclaration
@@ -95,6 +95,7 @@ OPERATIONS: Mapping[Callable[..., Any], Operation] = {
             "logs": "log_id",
         },
     ),
+    interactions.index: Operation(id="listInteractions", answer=answers.InteractionList),
     interactions.read: Operation(
         id="getInteraction", answer=Interaction, frames="InteractionFrame", errors=(*_ALWAYS, 404)
     ),
@@ -138,16 +139,29 @@ PARAMETERS: Mapping[str, str] = {
     "interaction_id": "Id of an interaction of the key's project.",
     "environment_id": "Id of an environment of the key's project.",
     "log_id": "Id of an interaction or an environment.",
+    "idempotency-key": "The caller's own name for this call: another with the same is a repetition of it.",
+    "status": "Only those with this status.",
+    "agent": "Only those of this agent or model, by the name that was called.",
+    "previous_interaction_id": "Only those that follow on this one.",
+    "label": "Only those with this label, `key=value`; all of them, if there are several.",
+    "created_from": "Only those of this moment and later. RFC 3339 with an offset.",
+    "created_before": "Only those before this moment. RFC 3339 with an offset.",
     "include_input": "Answers with `input` as well.",
     "stream": "Answers with server-sent events.",
     "last_event_id": "The `event_id` after which the stream begins; without it at the first event.",
-    "page_size": "At most so many; more than 1,000 is 1,000. `pageSize` is understood as well.",
-    "page_token": "`next_page_token` of the page before. `pageToken` is understood as well.",
+    "page_size": "At most so many; more than 1,000 is 1,000.",
+    "page_token": "`next_page_token` of the page before.",
     "follow": "Goes on as things happen: to the end of the interaction, or until the reader leaves.",
     "path": "Folders below the working directory; by default that itself.",
     "recursive": "With everything below the folders.",
 }
-"""What the parameters of paths and queries mean, wherever they occur."""
+"""What the parameters of paths, queries and headers mean, wherever they occur."""
+_SPELLED: Mapping[str, dict[str, Any]] = {
+    "idempotency-key": {"pattern": "^[ -~]{1,255}$"},
+    "label": {"items": {"type": "string", "pattern": f"^{LABEL_KEY.pattern}="}},
+    "last_event_id": {"pattern": "^(evt_[1-9][0-9]{0,17})?$"},
+}
+"""What routes ask of them by hand."""
 
 _EVERYWHERE = {
     "alt": {
@@ -251,7 +265,7 @@ def _complete(described: dict[str, Any], operation: Operation, shapes: _Shapes) 
     described["summary"] = re.split(r"[.:;,]", text)[0]
     for parameter in described.setdefault("parameters", []):
         parameter["description"] = PARAMETERS[parameter["name"]]
-        parameter["schema"] = _plain(parameter["schema"])
+        parameter["schema"] = _plain(parameter["schema"]) | _SPELLED.get(parameter["name"], {})
     if operation.needs_key:
         described["parameters"] += [{"$ref": f"#/components/parameters/{name}"} for name in _EVERYWHERE]
         described["security"] = [*({name: []} for name in _SECURITY), {}]

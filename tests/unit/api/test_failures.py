@@ -1,0 +1,73 @@
+"""What callers and the log are told of failures, beside the error's own status, code and message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import structlog.testing
+from starlette.types import Message, Receive, Scope, Send
+
+from orchestrator.api.errors import LastResort
+from orchestrator.errors import StoreError
+from orchestrator.store.sqlite import SqliteStore
+from tests.fakes.api import Api
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_mistake_of_ours_can_be_found_in_the_log(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(SqliteStore, "interaction", broken)
+    with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as lines:
+        answer = await api.client.get("/v1beta/interactions/v1_x")
+    assert answer.status_code == 500
+    assert [line["request_id"] for line in lines] == [answer.headers["x-request-id"]]
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/v1beta/environments", "GET, POST"),
+        ("/v1/interactions/v1_x", "GET, DELETE"),
+        ("/v1beta/interactions/v1_x/cancel", "POST"),
+        ("/ops/ps", "GET"),
+    ],
+)
+async def test_other_methods_are_told_all_that_are_possible(api: Api, path: str, methods: str) -> None:
+    for method in ("PATCH", "OPTIONS"):
+        answer = await api.client.request(method, path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, methods)
+
+
+async def test_a_store_that_fails_before_a_route_is_reached_is_no_mistake_of_ours(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def busy(*_: Any) -> None:
+        raise StoreError("busy", code="store_busy", retryable=True)
+
+    monkeypatch.setattr(SqliteStore, "keys", busy)
+    answer = await api.client.get("/v1beta/interactions/v1_x", headers={"origin": "https://page.example"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "store_busy")
+    assert answer.headers["retry-after"] == "1"
+
+
+async def test_what_breaks_after_the_answer_has_begun_is_logged_and_cut_off() -> None:
+    sent: list[Message] = []
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        raise ZeroDivisionError
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    with structlog.testing.capture_logs() as lines, pytest.raises(ZeroDivisionError):
+        await LastResort(app)({"type": "http", "path": "/v1beta/interactions"}, receive, send)
+    assert [message["type"] for message in sent] == ["http.response.start"]
+    assert [(line["event"], line["path"]) for line in lines] == [("request_broken", "/v1beta/interactions")]
