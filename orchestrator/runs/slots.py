@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter, deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 TIERS = ("priority", "standard", "flex", "deferred")
 """Whoever waits in an earlier one goes first, whatever comes later in the others."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Turn:
+    """One that waits."""
+
+    number: int
+    """Who came earlier has a smaller one."""
+    has_come: asyncio.Future[None]
 
 
 class Slots:
@@ -18,7 +29,8 @@ class Slots:
         self._limit = limit
         self._limit_per_project = limit_per_project
         self._taken: Counter[str] = Counter()
-        self._waiting: dict[str, dict[str, deque[asyncio.Future[None]]]] = {tier: {} for tier in TIERS}
+        self._waiting: dict[str, dict[str, deque[_Turn]]] = {tier: {} for tier in TIERS}
+        self._numbers = itertools.count()
 
     @property
     def taken(self) -> int:
@@ -40,24 +52,25 @@ class Slots:
             self._give_back(project_id)
 
     async def _take(self, project_id: str, tier: str) -> None:
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        turn = _Turn(next(self._numbers), asyncio.get_running_loop().create_future())
         queue = self._waiting[tier].setdefault(project_id, deque())
         queue.append(turn)
         self._hand_out()
         try:
-            await turn
+            await turn.has_come
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if turn.has_come.done() and not turn.has_come.cancelled():
                 self._give_back(project_id)  # it had come just then
             else:
                 self._leave(project_id, tier, turn)
             raise
 
-    def _leave(self, project_id: str, tier: str, turn: asyncio.Future[None]) -> None:
-        queue = self._waiting[tier][project_id]
-        queue.remove(turn)
-        if not queue:
-            del self._waiting[tier][project_id]
+    def _leave(self, project_id: str, tier: str, turn: _Turn) -> None:
+        queue = self._waiting[tier].get(project_id, deque())
+        if turn in queue:
+            queue.remove(turn)
+            if not queue:
+                del self._waiting[tier][project_id]
 
     def _give_back(self, project_id: str) -> None:
         self._taken[project_id] -= 1
@@ -72,12 +85,15 @@ class Slots:
             turn = queue.popleft()
             if not queue:
                 del self._waiting[tier][project_id]
+            if turn.has_come.cancelled():
+                continue  # whoever waited is giving up, and has not had its step in which to leave
             self._taken[project_id] += 1
-            turn.set_result(None)
+            turn.has_come.set_result(None)
 
     def _next(self) -> tuple[str, str] | None:
         for tier in TIERS:
-            fitting = [name for name in self._waiting[tier] if self._taken[name] < self._limit_per_project]
+            queues = self._waiting[tier]
+            fitting = [name for name in queues if self._taken[name] < self._limit_per_project]
             if fitting:
-                return min(fitting, key=lambda name: self._taken[name]), tier
+                return min(fitting, key=lambda name: (self._taken[name], queues[name][0].number)), tier
         return None
