@@ -177,6 +177,9 @@ class _Run:
             parts.append(f"{int(tokens):,} tokens")
         self._console.out()
         self._console.out(" · ".join(parts), style=style, highlight=False)
+        for early in (self._interaction.get("errors") or []) if status == "incomplete" else []:
+            said = f"{early.get('message', '')} [{early.get('code', '')}]"
+            self._console.out(neutralise(said), style="red", highlight=False)
         for name, field in (("interaction", "id"), ("environment", "environment_id")):
             if self._interaction.get(field):
                 self._console.out(f"{name} {neutralise(str(self._interaction[field]))}", style="dim", highlight=False)

@@ -107,6 +107,14 @@ def test_an_error_event_is_shown(corral: Corral) -> None:
     assert "error: No key. [model_auth]" in outcome.out
 
 
+def test_an_early_end_says_why(corral: Corral) -> None:
+    end = completed("incomplete")
+    end["interaction"]["errors"] = [{"code": "max_turns", "message": "Asked\x1b[31m often."}]
+    outcome = corral("run", "x", server=FakeServer(sse(created(), end)))
+    assert outcome.code == 4
+    assert "Asked often. [max_turns]" in outcome.out
+
+
 def test_files_become_inline_sources(corral: Corral, folder: Path) -> None:
     (folder / "a.bin").write_bytes(b"\x00\xff")
     (folder / "b:c").write_text("colon")
