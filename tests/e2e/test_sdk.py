@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from tests.e2e.client_programs import OLDER, ClientProgram, Saw, end, python_program, saw_by
+from tests.e2e.client_programs import LATEST, OLDER, Saw, end, python_program, saw_by
 from tests.e2e.conftest import StartServer
 from tests.e2e.server import ServerProcess
 
@@ -164,6 +164,25 @@ def test_functions_of_the_client_streamed(saw: Saw) -> None:
 
 
 @every_line
+def test_functions_of_the_client_without_a_record(saw: Saw) -> None:
+    assert saw("functions replayed") == {
+        "statuses": ["requires_action", "requires_action", "completed"],
+        "cities": [["Bonn", "Oslo"], ["Rome"]],
+        "text": "In Rome: rain",
+    }
+
+
+@every_line
+def test_a_model(saw: Saw) -> None:
+    seen = saw("model")
+    assert seen["model"] == "gemini-3.8-flash"
+    assert seen["texts"] == ["One, two, three.", "One, two"]
+    assert seen["statuses"] == ["completed", "incomplete"]
+    assert seen["instruction"] == "Count."
+    assert not seen["environment_id"]
+
+
+@every_line
 def test_without_a_record(saw: Saw) -> None:
     seen = saw("stateless")
     assert not seen["id"]
@@ -181,6 +200,7 @@ def test_structured_output(saw: Saw) -> None:
     seen = saw("structured")
     assert seen["status"] == "completed"
     assert seen["answer"] == seen["listed"] == seen["streamed"] == {"city": "Bonn", "degrees": 21}
+    assert seen["unfit"] == "failed"
 
 
 @every_line
@@ -200,10 +220,10 @@ def test_tools_that_reach_nothing(saw: Saw) -> None:
     assert seen["text"] == "Neither is there."
 
 
-@pytest.mark.parametrize("program", [python_program("keys"), python_program("keys", where=OLDER)], ids=["3x", "2x"])
-def test_keys(start_server: StartServer, program: ClientProgram) -> None:
+def test_keys(start_server: StartServer) -> None:
     server = start_server()
     key = json.loads(server.cli("keys", "create", "--json").stdout)["key"]
     server.keys = [key]
-    seen = end(program.start(server.url, GOOD_KEY=key))
-    assert seen == {"status": "completed", "refused": ["AuthenticationError", 401]}
+    running = [python_program("keys", where=line).start(server.url, GOOD_KEY=key) for line in (LATEST, OLDER)]
+    for program in running:
+        assert end(program) == {"status": "completed", "refused": ["AuthenticationError", 401]}

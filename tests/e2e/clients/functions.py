@@ -35,6 +35,33 @@ def look(sdk: Any) -> dict[str, Any]:
     return {"statuses": statuses, "cities": cities, "chained": chained, "text": asked.output_text}
 
 
+def look_replayed(sdk: Any) -> dict[str, Any]:
+    """Keeps the conversation itself, as Google's samples without a record do: each call gets all steps again."""
+    history: list[Any] = [{"type": "user_input", "content": [{"type": "text", "text": ASKS_TWICE}]}]
+    statuses: list[str] = []
+    cities: list[list[str]] = []
+    text = ""
+    while len(statuses) < MOST_ROUNDS:
+        made = sdk.interactions.create(agent=AGENT, input=history, tools=[WEATHER], store=False)
+        statuses.append(made.status)
+        text = made.output_text
+        if made.status != "requires_action":
+            break
+        calls = [step for step in made.steps if step.type == "function_call"]
+        cities.append([call.arguments["city"] for call in calls])
+        history += made.steps
+        history += [
+            {
+                "type": "function_result",
+                "name": call.name,
+                "call_id": call.id,
+                "result": SKIES[call.arguments["city"]],
+            }
+            for call in calls
+        ]
+    return {"statuses": statuses, "cities": cities, "text": text}
+
+
 def look_streamed(sdk: Any) -> dict[str, Any]:
     """Gathers the arguments from fragments, answers in the other order, and with content blocks and text."""
     given: Any = ASKS_TWICE

@@ -15,6 +15,7 @@ from tests.e2e.clients import (
     conversation,
     errors,
     functions,
+    model,
     offered,
     resume,
     stateless,
@@ -37,7 +38,9 @@ OF_EACH_VERSION: dict[str, Look] = {
 }
 OF_ONE_VERSION: dict[str, Look] = {
     "functions": functions.look,
+    "functions replayed": functions.look_replayed,
     "functions streamed": functions.look_streamed,
+    "model": model.look,
     "stateless": stateless.look,
     "structured": structured.look,
     "offered": offered.look,

@@ -15,7 +15,9 @@ def look(sdk: Any) -> dict[str, Any]:
     listed = create(agent=AGENT, input=TELLS_FORECAST, response_format=[FORECAST_FORMAT])
     events = list(create(agent=AGENT, input=TELLS_FORECAST, response_format=FORECAST_FORMAT, stream=True))
     deltas = [event.delta for event in events if event.event_type == "step.delta"]
+    unfit = create(agent=AGENT, input="```script\nturns: [{text: Warm.}]\n```", response_format=FORECAST_FORMAT)
     return {
+        "unfit": unfit.status,
         "status": made.status,
         "answer": json.loads(made.output_text),
         "listed": json.loads(listed.output_text),
