@@ -72,6 +72,12 @@ def test_functions_of_the_client(saw: Saw) -> None:
     assert seen["text"] == 'In Rome: {"sky": "rain"}'
 
 
+def test_functions_of_the_client_without_a_record(saw: Saw) -> None:
+    seen = saw("functions replayed")
+    assert seen["statuses"] == ["requires_action", "requires_action", "completed"]
+    assert seen["text"] == "In Rome: rain"
+
+
 def test_without_a_record(saw: Saw) -> None:
     seen = saw("stateless")
     assert seen["id"] is None

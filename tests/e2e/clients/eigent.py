@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import httpx2
@@ -34,6 +35,12 @@ def stream(text: str, environment: Any, **fields: Any) -> Iterator[dict[str, Any
                 yield json.loads(data)
 
 
+@cache
+def home() -> dict[str, Any]:
+    """The environment of stories that do not care in which they are told."""
+    return {"env_id": post(bash("true"), {"enabled": True})["environment_id"]}
+
+
 def conversation() -> dict[str, Any]:
     first = post(bash("echo kept >kept.txt"), {"enabled": True})
     second = post(bash("cat kept.txt"), {"env_id": first["environment_id"]}, previous_interaction_id=first["id"])
@@ -47,7 +54,7 @@ def conversation() -> dict[str, Any]:
 
 def streamed() -> dict[str, Any]:
     says = "```script\nturns: [{text: 'One, two, three.', chunk: 4}]\n```"
-    events = list(stream(says, {"enabled": True}))
+    events = list(stream(says, home()))
     kinds = ("step.delta", "content.delta")
     return {
         "text": "".join(event["delta"].get("text", "") for event in events if event["event_type"] in kinds),
@@ -58,13 +65,13 @@ def streamed() -> dict[str, Any]:
 
 def outputs() -> dict[str, Any]:
     """The final contents where answers had them before there were steps."""
-    made = post("```script\nturns: [{text: Done.}]\n```", {"enabled": True})
+    made = post("```script\nturns: [{text: Done.}]\n```", home())
     return {"outputs": made.get("outputs"), "output_text": made.get("output_text")}
 
 
 def probe() -> dict[str, Any]:
     """How it validates a key: a run in the background, which it does not wait for."""
-    begun = post("Reply with: ok", {"enabled": True}, background=True)
+    begun = post("Reply with: ok", home(), background=True)
     interaction = f"{BASE}/interactions/{begun['id']}"
     ended = until(lambda: HTTP.get(interaction).json(), lambda found: found["status"] != "in_progress")
     return {"began_as": begun["status"], "status": ended["status"]}
@@ -72,9 +79,9 @@ def probe() -> dict[str, Any]:
 
 def errors() -> dict[str, Any]:
     wanted = {
-        "agent": {**body("x", {"enabled": True}), "agent": "nobody"},
+        "agent": {**body("x", home()), "agent": "nobody"},
         "environment": body("x", {"env_id": NOBODY}),
-        "field": body("x", {"enabled": True}, inptu="y"),
+        "field": body("x", home(), inptu="y"),
     }
     answers = {name: HTTP.post(f"{BASE}/interactions", json=each) for name, each in wanted.items()}
     return {name: [answer.status_code, answer.json()["error"]["message"]] for name, answer in answers.items()}

@@ -2,7 +2,21 @@
 
 import { GoogleGenAI } from "@google/genai";
 
-import { AGENT, ASKS_TWICE, NOBODY, SEARCHES, SKIES, TELLS_FORECAST, URL, WORKS, all, bash, outcome, tell, until } from "./telling.mjs";
+import {
+  AGENT,
+  ASKS_TWICE,
+  NOBODY,
+  SEARCHES,
+  SKIES,
+  TELLS_FORECAST,
+  URL,
+  WORKS,
+  all,
+  bash,
+  outcome,
+  tell,
+  until,
+} from "./telling.mjs";
 
 const WEATHER = {
   type: "function",
@@ -23,9 +37,13 @@ const FORMAT = {
 const { interactions } = new GoogleGenAI({ apiKey: "any", httpOptions: { baseUrl: URL } });
 const create = (input, fields = {}) => interactions.create({ agent: AGENT, input, ...fields });
 const kinds = (interaction) => interaction.steps.map((step) => step.type);
-const results = (interaction) => interaction.steps.filter((step) => step.type.endsWith("_result")).map((step) => step.result);
+const results = (interaction) =>
+  interaction.steps.filter((step) => step.type.endsWith("_result")).map((step) => step.result);
 const deltas = (events, type) => events.filter((event) => event.delta?.type === type).map((event) => event.delta);
-const textOf = (events) => deltas(events, "text").map((delta) => delta.text).join("");
+const textOf = (events) =>
+  deltas(events, "text")
+    .map((delta) => delta.text)
+    .join("");
 
 async function unary() {
   const environment = {
@@ -64,9 +82,15 @@ async function stream() {
 
 async function background() {
   const begun = await create(bash("sleep 1; echo done"), { environment: "remote", background: true });
-  const ended = await until(() => interactions.get(begun.id), (found) => found.status !== "in_progress");
+  const ended = await until(
+    () => interactions.get(begun.id),
+    (found) => found.status !== "in_progress",
+  );
   const long = await create(bash("sleep 300"), { environment: begun.environment_id, background: true });
-  await until(() => interactions.get(long.id), (found) => kinds(found).includes("code_execution_call"));
+  await until(
+    () => interactions.get(long.id),
+    (found) => kinds(found).includes("code_execution_call"),
+  );
   const cancelled = await interactions.cancel(long.id);
   const after = await interactions.get(long.id);
   await interactions.delete(long.id);
@@ -100,7 +124,10 @@ async function resume() {
 async function conversation() {
   const first = await create(bash("echo kept >kept.txt"), { environment: "remote" });
   const same = { environment: first.environment_id };
-  const second = await create([{ type: "text", text: bash("cat kept.txt") }], { ...same, previous_interaction_id: first.id });
+  const second = await create([{ type: "text", text: bash("cat kept.txt") }], {
+    ...same,
+    previous_interaction_id: first.id,
+  });
   const typed = await create([{ type: "user_input", content: [{ type: "text", text: bash("cat kept.txt") }] }], {
     ...same,
     previous_interaction_id: second.id,
@@ -132,9 +159,33 @@ async function functions() {
   return { statuses, cities, text: asked.output_text };
 }
 
+// Keeps the conversation itself: each call gets all steps again.
+async function functionsReplayed() {
+  const history = [{ type: "user_input", content: [{ type: "text", text: ASKS_TWICE }] }];
+  const statuses = [];
+  let made;
+  do {
+    made = await create(history, { tools: [WEATHER], store: false });
+    statuses.push(made.status);
+    const calls = made.steps.filter((step) => step.type === "function_call");
+    history.push(
+      ...made.steps,
+      ...calls.map(({ id, name, arguments: { city } }) => ({
+        type: "function_result",
+        name,
+        call_id: id,
+        result: SKIES[city],
+      })),
+    );
+  } while (made.status === "requires_action" && statuses.length < 5);
+  return { statuses, text: made.output_text };
+}
+
 async function stateless() {
   const made = await create(bash("echo hello"), { environment: "remote", store: false });
-  const events = await all(await create(bash("echo hello"), { environment: made.environment_id, store: false, stream: true }));
+  const events = await all(
+    await create(bash("echo hello"), { environment: made.environment_id, store: false, stream: true }),
+  );
   return {
     id: made.id ?? null,
     status: made.status,
@@ -176,4 +227,16 @@ async function errors() {
   return seen;
 }
 
-await tell({ unary, stream, background, resume, conversation, functions, stateless, structured, offered, errors });
+await tell({
+  unary,
+  stream,
+  background,
+  resume,
+  conversation,
+  functions,
+  "functions replayed": functionsReplayed,
+  stateless,
+  structured,
+  offered,
+  errors,
+});

@@ -67,7 +67,12 @@ export async function outcome(attempt) {
   try {
     await attempt();
   } catch (error) {
-    return { name: error.name, status: error.status ?? error.statusCode ?? null, message: error.message, body: error.responseBody };
+    return {
+      name: error.name,
+      status: error.status ?? error.statusCode ?? null,
+      message: error.message,
+      body: error.responseBody,
+    };
   }
   return { name: "nothing" };
 }
