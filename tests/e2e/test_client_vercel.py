@@ -70,6 +70,10 @@ def test_functions_of_the_client(saw: Saw, story: str) -> None:
     }
 
 
+def test_functions_need_a_stream_where_an_agent_is_named(saw: Saw) -> None:
+    assert "timed out polling" in saw("functions of an agent, polled")
+
+
 def test_without_a_record(saw: Saw) -> None:
     assert saw("stateless") == {"finish": "stop", "has_id": False, "streamed": [True, "stop"]}
 

@@ -4,7 +4,20 @@ import { createGoogleGenerativeAI } from "@ai-sdk/google";
 import { Output, generateText, isStepCount, streamText, tool } from "ai";
 import { z } from "zod";
 
-import { AGENT, ASKS_TWICE, NOBODY, SEARCHES, SKIES, TELLS_FORECAST, URL, WORKS, bash, outcome, tell, until } from "./telling.mjs";
+import {
+  AGENT,
+  ASKS_TWICE,
+  NOBODY,
+  SEARCHES,
+  SKIES,
+  TELLS_FORECAST,
+  URL,
+  WORKS,
+  bash,
+  outcome,
+  tell,
+  until,
+} from "./telling.mjs";
 
 const google = createGoogleGenerativeAI({ apiKey: "any", baseURL: `${URL}/v1beta` });
 const agent = google.interactions({ agent: AGENT });
@@ -17,6 +30,11 @@ async function readBack(result) {
   const id = result.providerMetadata.google.interactionId;
   return (await fetch(`${URL}/v1beta/interactions/${id}`)).json();
 }
+
+// The environment of stories that do not care in which they are told.
+const home = generateText({ model: agent, prompt: bash("true"), ...options({ environment: "remote" }) }).then(
+  async (made) => (await readBack(made)).environment_id,
+);
 
 const COUNTS = `\`\`\`script
 turns:
@@ -42,7 +60,12 @@ async function unary() {
 
 async function streamed(fields) {
   const errors = [];
-  const result = streamText({ model: agent, prompt: COUNTS, onError: ({ error }) => errors.push(String(error)), ...options(fields) });
+  const result = streamText({
+    model: agent,
+    prompt: COUNTS,
+    onError: ({ error }) => errors.push(String(error)),
+    ...options(fields),
+  });
   const kinds = [];
   for await (const part of result.fullStream) kinds.push(part.type);
   return {
@@ -56,12 +79,12 @@ async function streamed(fields) {
   };
 }
 
-const stream = () => streamed({ environment: "remote" });
-const streamInTheBackground = () => streamed({ environment: "remote", background: true });
+const stream = async () => streamed({ environment: await home });
+const streamInTheBackground = async () => streamed({ environment: await home, background: true });
 
 // The provider takes calls of the server's file tools for calls of the client's functions.
 async function files() {
-  const result = await generateText({ model: agent, prompt: WORKS, ...options({ environment: "remote" }) });
+  const result = await generateText({ model: agent, prompt: WORKS, ...options({ environment: await home }) });
   return { text: result.text, finish: result.finishReason };
 }
 
@@ -69,15 +92,14 @@ async function poll() {
   const result = await generateText({
     model: agent,
     prompt: bash("sleep 0.5; echo done"),
-    ...options({ environment: "remote", background: true }),
+    ...options({ environment: await home, background: true }),
   });
   return { finish: result.finishReason, text: result.text };
 }
 
 // An aborted call in the background is cancelled at the server.
 async function abort() {
-  const made = await generateText({ model: agent, prompt: bash("true"), ...options({ environment: "remote" }) });
-  const environment = (await readBack(made)).environment_id;
+  const environment = await home;
   const controller = new AbortController();
   let id;
   const result = streamText({
@@ -100,7 +122,11 @@ async function abort() {
 }
 
 async function conversation() {
-  const first = await generateText({ model: agent, prompt: bash("echo kept >kept.txt"), ...options({ environment: "remote" }) });
+  const first = await generateText({
+    model: agent,
+    prompt: bash("echo kept >kept.txt"),
+    ...options({ environment: "remote" }),
+  });
   const environment = (await readBack(first)).environment_id;
   const previousInteractionId = first.providerMetadata.google.interactionId;
   const second = await generateText({
@@ -133,7 +159,13 @@ async function functions(of, run) {
   const tools = {
     get_weather: tool({ ...weather, execute: async ({ city }) => (cities.push(city), SKIES[city]) }),
   };
-  const result = await run({ model: of, prompt: ASKS_TWICE, tools, stopWhen: isStepCount(5), onError: ({ error }) => errors.push(error.responseBody ?? String(error)) });
+  const result = await run({
+    model: of,
+    prompt: ASKS_TWICE,
+    tools,
+    stopWhen: isStepCount(5),
+    onError: ({ error }) => errors.push(error.responseBody ?? String(error)),
+  });
   return { cities, text: await result.text, finish: await result.finishReason, errors };
 }
 
@@ -145,9 +177,30 @@ const functionsStreamed = () =>
     return result;
   });
 
+// Of an agent, `generateText` waits for calls of functions as it does for a run in the background.
+async function functionsOfAgentPolled() {
+  const attempt = () =>
+    generateText({
+      model: agent,
+      prompt: ASKS_TWICE,
+      tools: { get_weather: weather },
+      maxRetries: 0,
+      ...options({ pollingTimeoutMs: 500 }),
+    });
+  return (await outcome(attempt)).message;
+}
+
 async function stateless() {
-  const result = await generateText({ model: agent, prompt: bash("echo hello"), ...options({ environment: "remote", store: false }) });
-  const live = streamText({ model: agent, prompt: bash("echo hello"), ...options({ environment: "remote", store: false }) });
+  const result = await generateText({
+    model: agent,
+    prompt: bash("echo hello"),
+    ...options({ environment: await home, store: false }),
+  });
+  const live = streamText({
+    model: agent,
+    prompt: bash("echo hello"),
+    ...options({ environment: await home, store: false }),
+  });
   return {
     finish: result.finishReason,
     has_id: Boolean(result.providerMetadata.google.interactionId),
@@ -164,7 +217,11 @@ async function structured() {
 async function offered() {
   const tools = { google_search: google.tools.googleSearch({}), url_context: google.tools.urlContext({}) };
   const result = await generateText({ model: agent, prompt: SEARCHES, tools });
-  return { text: result.text, finish: result.finishReason, calls: parts(result, "tool-call").map((part) => part.toolName) };
+  return {
+    text: result.text,
+    finish: result.finishReason,
+    calls: parts(result, "tool-call").map((part) => part.toolName),
+  };
 }
 
 async function errors() {
@@ -188,6 +245,7 @@ await tell({
   conversation,
   functions: functionsOfModel,
   "functions streamed": functionsStreamed,
+  "functions of an agent, polled": functionsOfAgentPolled,
   stateless,
   structured,
   offered,
