@@ -30,7 +30,7 @@ class AnswerSchema:
         """
         body = _without_fence(text.strip())
         try:
-            value = json.loads(body)
+            value = json.loads(body, parse_constant=_refuse_constant)
         except ValueError as error:
             return body, f"it is not JSON: {error}"
         except RecursionError:
@@ -62,6 +62,11 @@ def _compiled(schema: str) -> Any:
         raise InvalidRequest(
             f"not a usable JSON schema{f' (at {at[1:]})' if at else ''}: {told[:_SHOWN_CHARS]}"
         ) from error
+
+
+def _refuse_constant(name: str) -> Any:
+    """Python's parser knows more numbers than JSON has; other parsers do not."""
+    raise ValueError(f"{name} is no JSON value")
 
 
 def _without_fence(text: str) -> str:
