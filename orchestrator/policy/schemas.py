@@ -1,7 +1,7 @@
 """JSON schemas that callers bring along: checked when they come, held against what a model answers. Pure.
 
-The library is imported at first use. Nothing outside the schema is ever fetched, and patterns are matched in linear time,
-so that a schema can hold up nobody.
+The library is imported at first use. Nothing outside the schema is ever fetched, and patterns are matched in linear
+time.
 """
 
 from __future__ import annotations

@@ -27,9 +27,7 @@ from orchestrator.tools.mediator import Begun, Mediator, ToolCall
 from orchestrator.tools.rendering import with_last_line
 from orchestrator.tools.toolbox import Toolbox
 from orchestrator.wire.base import encode_json
-from orchestrator.wire.content import TextContent
 from orchestrator.wire.interactions import InteractionError, InteractionRequest, Status
-from orchestrator.wire.steps import ModelOutput
 
 _BAD_ANSWER = "answer_not_valid"
 _INLINE_CHARS = 64 * 1024
@@ -147,12 +145,12 @@ class Loop:
         if held is not None and self._schema is not None:
             read = self._schema.read
             text, fault = read(held) if len(held) < _INLINE_CHARS else await asyncio.to_thread(read, held)
-            if fault and not is_cut and self._recorder.asked_again < self._limits.max_asked_again:
+            may_refuse = self._recorder.held_at is None and self._recorder.asked_again < self._limits.max_asked_again
+            if fault and not is_cut and may_refuse:
                 self._recorder.note("answer.refused", text=held, problem=fault)
                 await self._recorder.flush()
                 return None
-            if text:
-                self._recorder.whole(ModelOutput(content=[TextContent(text=text)]))
+            self._recorder.show_held(text)
             if fault and not is_cut:
                 raise ModelError(f"The answer does not have the form of 'response_format': {fault}.", code=_BAD_ANSWER)
         if is_cut:
@@ -165,7 +163,8 @@ class Loop:
         A call with the same id is the same call: if the guest has it, it is followed and not repeated. Calls of a turn
         that did not end were never made; the turn is asked again.
         """
-        self._ending.close_steps()
+        if self._recorder.held_at is None:
+            self._ending.close_steps()  # an answer that was being shown is shown to its end
         for step in self._recorder.unanswered:
             if step.id in self._recorder.called:
                 sent = self._recorder.unshown.get(step.id)

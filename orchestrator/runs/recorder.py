@@ -19,9 +19,10 @@ from orchestrator.tools.forms import AnyCall, AnyResult
 from orchestrator.tools.mediator import Begun
 from orchestrator.wire import events
 from orchestrator.wire.base import encode_json
+from orchestrator.wire.content import TextContent
 from orchestrator.wire.events import Folder, PublicEvent
-from orchestrator.wire.interactions import TERMINAL_STATUSES, Status, Usage
-from orchestrator.wire.steps import Step
+from orchestrator.wire.interactions import TERMINAL_STATUSES, Status, Usage, output_text
+from orchestrator.wire.steps import ModelOutput, Step
 
 _QUEUE_LIMIT = 512
 """Events that may wait for the disk before whoever makes more has to wait too."""
@@ -65,7 +66,9 @@ class Recorder:
         self.begun: dict[str, Begun] = {}
         """Tool calls that were about to be sent."""
         self.held: str | None = None
-        """The answer of the last turn, where it is looked at before it is shown and has not been shown or refused."""
+        """The answer of the last turn, where it is looked at before it is shown; not once it was refused."""
+        self.held_at: int | None = None
+        """Index of the step that shows it, once that was begun."""
         self.refused: list[Refused] = []
         """Answers that did not have the wanted form."""
         self.asked_again = 0
@@ -141,6 +144,18 @@ class Recorder:
             self.emit(event)
         self._index += 1
 
+    def show_held(self, text: str) -> None:
+        """Queues the held answer, as a step with `text`; or its rest, if an earlier holder was lost while it wrote it."""
+        if self.held_at is None:
+            if text:
+                self.whole(ModelOutput(content=[TextContent(text=text)]))
+        elif self.held_at in self.folder.open_types:
+            begun = self.folder.open_step
+            shown = output_text([begun]) if begun is not None else ""
+            if missing := text[len(shown) :]:
+                self.delta(self.held_at, events.TextDelta(text=missing))
+            self.end(self.held_at)
+
     async def flush(self) -> None:
         """Returns when everything queued so far is durable and visible.
 
@@ -173,8 +188,8 @@ class Recorder:
     def _fold(self, kind: str, body: bytes) -> None:
         try:
             if kind in events.PUBLIC_KINDS:
-                if kind == "step.start":
-                    self.held = None
+                if kind == "step.start" and self.held is not None and self.held_at is None:
+                    self.held_at = self.folder.next_index
                 self.folder.feed(kind, body)
             else:
                 self._fold_journal(kind, body)
@@ -195,14 +210,14 @@ class Recorder:
             elif kind == "answer.refused":
                 answer = json.loads(body)
                 self.refused.append(Refused(len(self.folder.steps), answer["text"], answer["problem"]))
-                self.is_answered, self.held = False, None
+                self.is_answered, self.held, self.held_at = False, None, None
                 self.asked_again += 1
             elif kind == "turn.ended":
                 turn = json.loads(body)
                 self.called.update(turn["calls"])
                 self.is_answered = not turn["calls"]
                 self.is_cut = turn.get("is_cut", False)
-                self.held = turn.get("held")
+                self.held, self.held_at = turn.get("held"), None
                 if turn["calls"]:
                     self.asked_again = 0
                 self.unshown.update(turn["unshown"])

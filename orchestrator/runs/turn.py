@@ -113,6 +113,8 @@ class Turn:
         raise ModelError("the model's answer broke off", code="model_stream_broken", retryable=True)
 
     def _end(self, event: TurnEnd) -> None:
+        if self._calls:
+            self._show_held()
         self.close()
         self._recorder.usage = self._recorder.usage.plus(_wire_usage(event.usage))
         usage = self._recorder.usage.model_dump(exclude_defaults=True)
@@ -128,7 +130,7 @@ class Turn:
         self._recorder.note("turn.ended", calls=calls, usage=usage, unshown=unshown, **held, **cut)
 
     def _show_held(self) -> None:
-        """More follows it, so it is not the answer."""
+        """There is a call beside it, so it is not the answer."""
         if text := "".join(self._held):
             self.close()
             self._recorder.whole(ModelOutput(content=[TextContent(text=text)]))

@@ -32,7 +32,7 @@ def fault_of(schema: dict[str, Any] | None, text: str) -> str:
         {},
         POINT,
         {"type": "object", "properties": {}, "required": []},
-        {"$defs": {"node": {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}}}}, "$ref": "#/$defs/node"},
+        {"$defs": {"node": {"properties": {"next": {"$ref": "#/$defs/node"}}}}, "$ref": "#/$defs/node"},
         {"type": ["string", "null"], "enum": ["a", None]},
         {"anyOf": [{"type": "string", "pattern": "^[a-z]+$"}, {"const": 1}]},
         {"description": "Words that no validator knows are fine.", "propertyOrdering": ["x"]},
@@ -90,7 +90,8 @@ def test_patterns_take_linear_time() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ['{"x": 1}', ' \n{"x": 1, "tags": []}\n', '```json\n{"x": 1}\n```', '```\n{"x": 1}\n```', '```JSON\n{"x":1}\n```\n']
+    "text",
+    ['{"x": 1}', ' \n{"x": 1, "tags": []}\n', '```json\n{"x": 1}\n```', '```\n{"x": 1}\n```', '```JSON\n{"x":1}```\n']
 )  # fmt: skip
 def test_an_answer_that_fits_is_given_without_what_is_around_it(text: str) -> None:
     body, fault = AnswerSchema(POINT).read(text)
