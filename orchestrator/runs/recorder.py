@@ -145,7 +145,7 @@ class Recorder:
         self._index += 1
 
     def show_held(self, text: str) -> None:
-        """Queues the held answer, as a step with `text`; or its rest, if an earlier holder was lost while it wrote it."""
+        """Queues the held answer, as a step with `text`; or its rest, if an earlier holder was lost in the middle."""
         if self.held_at is None:
             if text:
                 self.whole(ModelOutput(content=[TextContent(text=text)]))
