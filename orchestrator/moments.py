@@ -20,7 +20,6 @@ Moment = Literal[
     "run.ending",
     "run.ended",
     "run.waiting",
-    "run.let_go",
     # a tool call; `running` is the host's view: the guest has answered
     "call.journaled",
     "call.sent",

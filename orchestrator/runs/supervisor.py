@@ -108,7 +108,6 @@ class Supervisor:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        moments.passed("run.let_go")
 
     @property
     def running(self) -> list[str]:
