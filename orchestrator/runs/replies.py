@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 from weakref import WeakValueDictionary
 
 import structlog
@@ -45,6 +46,8 @@ class Replies:
         self._generation = generation
         self._window = timedelta(seconds=retry_window_s)
         self._notes: set[asyncio.Task[None]] = set()
+        self._losses: set[asyncio.Task[None]] = set()
+        """Those of them that an equal call must find."""
         self._creating: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def open(self) -> None:
@@ -82,6 +85,7 @@ class Replies:
                     "Invalid value at 'Idempotency-Key': it was used for another request before; use a new one."
                 )
         else:
+            await asyncio.gather(*self._losses)
             since = self._clock.now() - self._window
             unanswered = await self._store.find_unanswered(call.scope, call.digest, since)
             if unanswered is None:
@@ -89,6 +93,8 @@ class Replies:
             interaction_id = unanswered
         row = await self._store.interaction(None, interaction_id)
         if row is not None:
+            # From now on it is this caller who waits: the next equal call is another one's.
+            await self._store.await_answer(row.id, self._generation)
             log.info("create_repeated", interaction_id=row.id, has_key=call.key is not None)
         return row
 
@@ -106,6 +112,9 @@ class Replies:
         task = asyncio.create_task(self._write(row, was_delivered), name=f"answer-{row.id}")
         self._notes.add(task)
         task.add_done_callback(self._notes.discard)
+        if not was_delivered:
+            self._losses.add(task)
+            task.add_done_callback(self._losses.discard)
 
     async def _write(self, row: InteractionRow, was_delivered: bool) -> None:
         try:
@@ -117,4 +126,13 @@ class Replies:
 
 def _digest(request: InteractionRequest) -> bytes:
     """Equal for requests that mean the same, however they are written."""
-    return hashlib.sha256(encode_json(dump_request(request))).digest()
+    fields = InteractionRequest.model_fields
+    given = {name: value for name, value in dump_request(request).items() if value != fields[name].default}
+    return hashlib.sha256(encode_json(_in_order(given))).digest()
+
+
+def _in_order(value: Any) -> Any:
+    """The value with the names of its objects in order."""
+    if isinstance(value, dict):
+        return {name: _in_order(value[name]) for name in sorted(value)}
+    return [_in_order(each) for each in value] if isinstance(value, list) else value

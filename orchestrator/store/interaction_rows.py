@@ -194,6 +194,14 @@ def note_answer(connection: sqlite3.Connection, interaction_id: str, *, was_deli
     )
 
 
+def await_answer(connection: sqlite3.Connection, interaction_id: str, generation: int) -> None:
+    """The call came again and waits at the server of that generation."""
+    connection.execute(
+        "UPDATE creates SET lost = NULL, generation = ? WHERE interaction_id = ? AND delivered IS NULL",
+        (generation, interaction_id),
+    )
+
+
 def lose_answers(connection: sqlite3.Connection, generation: int, now: datetime) -> None:
     """Servers before that generation can give none any more."""
     connection.execute(

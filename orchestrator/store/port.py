@@ -358,6 +358,10 @@ class Store(ABC):
         """The caller of the create call has its answer, or has left without one. What was delivered stays so."""
 
     @abstractmethod
+    async def await_answer(self, interaction_id: str, generation: int) -> None:
+        """The call came again, and the server of that generation is to answer it; nothing if it has its answer."""
+
+    @abstractmethod
     async def lose_answers(self, generation: int) -> None:
         """Calls that servers before that generation have not answered are lost from now on."""
 

@@ -261,6 +261,11 @@ class SqliteStore(Store):
             partial(interaction_rows.note_answer, interaction_id=interaction_id, was_delivered=was_delivered, now=now)
         )
 
+    async def await_answer(self, interaction_id: str, generation: int) -> None:
+        await self._writer.run(
+            partial(interaction_rows.await_answer, interaction_id=interaction_id, generation=generation)
+        )
+
     async def lose_answers(self, generation: int) -> None:
         await self._writer.run(partial(interaction_rows.lose_answers, generation=generation, now=self._clock.now()))
 

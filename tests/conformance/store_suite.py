@@ -500,6 +500,25 @@ class StoreSuite(ABC):
         found = [await store.find_unanswered("s", digest, begun) for digest in (b"1", b"2", b"3")]
         assert found == [before.id, None, None]
 
+    async def test_a_call_that_came_again_waits_until_it_is_lost_again(
+        self, store: Store, project: str, clock: ManualClock
+    ) -> None:
+        row, answered = interaction_row(project), interaction_row(project)
+        begun = clock.now()
+        await store.create_interaction(row, [], call=CreateCall("s", None, b"1", 1))
+        await store.create_interaction(answered, [], call=CreateCall("s", None, b"2", 1))
+        await store.note_answer(row.id, was_delivered=False)
+        await store.note_answer(answered.id, was_delivered=True)
+        for each in (row, answered):
+            await store.await_answer(each.id, 2)
+        assert await store.find_unanswered("s", b"1", begun) is None
+        await store.lose_answers(2)
+        assert await store.find_unanswered("s", b"1", begun) is None, "the server of that generation is there"
+        clock.advance(5)
+        await store.lose_answers(3)
+        assert await store.find_unanswered("s", b"1", clock.now()) == row.id
+        assert await store.find_unanswered("s", b"2", begun) is None, "who has an answer has it"
+
     async def test_calls_are_forgotten_when_nobody_can_repeat_them(
         self, store: Store, project: str, clock: ManualClock
     ) -> None:
