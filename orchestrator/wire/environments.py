@@ -127,8 +127,9 @@ class RepositorySource(BaseSource):
     @model_validator(mode="before")
     @classmethod
     def _url_is_source(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "url" in data and "source" not in data:
-            return {"source" if name == "url" else name: value for name, value in data.items()}
+        if isinstance(data, dict) and "url" in data and None in (data["url"], data.get("source")):
+            url = data["url"] if data.get("source") is None else data["source"]
+            return {**{name: value for name, value in data.items() if name != "url"}, "source": url}
         return data
 
 
@@ -326,7 +327,14 @@ class EnvironmentSpec(WireModel):
 class EnvironmentForm(EnvironmentSpec):
     """An environment that is wanted: a new one, or `environment_id` with changes."""
 
-    model_config = ConfigDict(json_schema_extra={"not": {"required": ["environment_id", "env_id"]}})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "not": {
+                "required": ["environment_id", "env_id"],
+                "properties": {"environment_id": {"type": "string"}, "env_id": {"type": "string"}},
+            }
+        }
+    )
 
     env_id: EnvironmentId | None = None
     """An older name of `environment_id`."""
@@ -340,6 +348,9 @@ class NoEnvironment(WireModel):
     enabled: Literal[False]
 
 
+_SPELLINGS = frozenset({"enabled", "env_id", "environment_id"})
+
+
 def _as_spec(value: Any) -> Any:
     """All the ways of 2.5 to write an environment. None: no environment is wanted."""
     if isinstance(value, str):
@@ -348,7 +359,8 @@ def _as_spec(value: Any) -> Any:
         return value
     if not isinstance(value, dict):
         raise problem("expected 'remote', an environment id or an object")
-    value = {name: item for name, item in value.items() if item is not None}
+    # Of these, null is the same as absent; of all others the type says so, and that it does not know them.
+    value = {name: item for name, item in value.items() if item is not None or name not in _SPELLINGS}
     if "enabled" in value:
         enabled = value.pop("enabled")
         if not isinstance(enabled, bool):
