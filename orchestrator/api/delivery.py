@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from orchestrator.api import sse
 from orchestrator.runs.replies import Replies
 from orchestrator.store.port import InteractionRow
+from orchestrator.wire.events import DONE_FRAME
 
 
 @asynccontextmanager
@@ -80,13 +81,15 @@ class StreamOfCreate(StreamingResponse):
                 self._replies.lost(self._row)
 
     async def _told(self, frames: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        frame = b""
         async for frame in frames:
             yield frame
             # Whoever has left by now is noticed here, and not before: the next step of the stream is cancelled.
             await asyncio.sleep(0)
             if self._row.is_stored:
                 self._deliver()
-        self._deliver()
+        if frame.endswith(DONE_FRAME):  # a server that closes ends its streams before
+            self._deliver()
 
     def _deliver(self) -> None:
         if not self._is_delivered:

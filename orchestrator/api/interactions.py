@@ -7,14 +7,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import AwareDatetime
 
 from orchestrator.api import sse
 from orchestrator.api.auth import Caller
 from orchestrator.api.body import read_json
 from orchestrator.api.delivery import AnswerOfCreate, StreamOfCreate, watched
 from orchestrator.api.offer import check_offered
-from orchestrator.api.parameters import OnlyKnown
+from orchestrator.api.parameters import Moment, OnlyKnown
 from orchestrator.api.services import Services, TheCaller, TheServices
 from orchestrator.errors import InvalidRequest, NotFound
 from orchestrator.runs.record import list_entry, read_interaction
@@ -46,10 +45,15 @@ async def create(
     if wanted.stream:
         frames = sse.stream(services.store, row, after=0, closing=services.closing)
         return StreamOfCreate(frames, row, services.replies)
-    if not wanted.background:
-        async with watched(request) as left:
-            await _first_of(services.supervisor.wait(row.id, unless=services.closing), left.wait())
-    return AnswerOfCreate(await read_interaction(services.store, row, timeline=False), row, services.replies)
+    try:
+        if not wanted.background:
+            async with watched(request) as left:
+                await _first_of(services.supervisor.wait(row.id, unless=services.closing), left.wait())
+        return AnswerOfCreate(await read_interaction(services.store, row, timeline=False), row, services.replies)
+    except BaseException:
+        # An error is no answer: a client that tries again means the same run.
+        services.replies.lost(row)
+        raise
 
 
 @router.get("/interactions", response_model=None)
@@ -64,8 +68,8 @@ async def index(
     environment_id: Annotated[str | None, Query()] = None,
     previous_interaction_id: Annotated[str | None, Query()] = None,
     label: Annotated[list[str] | None, Query()] = None,
-    created_from: Annotated[AwareDatetime | None, Query()] = None,
-    created_before: Annotated[AwareDatetime | None, Query()] = None,
+    created_from: Annotated[Moment | None, Query()] = None,
+    created_before: Annotated[Moment | None, Query()] = None,
 ) -> JSONResponse:
     """The project's stored interactions, newest first, without their steps; those that fit all filters.
 
