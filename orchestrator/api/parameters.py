@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from fastapi import Depends, params
 from fastapi.requests import HTTPConnection
-from pydantic import AliasChoices
+from pydantic import AliasChoices, AwareDatetime, BeforeValidator
 
 from orchestrator.api.services import TheCaller
 from orchestrator.errors import InvalidRequest, NotSupported
 from orchestrator.wire.base import quote
 
+_RFC3339 = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt]")
 _FORMATS = frozenset({"json", "sse"})
 
 
@@ -44,6 +46,16 @@ async def refuse_unknown(request: HTTPConnection, _caller: TheCaller) -> None:
 
 
 OnlyKnown = Depends(refuse_unknown)
+
+
+def _is_rfc3339(value: Any) -> Any:
+    if not isinstance(value, str) or not _RFC3339.match(value):
+        raise ValueError("expected a moment such as 2026-11-20T09:00:00Z")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_is_rfc3339)]
+"""RFC 3339 with an offset. pydantic alone would take numbers as well."""
 
 
 class _Known(NamedTuple):

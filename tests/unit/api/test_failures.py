@@ -71,3 +71,13 @@ async def test_what_breaks_after_the_answer_has_begun_is_logged_and_cut_off() ->
         await LastResort(app)({"type": "http", "path": "/v1beta/interactions"}, receive, send)
     assert [message["type"] for message in sent] == ["http.response.start"]
     assert [(line["event"], line["path"]) for line in lines] == [("request_broken", "/v1beta/interactions")]
+
+
+@pytest.mark.parametrize("value", ["0.5", "1732060800", "2026-11-20", "2026-11-20T09:00:00"])
+async def test_moments_are_rfc_3339_with_an_offset(api: Api, value: str) -> None:
+    for name in ("created_from", "created_before"):
+        status, code, message = await api.error("GET", "/v1beta/interactions", params={name: value})
+        assert (status, code) == (400, "invalid_request")
+        assert f"'{name}'" in message
+    answer = await api.client.get("/v1beta/interactions", params={"created_from": "9999-12-31T23:59:59.5-01:00"})
+    assert answer.json() == {"interactions": []}
