@@ -172,6 +172,7 @@ class Load:
         self._stories: dict[str, tuple[int, Callable[[], Coroutine[Any, Any, None]]]] = {
             "foreground": (3, self._foreground),
             "background": (3, self._background),
+            "repeat": (3, self._repeat),
             "stream": (4, self._stream),
             "cancel": (4, self._cancel),
             "pair": (2, self._pair),
@@ -225,6 +226,17 @@ class Load:
 
     async def _foreground(self) -> None:
         await self._create(self._body())
+
+    async def _repeat(self) -> None:
+        """Repeats its create call until it is answered, as SDKs do. Its tokens are counted like all others: once."""
+        key = {"Idempotency-Key": self._token()} if self._random.random() < 0.5 else {}
+        answer = await self._client.ask("POST", INTERACTIONS, json=self._body(), headers=key)
+        if self._is_gone(answer):
+            return
+        interaction = _accepted(answer)
+        self._ledger.told(await self._client.ended(interaction["id"]))
+        self._ledger.checks["a create call that is repeated is answered"] += 1
+        self._remember(interaction.get("environment_id"))
 
     async def _background(self) -> None:
         if made := await self._create(self._body(background=True)):
