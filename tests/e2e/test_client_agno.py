@@ -44,6 +44,7 @@ def test_conversation_in_one_environment(saw: Saw) -> None:
     assert seen["previous"] is True
     assert seen["one_environment"] is True
     assert seen["tools"] == ["kept\n"]
+    assert seen["remote_is_new"] is True
 
 
 def test_a_model(saw: Saw) -> None:

@@ -65,6 +65,10 @@ def test_conversation_in_one_environment(saw: Saw) -> None:
     assert seen["results"] == ["kept\n", "kept\n"]
 
 
+def test_a_model(saw: Saw) -> None:
+    assert saw("model") == {"model": "gemini-3.8-flash", "status": "incomplete", "text": "One, two"}
+
+
 def test_functions_of_the_client(saw: Saw) -> None:
     seen = saw("functions")
     assert seen["statuses"] == ["requires_action", "requires_action", "completed"]

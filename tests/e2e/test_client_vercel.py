@@ -24,7 +24,7 @@ def test_unary(saw: Saw) -> None:
     seen = saw("unary")
     assert (seen["finish"], seen["text"], seen["thought"]) == ("stop", "One, two, three.", "Count first.")
     assert (seen["calls"], seen["results"]) == ([["code_execution", True]], ["code_execution"])
-    assert seen["has_id"] is True
+    assert (seen["has_id"], seen["has_environment"]) == (True, False)
     assert seen["tokens"] > 0
     assert seen["warnings"] == []
 
@@ -96,3 +96,4 @@ def test_errors(saw: Saw, attempt: str, status: int, named: str) -> None:
     seen = saw("errors")[attempt]
     assert (seen["name"], seen["status"]) == ("AI_APICallError", status), seen
     assert named in seen["body"]
+    assert seen["message"] == {404: "Not Found", 400: "Bad Request"}[status]

@@ -62,6 +62,11 @@ def test_unary(saw: Saw) -> None:
     assert seen["created"].startswith("20")
 
 
+def test_charts_are_untyped_in_the_line_before(request: pytest.FixtureRequest, server: ServerProcess) -> None:
+    classes = [saw_by(request, server, line)("default unary")["chart_classes"] for line in (PRESENT, BEFORE)]
+    assert classes == [["ImageContent"], ["dict"]]
+
+
 @every_version
 def test_stream(saw: Saw) -> None:
     seen = saw("stream")
@@ -193,6 +198,11 @@ def test_without_a_record(saw: Saw) -> None:
     name, code, message = seen["background"]
     assert (name, code) == ("BadRequestError", 400), message
     assert "'store'" in message
+
+
+@every_line
+def test_a_call_that_is_made_again_is_carried_out_once(saw: Saw) -> None:
+    assert saw("repeats") == {"given_up": ["APITimeoutError"], "results": ["once\n"], "log": ["once\n"]}
 
 
 @every_line

@@ -94,10 +94,13 @@ def conversation() -> dict[str, Any]:
     agent.model.environment = interactions.get(earlier).environment_id
     second = agent.run(bash("cat kept.txt"))
     later = interactions.get(second.messages[-1].provider_data["interaction_id"])
+    agent.model.environment = "remote"
+    third = interactions.get(agent.run(bash("ls")).messages[-1].provider_data["interaction_id"])
     return {
+        "remote_is_new": third.environment_id != later.environment_id,
         "previous": later.previous_interaction_id == earlier,
         "tools": [tool.result for tool in second.tools],
-        "one_environment": later.environment_id == agent.model.environment,
+        "one_environment": later.environment_id == interactions.get(earlier).environment_id,
     }
 
 

@@ -111,6 +111,17 @@ def conversation() -> dict[str, Any]:
     }
 
 
+def model() -> dict[str, Any]:
+    made = litellm.interactions.create(
+        model="gemini/gemini-3.8-flash",
+        input="```script\nturns: [{text: 'One, two, three.'}]\n```",
+        system_instruction="Count.",
+        generation_config={"max_output_tokens": 2},
+        **WHERE,
+    )
+    return {"model": made.model, "status": made.status, "text": _text(made)}
+
+
 def functions() -> dict[str, Any]:
     asked = create(ASKS_TWICE, tools=[WEATHER])
     statuses, cities = [asked.status], []
@@ -195,6 +206,7 @@ if __name__ == "__main__":
             "stream asynchronously": stream_asynchronously,
             "background": background,
             "conversation": conversation,
+            "model": model,
             "functions": functions,
             "stateless": stateless,
             "structured": structured,

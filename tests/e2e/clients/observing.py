@@ -9,7 +9,7 @@ from google.genai import types
 
 from tests.e2e.clients.telling import AGENT, bash, until, url
 
-__all__ = ["AGENT", "await_end", "bash", "client", "is_busy", "kinds", "results"]
+__all__ = ["AGENT", "await_end", "bash", "client", "is_busy", "kinds", "results", "url"]
 
 
 def client(version: str = "default", key: str = "any") -> Any:

@@ -17,6 +17,7 @@ from tests.e2e.clients import (
     functions,
     model,
     offered,
+    repeats,
     resume,
     stateless,
     stream,
@@ -44,6 +45,7 @@ OF_ONE_VERSION: dict[str, Look] = {
     "stateless": stateless.look,
     "structured": structured.look,
     "offered": offered.look,
+    "repeats": repeats.look,
 }
 
 

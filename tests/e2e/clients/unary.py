@@ -35,6 +35,7 @@ def look(sdk: Any) -> dict[str, Any]:
         "input": read.input[0].content[0].text if isinstance(read.input, list) else str(read.input),
         "step_classes": [type(step).__name__ for step in made.steps],
         "chart": [(_read(block, "type"), _read(block, "mime_type")) for block in chart],
+        "chart_classes": [type(block).__name__ for block in chart],
         "note": note,
         "environment_id": made.environment_id,
         "tokens": made.usage.total_tokens,

@@ -140,6 +140,16 @@ async function conversation() {
   };
 }
 
+async function model() {
+  const made = await interactions.create({
+    model: "gemini-3.8-flash",
+    input: "```script\nturns: [{text: 'One, two, three.'}]\n```",
+    system_instruction: "Count.",
+    generation_config: { max_output_tokens: 2 },
+  });
+  return { model: made.model, status: made.status, text: made.output_text };
+}
+
 async function functions() {
   let asked = await create(ASKS_TWICE, { tools: [WEATHER] });
   const statuses = [asked.status];
@@ -233,6 +243,7 @@ await tell({
   background,
   resume,
   conversation,
+  model,
   functions,
   "functions replayed": functionsReplayed,
   stateless,

@@ -54,6 +54,7 @@ async function unary() {
     calls: parts(result, "tool-call").map((part) => [part.toolName, part.providerExecuted ?? false]),
     results: parts(result, "tool-result").map((part) => part.toolName),
     has_id: Boolean(result.providerMetadata.google.interactionId),
+    has_environment: JSON.stringify(result.providerMetadata).includes("environment"),
     warnings: result.warnings ?? [],
   };
 }
