@@ -49,6 +49,9 @@ async def create(
         if not wanted.background:
             async with watched(request) as left:
                 await _first_of(services.supervisor.wait(row.id, unless=services.closing), left.wait())
+                if left.is_set():
+                    # Noted before anything else: who comes back at once is to find the run.
+                    return AnswerOfCreate({}, row, services.replies)
         return AnswerOfCreate(await read_interaction(services.store, row, timeline=False), row, services.replies)
     except BaseException:
         # An error is no answer: a client that tries again means the same run.
