@@ -1,16 +1,17 @@
 """Streams: an interaction's public events as server-sent events, from any point, for any number of readers.
 
-A stream holds its place in the log and what it was about to send, some 64 KiB unless one event alone has more. It ends
-after `interaction.completed`, when its reader leaves, or at an event boundary when the server closes; the reader
-resumes with `last_event_id`.
+A stream holds its place in the log and what it was about to send: some 64 KiB unless one event alone has more, and once
+for all readers that are at the same place. It ends after `interaction.completed`, when its reader leaves, or at an
+event boundary when the server closes; the reader resumes with `last_event_id`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Self
+from weakref import WeakValueDictionary
 
 from orchestrator.errors import InvalidRequest
 from orchestrator.store.port import Event, InteractionRow, Store
@@ -55,17 +56,17 @@ async def stream(
             if not batch:
                 yield HEARTBEAT_FRAME
                 heard_at = now()
-            is_last = any(event.kind == _LAST_KIND for event in batch)
-            pieces = _pieces(batch)
-            while pieces:
-                is_whole = pieces[0].endswith(_FRAME_END)
-                yield pieces.popleft()
+                continue
+            frames = _shared(row.id, batch)
+            for piece in frames.pieces:
+                yield piece
                 heard_at = now()
-                if is_whole and pieces and closing.is_set():
+                if closing.is_set() and piece is not frames.pieces[-1] and piece.endswith(_FRAME_END):
                     return
-            if is_last:
+            if frames.is_last:
                 yield DONE_FRAME
                 return
+            del frames  # who waits holds nothing
 
 
 class _Tail:
@@ -113,28 +114,49 @@ class _Tail:
             self._waiting.reschedule(asyncio.get_running_loop().time())
 
 
-def _pieces(batch: list[Event]) -> deque[bytes]:
-    """The frames of a batch, small ones together and large ones in parts.
+class _Frames:
+    """The frames of a batch as they are sent, small ones together and large ones in parts."""
 
-    Empties the batch: it lives in the tail as long as its reader stalls.
+    __slots__ = ("__weakref__", "is_last", "pieces")
+
+    def __init__(self, batch: Sequence[Event]) -> None:
+        self.pieces: list[bytes] = []
+        self.is_last = any(event.kind == _LAST_KIND for event in batch)
+        """Nothing comes after it but the end marker."""
+        together: list[bytes] = []
+        size_bytes = 0
+        for event in batch:
+            if event.kind not in PUBLIC_KINDS:
+                continue
+            frame = sse_frame(event.kind, event.body)
+            if together and size_bytes + len(frame) > _PIECE_BYTES:
+                self.pieces.append(b"".join(together))
+                together.clear()
+                size_bytes = 0
+            if len(frame) > _PIECE_BYTES:
+                self.pieces += (frame[at : at + _PIECE_BYTES] for at in range(0, len(frame), _PIECE_BYTES))
+            else:
+                together.append(frame)
+                size_bytes += len(frame)
+        if together:
+            self.pieces.append(b"".join(together))
+
+
+_held: WeakValueDictionary[tuple[str, int, int], _Frames] = WeakValueDictionary()
+"""What is being sent to anybody. A log's events never change, so its place says what it is."""
+_newest: deque[_Frames] = deque(maxlen=16)
+"""Kept for those who come to the same place a moment later."""
+
+
+def _shared(log_id: str, batch: list[Event]) -> _Frames:
+    """The frames of a batch; readers at the same place get the same, and stalled ones take the memory once.
+
+    Empties the batch, which lives in the tail as long as its reader stalls.
     """
-    pieces: deque[bytes] = deque()
-    together: list[bytes] = []
-    size_bytes = 0
-    for event in batch:
-        if event.kind not in PUBLIC_KINDS:
-            continue
-        frame = sse_frame(event.kind, event.body)
-        if together and size_bytes + len(frame) > _PIECE_BYTES:
-            pieces.append(b"".join(together))
-            together.clear()
-            size_bytes = 0
-        if len(frame) > _PIECE_BYTES:
-            pieces.extend(frame[at : at + _PIECE_BYTES] for at in range(0, len(frame), _PIECE_BYTES))
-        else:
-            together.append(frame)
-            size_bytes += len(frame)
-    if together:
-        pieces.append(b"".join(together))
+    place = (log_id, batch[0].seq, batch[-1].seq)
+    frames = _held.get(place)
+    if frames is None:
+        frames = _held[place] = _Frames(batch)
+        _newest.append(frames)
     batch.clear()
-    return pieces
+    return frames

@@ -72,24 +72,22 @@ async def test_what_is_asked_for_beyond_the_end_gives_the_marker(log: Log) -> No
 
 async def test_a_quiet_stream_is_kept_alive_while_the_journal_grows(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "_HEARTBEAT_S", 0.2)
-    await log.append(SMALL)
-    stream = log.stream()
-    assert await anext(stream) == framed(SMALL)
+    is_heard = asyncio.Event()
 
     async def keep_noting() -> None:
-        while True:
+        while not is_heard.is_set():
             await log.append(JOURNAL)
             await asyncio.sleep(0.02)
+        await log.append(SMALL, LAST)
 
+    stream = log.stream()
     noting = asyncio.create_task(keep_noting())
     async with asyncio.timeout(10):
         assert [await anext(stream), await anext(stream)] == [HEARTBEAT_FRAME] * 2
-    noting.cancel()
-    await asyncio.wait([noting])
-    log._next_seq = (await log.store.read(log.row.id))[-1].seq + 1
-    await log.append(SMALL, LAST)
-    rest = [piece async for piece in stream]
-    assert b"".join(rest).replace(HEARTBEAT_FRAME, b"") == framed(SMALL, LAST) + DONE_FRAME
+        is_heard.set()
+        rest = await _read(stream)
+        await noting
+    assert rest.replace(HEARTBEAT_FRAME, b"") == framed(SMALL, LAST) + DONE_FRAME
 
 
 async def test_heartbeats_lose_and_repeat_nothing(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
