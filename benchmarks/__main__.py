@@ -23,6 +23,7 @@ from benchmarks import (
     launch,
     lives,
     pauses,
+    readers,
     recovery,
     streams,
     table,
@@ -48,6 +49,7 @@ _FAMILIES: Mapping[str, Callable[[Plan], list[Row]]] = {
     "recovery": recovery.run,
     "event-log": event_log.run,
     "streams": streams.run,
+    "readers": readers.run,
     "footprint": footprint.run,
 }
 

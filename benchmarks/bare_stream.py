@@ -5,6 +5,7 @@ Run as `python -m benchmarks.bare_stream PORT FILE`, where FILE holds server-sen
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,16 +16,25 @@ from fastapi.responses import StreamingResponse
 
 
 def create_application(file: Path) -> FastAPI:
-    """Answers `GET /` with the file's frames."""
+    """Answers `GET /` with the file's frames; with `?readers=N`, as soon as so many have asked."""
     frames = [frame + b"\n\n" for frame in file.read_bytes().split(b"\n\n") if frame]
     app = FastAPI()
+    asked = 0
+    go = asyncio.Event()
 
     async def each() -> AsyncIterator[bytes]:
         for frame in frames:
             yield frame
 
     @app.get("/", response_model=None)
-    async def stream() -> StreamingResponse:
+    async def stream(readers: int = 1) -> StreamingResponse:
+        nonlocal asked, go
+        asked += 1
+        waiting = go
+        if asked >= readers:
+            asked, go = 0, asyncio.Event()
+            waiting.set()
+        await waiting.wait()
         return StreamingResponse(each(), media_type="text/event-stream")
 
     return app

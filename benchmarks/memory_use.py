@@ -35,10 +35,11 @@ def resident_bytes(pid: int) -> int:
 
 def connection_bytes(port: int) -> int:
     """Kernel memory of all TCP connections over IPv4 whose local end is `port`."""
-    return sum(size_bytes for size_bytes in _sockets(port))
+    return sum(_sockets(port))
 
 
 def _sockets(port: int) -> Iterator[int]:
+    """The bytes of each."""
     request = _REQUEST.pack(socket.AF_INET, socket.IPPROTO_TCP, 1 << (_SKMEMINFO - 1), _ALL_STATES)
     head = _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST_DUMP, 1, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
@@ -64,4 +65,4 @@ def _memory_bytes(attributes: bytes) -> int:
             received, _, _, _, reserved, queued, options, backlog = _MEMORY.unpack_from(attributes, _ATTRIBUTE.size)
             return int(received + reserved + queued + options + backlog)
         attributes = attributes[(length + 3) & ~3 :]
-    raise OSError("the kernel tells nothing of a socket's memory")
+    return 0  # it is over, and the kernel only keeps its name for a while
