@@ -7,7 +7,7 @@ the clock has run for some minutes without a jump.
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
@@ -23,6 +23,9 @@ _INTERVAL_S = 60.0
 _STEADY_S = 300.0
 _CLOCK_JUMP_S = 5.0
 _BATCH = 200
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+_LONGEST_DAYS = 365_000
+"""Longer ones would lie before the calendar's first day."""
 _KEEP_KEYS = timedelta(days=1)
 """So long an idempotency key is remembered at least."""
 
@@ -62,10 +65,10 @@ class Retention:
 
     async def look(self) -> int:
         """Deletes what is due now; how many interactions that were."""
-        deleted = await self._drop_unstored()
-        if self._is_steady():
-            deleted += await self._drop_expired()
+        if not self._is_steady():
+            return await self._drop_unstored(_NEVER)
         now = self._clock.now()
+        deleted = await self._drop_unstored(now - self._retry_window) + await self._drop_expired(now)
         await self._store.forget_calls(lost_before=now - self._retry_window, keys_before=now - _KEEP_KEYS)
         return deleted
 
@@ -78,9 +81,9 @@ class Retention:
             except StoreError as error:
                 log.warning("retention_not_swept", reason=error.message)
 
-    async def _drop_unstored(self) -> int:
+    async def _drop_unstored(self, lost_before: datetime) -> int:
         """Nobody can ask for them; a run among them was left by its caller, and nobody else can end it."""
-        due = await self._store.unstored(self._clock.now() - self._retry_window)
+        due = await self._store.unstored(lost_before)
         for interaction_id in due:
             row = await self._store.interaction(None, interaction_id)
             if row is not None and row.status not in TERMINAL_STATUSES:
@@ -88,13 +91,13 @@ class Retention:
             await self._store.delete_interaction(interaction_id)
         return len(due)
 
-    async def _drop_expired(self) -> int:
+    async def _drop_expired(self, now: datetime) -> int:
         deleted = 0
         for project in await self._store.projects():
             days = self._retention_days if project.retention_days is None else project.retention_days
             if not days:
                 continue
-            before = self._clock.now() - timedelta(days=days)
+            before = now - timedelta(days=min(days, _LONGEST_DAYS))
             for interaction_id in await self._store.expired(project.id, before, _BATCH):
                 await self._store.delete_interaction(interaction_id)
                 deleted += 1
