@@ -150,12 +150,13 @@ def _key(caller: Caller, idempotency_key: str | None) -> CallerKey:
 
 
 def _labels(given: list[str]) -> dict[str, str]:
-    labels = {}
+    labels: dict[str, str] = {}
     for each in given:
         key, sign, value = each.partition("=")
         if not sign or not LABEL_KEY.fullmatch(key):
             raise InvalidRequest(f"Invalid value at 'label': {each!r} is not 'key=value' of a label.")
-        labels[key] = value
+        if labels.setdefault(key, value) != value:
+            raise InvalidRequest(f"Invalid value at 'label': {key!r} is given with several values.")
     return labels
 
 
