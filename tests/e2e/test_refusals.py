@@ -53,7 +53,7 @@ BAD_BODIES: dict[str, tuple[dict[str, Any], int, str, list[str]]] = {
         "not_found",
         ["'agent'", "'antigravity-preview-09-2025'", "'antigravity-preview-09-2026'"],
     ),
-    "unknown model": ({"model": "generl", "input": "x"}, 404, "not_found", ["'model'", "'generl'", "'general'"]),
+    "unknown model": ({"model": "scriptd", "input": "x"}, 404, "not_found", ["'model'", "'scriptd'", "'scripted'"]),
     "unknown environment": ({**GOOD, "environment": NOBODY}, 404, "not_found", ["'environment'", NOBODY]),
     "unknown environment in an object": (
         _environment(environment_id=NOBODY),
@@ -73,7 +73,7 @@ BAD_BODIES: dict[str, tuple[dict[str, Any], int, str, list[str]]] = {
         "not_supported",
         ["'environment.network.allowlist'"],
     ),
-    "not stored": ({**GOOD, "store": False}, 400, "not_supported", ["'store'"]),
+    "what is for models": ({**GOOD, "generation_config": {"seed": 1}}, 400, "invalid_request", ["'generation_config'"]),
     "background and not stored": ({**GOOD, "store": False, "background": True}, 400, "invalid_request", ["'store'"]),
     "client function with a name of the server's": (
         {**GOOD, "tools": [{"type": "function", "name": "read_file"}]},
@@ -88,7 +88,18 @@ BAD_BODIES: dict[str, tuple[dict[str, Any], int, str, list[str]]] = {
         ["'previous_interaction_id'"],
     ),
     "unknown tool": ({**GOOD, "tools": [{"type": "code_exec"}]}, 400, "invalid_request", ["'tools[0].type'"]),
-    "structured output": ({**GOOD, "response_format": {"type": "text"}}, 400, "not_supported", ["'response_format'"]),
+    "media for an answer": (
+        {**GOOD, "response_format": {"type": "image"}},
+        400,
+        "not_supported",
+        ["'response_format[0].type'"],
+    ),
+    "no schema": (
+        {**GOOD, "response_format": {"type": "text", "schema": {"type": "objct"}}},
+        400,
+        "invalid_request",
+        ["'response_format[0].schema'", "objct"],
+    ),
     "source without code for it": (
         _environment(sources=[{"type": "repository", "source": "https://example.com/r", "target": "workspace/r"}]),
         400,
@@ -150,8 +161,8 @@ BAD_BODIES: dict[str, tuple[dict[str, Any], int, str, list[str]]] = {
     ),
     "unknown model of the agent": (
         {**GOOD, "agent_config": {"type": "antigravity", "model": "nobody:nothing"}},
-        400,
-        "invalid_request",
+        404,
+        "not_found",
         ["agent_config.model", "nobody"],
     ),
 }
@@ -243,7 +254,7 @@ def test_unknown_id_or_path(caller: Caller, method: str, path: str) -> None:
 
 def test_method_that_is_not_there(caller: Caller) -> None:
     _check(caller.http.put(INTERACTIONS), 405, "method_not_allowed", [])
-    _check(caller.http.get(INTERACTIONS), 405, "method_not_allowed", [])
+    _check(caller.http.delete(INTERACTIONS), 405, "method_not_allowed", [])
 
 
 def test_faults_before_a_stream_begins_are_plain_answers(caller: Caller) -> None:
