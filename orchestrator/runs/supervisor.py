@@ -326,7 +326,7 @@ class Supervisor:
         recorder = Recorder(self._store, row.id, self._generation, stored)
         history = await read_history(self._store, row, request)
         has_environment = row.environment_id is not None
-        toolbox = Toolbox.choose(_declared(request, history, agent), has_environment=has_environment)
+        toolbox = _toolbox(request, history, agent, has_environment=has_environment)
         sandbox = functools.partial(self._sandbox, row)
         limits = agent.bounds.limits(self._limits)
         ending = Ending(row, recorder, self._clock, functools.partial(self._stop, row))
@@ -351,10 +351,16 @@ class Supervisor:
         return await self._environments.sandbox(row.environment_id)
 
 
+def _toolbox(
+    request: InteractionRequest, history: History, agent: AgentDefinition, *, has_environment: bool
+) -> Toolbox:
+    if request.generation_config is not None and request.generation_config.tool_choice == "none":
+        return Toolbox(())  # not even what needs no declaration
+    return Toolbox.choose(_declared(request, history, agent), has_environment=has_environment)
+
+
 def _declared(request: InteractionRequest, history: History, agent: AgentDefinition) -> Sequence[ToolDeclaration]:
     """What a run may use: what its request says, else what the calls it answers were of, else what its agent has."""
-    if request.generation_config is not None and request.generation_config.tool_choice == "none":
-        return ()
     if request.tools is not None:
         return request.tools
     return agent.tools if history.tools is None else history.tools

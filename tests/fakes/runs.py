@@ -79,6 +79,9 @@ class FakeEnvironments:
         assert row is not None
         return row
 
+    async def change(self, _row: EnvironmentRow, _spec: EnvironmentSpec) -> None:
+        await asyncio.sleep(0)
+
     @contextmanager
     def hold(self, environment_id: str) -> Iterator[None]:
         self.held.append(environment_id)
