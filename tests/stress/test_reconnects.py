@@ -45,16 +45,16 @@ async def _storm(port: int, interaction_id: str) -> tuple[set[bytes], int]:
 
 
 @pytest.mark.anyio
-async def test_a_storm_of_reconnects_reads_the_stream_and_leaves_no_file_open(process: UsualServer) -> None:
-    process.ended(process.create("hello")["id"])
-    before = process.open_files
-    begun = process.create(STORY)
+async def test_a_storm_of_reconnects_reads_the_stream_and_leaves_nothing_open(process: UsualServer) -> None:
+    first = process.ended(process.create("```bash\ntrue\n```")["id"])
+    before = process.open_connections
+    begun = process.create(STORY, environment=first["environment_id"])
     read, within = await _storm(process.port, begun["id"])
     assert within > READERS * CYCLES / 2
     assert process.ended(begun["id"])["status"] == "completed"
     whole = await whole_stream(process.port, begun["id"])
     assert read == {bytes(whole.kept)}
-    await eventually(lambda: process.open_files <= before + 1, within_s=10)  # the link to the sandbox
+    await eventually(lambda: process.open_connections <= before, within_s=10)
 
 
 @pytest.mark.anyio
