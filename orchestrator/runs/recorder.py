@@ -134,9 +134,9 @@ class Recorder:
         """Queues a piece of a step."""
         self.emit(events.StepDelta(index=index, delta=delta))
 
-    def end(self, index: int) -> None:
-        """Queues the end of a step, with the usage so far."""
-        self.emit(events.StepStop(index=index, usage=self.usage))
+    def end(self, index: int, step_usage: Usage | None = None) -> None:
+        """Queues the end of a step, with the usage so far and what of it is this step's own."""
+        self.emit(events.StepStop(index=index, usage=self.usage, step_usage=step_usage))
 
     def whole(self, step: Step) -> None:
         """Queues a complete step."""

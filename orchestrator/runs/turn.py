@@ -92,10 +92,10 @@ class Turn:
         moments.passed("turn.stored")
         return self._calls
 
-    def close(self) -> None:
-        """Ends a step that was left open: the run was cancelled, or the model broke off."""
+    def close(self, step_usage: Usage | None = None) -> None:
+        """Ends a step that was left open: the turn is over, the run was cancelled, or the model broke off."""
         if self._open is not None:
-            self._open.close()
+            self._open.close(step_usage)
             self._open = None
 
     async def _attempt(self, provider: ModelProvider, request: ModelRequest, number: int) -> None:
@@ -115,8 +115,10 @@ class Turn:
     def _end(self, event: TurnEnd) -> None:
         if self._calls:
             self._show_held()
-        self.close()
-        self._recorder.usage = self._recorder.usage.plus(_wire_usage(event.usage))
+        own = _wire_usage(event.usage)
+        self._recorder.usage = self._recorder.usage.plus(own)
+        # Providers tell what a whole call took: the last of its steps has it.
+        self.close(own)
         usage = self._recorder.usage.model_dump(exclude_defaults=True)
         # A later holder of the run must see what the model sent, also where a step cannot show it.
         held = {"held": "".join(self._held)} if self._holds_answer and not self._calls else {}
@@ -189,8 +191,8 @@ class _OpenStep(ABC):
     def add(self, event: ModelEvent) -> None:
         """Queues a piece of it."""
 
-    def close(self) -> None:
-        self._recorder.end(self._index)
+    def close(self, step_usage: Usage | None = None) -> None:
+        self._recorder.end(self._index, step_usage)
 
 
 class _OpenText(_OpenStep):
@@ -246,9 +248,9 @@ class _OpenWholeCall(_OpenStep):
         if isinstance(event, CallDelta):
             self._arguments.append(event.arguments)
 
-    def close(self) -> None:
+    def close(self, step_usage: Usage | None = None) -> None:
         self._recorder.delta(self._index, self._form.delta(self._form.shown("".join(self._arguments))))
-        super().close()
+        super().close(step_usage)
 
 
 def _wire_usage(usage: ModelUsage) -> Usage:

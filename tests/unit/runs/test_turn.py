@@ -21,6 +21,7 @@ from orchestrator.models.port import (
     ThoughtSignature,
     TurnEnd,
 )
+from orchestrator.models.port import Usage as ModelUsage
 from orchestrator.runs import turn as module
 from orchestrator.runs.recorder import Recorder
 from orchestrator.runs.turn import Turn
@@ -32,6 +33,7 @@ from orchestrator.wire.content import TextContent
 from orchestrator.wire.events import fold
 from orchestrator.wire.steps import CodeExecutionCall, FunctionCall, ModelOutput, Step, Thought
 from orchestrator.wire.tools import CodeExecutionTool
+from orchestrator.wire.usage import Usage
 from tests.fakes.rows import interaction_row
 from tests.fakes.runs import PlayedModel
 
@@ -302,3 +304,13 @@ async def test_everything_of_a_turn_is_durable_when_it_returns(store: SqliteStor
         "step.stop",
         "turn.ended",
     ]
+
+
+async def test_the_last_step_of_a_turn_has_what_the_turn_took() -> None:
+    usage = ModelUsage(input_tokens=10, output_tokens=5)
+    played = Played([ThoughtDelta("t"), TextDelta("a"), CallStart("read_file"), CallDelta("{}"), TurnEnd(usage)])
+    played.recorder.usage = Usage(total_tokens=100)
+    await played.calls()
+    stops = played.log.notes("step.stop")
+    assert [stop.get("step_usage", {}).get("total_tokens") for stop in stops] == [None, None, 15]
+    assert [stop["usage"]["total_tokens"] for stop in stops] == [100, 100, 115]
