@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from orchestrator.tools.forms import AnyCall, AnyResult, arguments_of, tool_of
-from orchestrator.wire.base import encode_json
 from orchestrator.wire.steps import Step
 
 TOLD_FROM = 3
@@ -33,5 +33,5 @@ def told(times: int) -> str:
     return f"[this is time {times} that the same call failed, with nothing that worked in between: try something else]"
 
 
-def _key(call: AnyCall) -> tuple[str, bytes]:
-    return tool_of(call), encode_json(arguments_of(call))
+def _key(call: AnyCall) -> tuple[str, dict[str, Any]]:
+    return tool_of(call), arguments_of(call)
