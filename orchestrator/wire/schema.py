@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from orchestrator.wire.base import ALIASES, WireModel
+from orchestrator.wire.base import ALIASES, WireModel, WireResource
 
 Mode = Literal["validation", "serialization"]
 """What callers send, and what they are sent."""
@@ -48,10 +48,10 @@ def schemas(types: Sequence[tuple[Any, Mode]], unions: Mapping[str, Any]) -> tup
     shown = [_with_names(part, named) for part in ordered[: len(types)]]
     used = _used(shown, components)
     alone = {
-        f"{_REF}{name}{end}": f"{_REF}{name}"
-        for name in unions
+        _REF + name: _REF + name.removesuffix(end)
+        for name in used
         for end, other in (("-Input", "-Output"), ("-Output", "-Input"))
-        if name + end in used and name + other not in used
+        if name.endswith(end) and name.removesuffix(end) + other not in used
     }
     plain: tuple[list[JsonSchemaValue], Components] = _renamed((shown, used), alone)
     return plain
@@ -134,7 +134,8 @@ class _Generator(GenerateJsonSchema):
                 properties[name] = _with_null(spec)
             if name in texts:
                 properties[name] = {**properties[name], "description": texts[name]}
-        if self.mode == "serialization":
+        keeps_others = model.model_config.get("extra") == "allow" and not issubclass(model, WireResource)
+        if self.mode == "serialization" and not keeps_others:
             found.pop("additionalProperties", None)
         return found
 
