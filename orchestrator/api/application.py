@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.api import environments, errors, interactions, ops, reach
 from orchestrator.api.services import Services
+from orchestrator.errors import StoreError
 
 VERSIONS = ("v1beta", "v1", "v1alpha")
 _VERSIONED_TWICE = re.compile(rf"^/(?:{'|'.join(VERSIONS)})/(?=(?:{'|'.join(VERSIONS)})/)")
@@ -30,10 +31,10 @@ def create_application(services: Services) -> FastAPI:
     app.include_router(reach.router)
     app.add_api_route("/openapi.json", description, include_in_schema=False)
     errors.install(app)
+    app.add_middleware(errors.LastResort)
     app.add_middleware(CrossOrigin, services=services)
     app.add_middleware(LastWords, closing=services.closing)
     app.add_middleware(PlainPaths)
-    app.add_middleware(errors.LastResort)
     app.add_middleware(RequestIds)
     return app
 
@@ -115,7 +116,12 @@ class CrossOrigin:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         origin = dict(scope["headers"]).get(b"origin") if scope["type"] == "http" else None
-        if origin is None or await self._services.authenticator.is_single_user():
+        try:
+            is_open = origin is not None and not await self._services.authenticator.is_single_user()
+        except StoreError as error:
+            await errors.answer(error)(scope, receive, send)
+            return
+        if not is_open:
             await self._app(scope, receive, send)
             return
         if scope["method"] == "OPTIONS":

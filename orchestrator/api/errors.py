@@ -95,7 +95,7 @@ def _possible(app: FastAPI, request: Request) -> list[str]:
 
 
 class LastResort:
-    """Answers whatever nothing else did: mistakes of ours, and errors of what stands around the routes."""
+    """Answers mistakes of ours. The framework would do so outside of all that names requests and lets pages read."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -113,12 +113,8 @@ class LastResort:
         except Exception as error:
             if scope["type"] != "http":
                 raise
-            if not isinstance(error, errors.CorralError):
-                log.error("request_broken", path=scope["path"], exc_info=error)
+            log.error("request_broken", path=scope["path"], exc_info=error)
             if has_begun:
                 raise
-            await (answer(error) if isinstance(error, errors.CorralError) else _broken())(scope, receive, send)
-
-
-def _broken() -> JSONResponse:
-    return JSONResponse(error_body("internal", "The server failed; its log has the details."), 500)
+            body = error_body("internal", "The server failed; its log has the details.")
+            await JSONResponse(body, 500)(scope, receive, send)

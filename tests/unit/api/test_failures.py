@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from orchestrator.api.errors import LastResort
 from orchestrator.errors import StoreError
 from orchestrator.store.sqlite import SqliteStore
 from tests.fakes.api import Api
+from tests.fakes.rows import key_row
 
 pytestmark = pytest.mark.anyio
 
@@ -20,11 +22,15 @@ async def test_a_mistake_of_ours_can_be_found_in_the_log(api: Api, monkeypatch: 
     async def broken(*_: Any) -> None:
         raise ZeroDivisionError
 
+    owner = await api.store.ensure_project("ours")
+    await api.store.create_key(key_row(owner.id), hashlib.sha256(b"crl_ours").digest())
     monkeypatch.setattr(SqliteStore, "interaction", broken)
+    headers = {"x-goog-api-key": "crl_ours", "origin": "https://page.example"}
     with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as lines:
-        answer = await api.client.get("/v1beta/interactions/v1_x")
+        answer = await api.client.get("/v1beta/interactions/v1_x", headers=headers)
     assert answer.status_code == 500
     assert [line["request_id"] for line in lines] == [answer.headers["x-request-id"]]
+    assert answer.headers["access-control-allow-origin"] == "*", "a page may read it, too"
 
 
 @pytest.mark.parametrize(
