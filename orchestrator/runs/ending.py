@@ -13,7 +13,7 @@ from orchestrator.clock import Clock
 from orchestrator.runs.frame import frame_of
 from orchestrator.runs.recorder import Recorder
 from orchestrator.store.port import InteractionRow
-from orchestrator.tools.forms import FILLERS, AnyCall, arguments_of, form_of_step, result_step, tool_of
+from orchestrator.tools.forms import FILLERS, AnyCall, arguments_of, form_of_step, result_step, stands, tool_of
 from orchestrator.tools.port import ToolResult
 from orchestrator.wire import events
 from orchestrator.wire.interactions import Interaction, InteractionError, Status
@@ -35,7 +35,7 @@ class Ending:
         """Ends steps that were begun and not stopped: whoever wrote them is gone. What is missing is filled in."""
         folder = self._recorder.folder
         for index, kind in folder.open_types.items():
-            if folder.open_step is None and kind in FILLERS:
+            if kind in FILLERS and not stands(folder.open_step):
                 self._recorder.delta(index, FILLERS[kind])
             self._recorder.end(index)
 

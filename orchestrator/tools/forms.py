@@ -96,10 +96,19 @@ FILLERS: Mapping[str, events.Delta] = {
     **{form.call_type: form.delta(form.read({})) for form in _FORMS.values()},
     "code_execution_result": events.CodeExecutionResultDelta(result=_CUT, is_error=True),
     "function_result": events.FunctionResultDelta(result=_CUT, is_error=True),
-    "google_search_result": events.GoogleSearchResultDelta(is_error=True),
-    "url_context_result": events.UrlContextResultDelta(is_error=True),
+    "google_search_result": events.GoogleSearchResultDelta(
+        result=[SearchResult.model_validate({"error": _CUT})], is_error=True
+    ),
+    "url_context_result": events.UrlContextResultDelta(
+        result=[UrlResult.model_validate({"status": "error", "error": _CUT})], is_error=True
+    ),
 }
 """What lets a step stand of which only the beginning was written."""
+
+
+def stands(step: Step | None) -> bool:
+    """Whether a step that was begun is one; None is no step yet. A result of a search or pages is never empty."""
+    return step is not None and not (isinstance(step, GoogleSearchResult | UrlContextResult) and not step.result)
 
 
 def form_of(tool: str) -> Form | None:

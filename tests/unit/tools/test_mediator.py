@@ -14,7 +14,7 @@ from orchestrator.policy.redaction import redact
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.tools import mediator as module
 from orchestrator.tools.mediator import Begun, Mediator, ToolCall
-from orchestrator.tools.port import Arguments, Tool, ToolContext, ToolResult
+from orchestrator.tools.port import Arguments, SandboxTool, ToolContext, ToolResult
 from orchestrator.tools.toolbox import Toolbox
 from orchestrator.wire.content import ImageContent
 from tests.fakes.clock import ManualClock
@@ -54,7 +54,7 @@ class ProbeArguments(Arguments):
     number: int = 0
 
 
-class Probe(Tool):
+class Probe(SandboxTool):
     """Does what the test gives it to do."""
 
     name: ClassVar[str] = "probe"
