@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -10,12 +11,13 @@ from orchestrator.errors import InvalidRequest, StoreError
 from orchestrator.models.port import CallDelta, CallStart, ModelEvent, ModelRequest, TextDelta, TurnEnd
 from orchestrator.runs.context import read_history, read_request
 from orchestrator.runs.replies import CallerKey
+from orchestrator.sandboxes.outcome import CallOutcome
 from orchestrator.store.port import InteractionRow, NewEvent
 from orchestrator.store.sqlite import SqliteStore
 from orchestrator.wire.interactions import parse_interaction_request
 from orchestrator.wire.steps import FunctionCall, FunctionResult, Step
 from tests.fakes.runs import PlayedModel, RunWorld, assert_ended_once, assert_matched, bash, bodies, kinds, scripted
-from tests.fakes.sandboxes import FakeSandbox
+from tests.fakes.sandboxes import Asked, FakeSandbox
 
 pytestmark = pytest.mark.anyio
 
@@ -203,3 +205,261 @@ async def test_a_sandbox_that_began_anew_between_interactions_is_told(
     results = [step for step in await world.steps(second.id) if step.type == "code_execution_result"]
     assert ["started again" in str(result) for result in results] == [is_same_environment, False]
     assert len(bodies(await world.log(second.id), "tool.told_of_loss")) == is_same_environment
+
+
+# what an answer must be
+
+
+WIND = {"type": "function", "name": "wind"}
+BOTH = [*TOOLS, WIND]
+
+
+async def two_waiting(world: RunWorld) -> tuple[InteractionRow, FunctionCall, FunctionCall]:
+    calls = [ASK, {"tool": "wind", "arguments": {}}]
+    row = await world.run(scripted({"calls": calls}, {"text": "It is {{last}}."}), request={"tools": BOTH})
+    assert row.status == "requires_action"
+    weather, wind = open_calls(await world.steps(row.id))
+    return row, weather, wind
+
+
+def answer(call: FunctionCall, result: Any = "fine", **changes: Any) -> dict[str, Any]:
+    fields = {"type": "function_result", "call_id": call.id, "name": call.name, "result": result, **changes}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+async def refused(world: RunWorld, previous: InteractionRow | None, given: Any) -> str:
+    """What is said to an input that must be refused, before anything is stored."""
+    before = len(await world.store.interactions(None))
+    body = {"agent": "general", "input": given, "environment": "remote"}
+    if previous is not None:
+        body["previous_interaction_id"] = previous.id
+    project = await world.store.default_project()
+    with pytest.raises(InvalidRequest) as caught:
+        await world.intake.accept(project.id, CallerKey("tests"), parse_interaction_request(body))
+    assert len(await world.store.interactions(None)) == before
+    return caught.value.message
+
+
+async def test_a_result_has_the_name_of_its_function(store: SqliteStore) -> None:
+    world = RunWorld(store)
+    row, weather, wind = await two_waiting(world)
+    message = await refused(world, row, [answer(weather, name=None), answer(wind)])
+    assert "'name'" in message
+    assert "input[0]" in message
+    assert "'weather'" in message, "the message says which it is"
+    for name in ("wind", "Weather", "", "read_file"):
+        message = await refused(world, row, [answer(wind), answer(weather, name=name)])
+        assert "input[1].name" in message
+    assert (await accept(world, row, [answer(weather), answer(wind)])).status == "completed"
+
+
+async def test_all_that_wait_are_answered_together_in_any_order(store: SqliteStore) -> None:
+    world = RunWorld(store)
+    row, weather, wind = await two_waiting(world)
+    assert wind.id in await refused(world, row, [answer(weather)])
+    assert weather.id in await refused(world, row, [answer(wind)])
+    for given in ([answer(weather), answer(wind)], [answer(wind), answer(weather)]):
+        child = await accept(world, row, given)
+        assert child.status == "completed"
+        assert_matched((await read_history(store, child, read_request(child))).steps)
+
+
+async def test_a_result_may_be_followed_by_words(store: SqliteStore) -> None:
+    world = RunWorld(store)
+    row = await waiting(world, {"calls": [ASK]})
+    (call,) = open_calls(await world.steps(row.id))
+    words = {"type": "user_input", "content": scripted({"text": "heard"})}
+    child = await accept(world, row, [answer(call), words])
+    assert child.status == "completed"
+    assert "heard" in str((await world.steps(child.id))[-1])
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        "",
+        "text",
+        {},
+        {"paid": True, "nothing": None},
+        {"content": [{"type": "text", "text": "x"}]},
+        [{"type": "text", "text": "x"}],
+    ],
+    ids=str,
+)
+async def test_a_result_may_be_text_an_object_or_contents(store: SqliteStore, result: Any) -> None:
+    world = RunWorld(store)
+    row = await waiting(world, {"calls": [ASK]}, {"text": "done"})
+    (call,) = open_calls(await world.steps(row.id))
+    assert (await accept(world, row, [answer(call, result)])).status == "completed"
+
+
+async def test_a_result_may_be_an_error_that_the_model_reads(store: SqliteStore) -> None:
+    seen: list[ModelRequest] = []
+
+    def play(request: ModelRequest) -> list[ModelEvent | Exception]:
+        seen.append(request)
+        if request.turn:
+            return [TextDelta("pity"), TurnEnd()]
+        return [CallStart("weather"), CallDelta("{}"), TurnEnd()]
+
+    world = RunWorld(store, model=PlayedModel(play))
+    row = await world.run("go", request={"tools": TOOLS})
+    (call,) = open_calls(await world.steps(row.id))
+    assert (await accept(world, row, [answer(call, "no such city", is_error=True)])).status == "completed"
+    result = seen[-1].history[-1]
+    assert isinstance(result, FunctionResult)
+    assert (result.result, result.is_error) == ("no such city", True)
+
+
+async def test_one_call_may_be_answered_in_two_branches_and_not_again_further_on(store: SqliteStore) -> None:
+    world = RunWorld(store)
+    row = await waiting(world, {"calls": [ASK]}, {"text": "It is {{last}}."})
+    (call,) = open_calls(await world.steps(row.id))
+    sunny, rainy = [await accept(world, row, [answer(call, text)]) for text in ("sunny", "rainy")]
+    assert "sunny" in str((await world.steps(sunny.id))[-1])
+    assert "rainy" in str((await world.steps(rainy.id))[-1])
+    assert call.id in await refused(world, sunny, [answer(call)])
+
+
+async def test_calls_of_a_run_that_was_cancelled_wait_for_nobody(store: SqliteStore) -> None:
+    has_begun = asyncio.Event()
+
+    async def hangs(_asked: Asked) -> CallOutcome:
+        has_begun.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    world = RunWorld(store, FakeSandbox(hangs))
+    row = await world.row(scripted({"calls": [ASK, bash("sleep")]}), request={"tools": TOOLS})
+    world.supervisor.start(row)
+    await has_begun.wait()
+    await world.supervisor.cancel(row.id)
+    row = await world.stored(row.id)
+    assert row.status == "cancelled"
+    steps = await world.steps(row.id)
+    assert_matched(steps)
+    (call,) = [step for step in steps if isinstance(step, FunctionCall)]
+    assert call.id in await refused(world, row, [answer(call)])
+
+
+# conversations that come along
+
+
+def replayed(*steps: dict[str, Any]) -> list[dict[str, Any]]:
+    """A conversation that was held elsewhere, up to the results of its calls."""
+    program = scripted({"calls": [ASK]}, {"text": "It is {{last}}."})
+    return [{"type": "user_input", "content": program}, *steps]
+
+
+CALL = {"type": "function_call", "id": "k3v9z0aa", "name": "weather", "arguments": {"city": "Bonn"}}
+RESULT = {"type": "function_result", "call_id": "k3v9z0aa", "name": "weather", "result": "sunny"}
+
+
+async def replay(world: RunWorld, given: list[dict[str, Any]], **fields: Any) -> InteractionRow:
+    project = await world.store.default_project()
+    body = parse_interaction_request({"agent": "general", "input": given, "tools": TOOLS, **fields})
+    row = await world.intake.accept(project.id, CallerKey("tests"), body)
+    await world.supervisor.wait(row.id)
+    return await world.stored(row.id)
+
+
+@pytest.mark.parametrize("fields", [{}, {"store": False}, {"agent": None, "model": "played"}], ids=str)
+async def test_a_conversation_may_come_along_without_an_earlier_interaction(
+    store: SqliteStore, fields: dict[str, Any]
+) -> None:
+    world = RunWorld(store)
+    thought = {"type": "thought", "signature": "c2ln"}
+    row = await replay(world, replayed(thought, CALL, RESULT), **fields)
+    assert row.status == "completed"
+    assert "It is sunny." in str((await world.steps(row.id))[-1])
+
+
+async def test_in_a_conversation_that_comes_along_every_result_has_its_call_before_it(store: SqliteStore) -> None:
+    world = RunWorld(store)
+    for given, at in (
+        (replayed(RESULT, CALL), "input[1].call_id"),
+        (replayed(CALL, RESULT, RESULT), "input[3].call_id"),
+        (replayed(CALL, {**RESULT, "call_id": "other"}), "input[2].call_id"),
+        (replayed(CALL, {**RESULT, "name": "wind"}), "input[2].name"),
+        (replayed(CALL, {name: value for name, value in RESULT.items() if name != "name"}), "input[2]"),
+        ([RESULT], "input[0].call_id"),
+    ):
+        assert at in await refused(world, None, given)
+
+
+async def test_a_call_that_came_along_without_a_result_has_none(store: SqliteStore) -> None:
+    world = RunWorld(store)
+    words: dict[str, Any] = {"type": "user_input", "content": scripted({"text": "never mind"})}
+    row = await replay(world, [*replayed(CALL), words])
+    assert row.status == "completed"
+    assert "never mind" in str((await world.steps(row.id))[-1])
+    assert_matched((await read_history(store, row, read_request(row))).steps)
+
+
+async def test_several_rounds_may_come_along_and_the_next_turn_is_played(store: SqliteStore) -> None:
+    world = RunWorld(store)
+    program = scripted({"calls": [ASK]}, {"text": "So.", "calls": [ASK]}, {"text": "It is {{last}}."})
+    given: list[dict[str, Any]] = [
+        {"type": "user_input", "content": "before"},
+        {"type": "model_output", "content": "yes?"},
+        {"type": "user_input", "content": program},
+        CALL,
+        RESULT,
+        {"type": "model_output", "content": "So."},
+        {**CALL, "id": "k2"},
+        {**RESULT, "call_id": "k2", "result": "still sunny"},
+    ]
+    row = await replay(world, given)
+    assert "It is still sunny." in str((await world.steps(row.id))[-1])
+
+
+async def test_what_came_along_can_be_built_on(store: SqliteStore) -> None:
+    world = RunWorld(store)
+    program = scripted({"calls": [ASK]}, {"calls": [ASK]}, {"text": "It is {{last}}."})
+    row = await replay(world, [{"type": "user_input", "content": program}, CALL, RESULT])
+    assert row.status == "requires_action"
+    (call,) = open_calls(await world.steps(row.id))
+    child = await accept(world, row, [answer(call, "windy")])
+    assert "It is windy." in str((await world.steps(child.id))[-1])
+
+
+# declarations
+
+
+async def offered(store: SqliteStore, previous: InteractionRow, given: Any, **request: Any) -> set[str]:
+    """Names of the functions that the model of the next run is offered."""
+    seen: list[ModelRequest] = []
+
+    def play(asked: ModelRequest) -> list[ModelEvent | Exception]:
+        seen.append(asked)
+        return [TextDelta("fine"), TurnEnd()]
+
+    world = RunWorld(store, model=PlayedModel(play))
+    body = {"agent": "general", "input": given, "previous_interaction_id": previous.id, **request}
+    row = await world.intake.accept(previous.project_id, CallerKey("tests"), parse_interaction_request(body))
+    await world.supervisor.wait(row.id)
+    return {tool.name for tool in seen[0].tools} & {"weather", "wind", "code_execution"}
+
+
+async def test_results_go_on_with_what_their_calls_were_declared_with(store: SqliteStore) -> None:
+    world = RunWorld(store)
+    row, weather, wind = await two_waiting(world)
+    given = [answer(weather), answer(wind)]
+    assert await offered(store, row, given) == {"weather", "wind", "code_execution"}
+    assert await offered(store, row, given, tools=[WIND]) == {"wind"}
+    assert await offered(store, row, given, tools=[]) == set()
+    words = [*given, {"type": "user_input", "content": "and?"}]
+    assert await offered(store, row, words) == {"code_execution"}, "a new question has the agent's own tools"
+
+
+async def test_declarations_hold_over_several_rounds_of_results(store: SqliteStore) -> None:
+    world = RunWorld(store)
+    row = await waiting(world, {"calls": [ASK]}, {"calls": [ASK]}, {"text": "done"})
+    (call,) = open_calls(await world.steps(row.id))
+    second = await accept(world, row, [answer(call)])
+    assert second.status == "requires_action"
+    (call,) = open_calls(await world.steps(second.id))
+    assert await offered(store, second, [answer(call)]) == {"weather", "code_execution"}
+    third = await accept(world, second, [answer(call)])
+    assert third.status == "completed"
+    assert await offered(store, third, "and now?") == {"code_execution"}
