@@ -30,7 +30,6 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from orchestrator.errors import InvalidRequest
@@ -256,7 +255,7 @@ class ByType:
         )
         return core_schema.no_info_before_validator_function(self._canonical, union)
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         union = handler(schema)["oneOf"]
         return {"oneOf": union, "discriminator": {"propertyName": "type"}, ALIASES: dict(self.aliases)}
 

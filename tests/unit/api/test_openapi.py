@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from typing import Any
@@ -17,6 +18,7 @@ from orchestrator.api.application import VERSIONS, create_application
 from orchestrator.api.errors import STATUS
 from orchestrator.api.openapi import PARAMETERS, PREFIX, describe
 from tests.fakes.api import Api
+from tests.fakes.rows import key_row
 
 pytestmark = pytest.mark.anyio
 
@@ -143,6 +145,27 @@ async def test_it_is_served_without_a_key_and_in_every_form_of_its_path(api: Api
         answer = await api.client.get(f"http://127.0.0.1{path}")
         assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
         assert answer.json() == json.loads(json.dumps(DOCUMENT))
+
+
+KEYS: dict[str, dict[str, Any]] = {
+    "header": {"headers": {"x-goog-api-key": "crl_ours"}},
+    "bearer": {"headers": {"authorization": "Bearer crl_ours"}},
+    "query": {"params": {"key": "crl_ours"}},
+}
+
+
+async def test_keys_are_needed_and_may_be_sent_as_is_described(api: Api) -> None:
+    owner = await api.store.ensure_project("ours")
+    await api.store.create_key(key_row(owner.id), hashlib.sha256(b"crl_ours").digest())
+    schemes: list[dict[str, list[str]]] = [{name: []} for name in KEYS]
+    for path, methods in DOCUMENT["paths"].items():
+        for method, operation in methods.items():
+            asked = re.sub(r"{\w+}", "x", path)
+            needs_key = "security" in operation
+            assert ((await api.client.request(method, asked)).status_code == 401) == needs_key, asked
+            assert operation.get("security", []) == [*schemes, {}][: len(schemes) + 1 if needs_key else 0]
+            for sent in KEYS.values():
+                assert (await api.client.request(method, asked, **sent)).status_code != 401, (asked, sent)
 
 
 async def test_paths_of_before_are_still_not_there(api: Api) -> None:
