@@ -46,18 +46,20 @@ async def stream(
     """Frames of all public events after `after`, then the end marker. What is asked for beyond the end gives the
     marker.
     """
-    if row.status in TERMINAL_STATUSES and not await store.read(row.id, after=after, limit=1):
+    log_id, has_ended = row.id, row.status in TERMINAL_STATUSES
+    del row  # it has the request, which may have megabytes; a stream may last for hours
+    if has_ended and not await store.read(log_id, after=after, limit=1):
         yield DONE_FRAME
         return
     now = asyncio.get_running_loop().time
     heard_at = now()
-    async with _Tail(store, row.id, after, closing) as tail:
+    async with _Tail(store, log_id, after, closing) as tail:
         while (batch := await tail.next(heard_at + _HEARTBEAT_S)) is not None:
             if not batch:
                 yield HEARTBEAT_FRAME
                 heard_at = now()
                 continue
-            frames = _shared(row.id, batch)
+            frames = _shared(log_id, batch)
             for piece in frames.pieces:
                 yield piece
                 heard_at = now()

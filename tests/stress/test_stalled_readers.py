@@ -17,8 +17,8 @@ from tests.stress.reading import connect, crowd, held_back, let_go, stream_path,
 
 READERS = 1000
 LIMIT_BYTES = 150_000_000
-STORY = held_back({"text": "{{last}}" * 100, "chunk": 2000}, says_bytes=100_000)
-"""Ten million bytes of text in 5,000 events, after an event of a hundred thousand."""
+STORY = "Read this. " * 100_000 + "\n" + held_back({"text": "{{last}}" * 100, "chunk": 2000}, says_bytes=100_000)
+"""Asked for in a megabyte; ten million bytes of text in 5,000 events, after an event of a hundred thousand."""
 
 
 async def _timed(process: UsualServer, sandboxes: Path, interaction_id: str) -> tuple[float, str]:
