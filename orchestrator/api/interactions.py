@@ -12,6 +12,7 @@ from orchestrator.api import sse
 from orchestrator.api.auth import Caller
 from orchestrator.api.body import read_json
 from orchestrator.api.delivery import AnswerOfCreate, StreamOfCreate, watched
+from orchestrator.api.errors import stopping
 from orchestrator.api.offer import check_offered
 from orchestrator.api.parameters import Moment, OnlyKnown
 from orchestrator.api.services import Services, TheCaller, TheServices
@@ -52,7 +53,12 @@ async def create(
                 if left.is_set():
                     # Noted before anything else: who comes back at once is to find the run.
                     return AnswerOfCreate({}, row, services.replies)
-        return AnswerOfCreate(await read_interaction(services.store, row, timeline=False), row, services.replies)
+        told = await read_interaction(services.store, row, timeline=False)
+        if not row.is_stored and told["status"] not in TERMINAL_STATUSES:
+            # The server closes, and what is not stored has no name by which the caller could ask for the rest.
+            services.replies.lost(row)
+            return stopping()
+        return AnswerOfCreate(told, row, services.replies)
     except BaseException:
         # An error is no answer: a client that tries again means the same run.
         services.replies.lost(row)

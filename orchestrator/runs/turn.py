@@ -143,11 +143,11 @@ class Turn:
             self.close()
             self._held.append(event.text)
             return
+        if isinstance(event, ThoughtDelta) and self._hides_thoughts:
+            return
         if not self._has_shown:
             self._has_shown = True
             moments.passed("turn.shown")
-        if isinstance(event, ThoughtDelta) and self._hides_thoughts:
-            return
         if isinstance(event, CallStart):
             self._show_held()
             self.close()

@@ -153,3 +153,30 @@ async def test_what_still_streams_stays_until_its_end(api: Api) -> None:
     retention = Retention(api.store, api.world.supervisor, SystemClock(), retention_days=55, retry_window_s=300)
     assert await retention.look() == 0
     assert b"late" in await reading
+
+
+async def test_a_server_that_closes_gives_no_half_of_it(api: Api) -> None:
+    """A caller that got half an answer without a name could never ask for the other half."""
+    body = {"agent": "general", "input": scripted({"text": "late", "sleep_ms": 300}), "store": False}
+    calling = asyncio.ensure_future(api.client.post(PATH, json=body))
+    while not api.world.supervisor.running:
+        await asyncio.sleep(0.005)
+    api.services.closing.set()
+    answer = await calling
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+    assert answer.headers["retry-after"]
+    api.services.closing.clear()
+    again = await api.client.post(PATH, json=body)
+    assert (again.status_code, again.json()["output_text"]) == (200, "late")
+    assert len(await api.store.interactions(None)) == 1, "the same run"
+
+
+async def test_a_server_that_closes_names_what_is_stored(api: Api) -> None:
+    calling = asyncio.ensure_future(api.create(scripted({"text": "late", "sleep_ms": 300})))
+    while not api.world.supervisor.running:
+        await asyncio.sleep(0.005)
+    api.services.closing.set()
+    begun = await calling
+    assert begun["status"] == "in_progress"
+    await api.world.supervisor.wait(begun["id"])
+    assert (await api.client.get(f"{PATH}/{begun['id']}")).json()["output_text"] == "late"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import InvalidRequest, NotFound
+from orchestrator.errors import InvalidRequest, ModelError, NotFound
 from orchestrator.models.port import (
     CallDelta,
     CallStart,
@@ -278,3 +278,17 @@ async def test_a_run_of_a_model_is_taken_up_as_one(store: SqliteStore) -> None:
     assert (await told(second, await second.stored(row.id)))["model"] == "played"
     assert model.requests[0].generation is not None
     await second.supervisor.aclose()
+
+
+@pytest.mark.parametrize(("summaries", "status"), [("none", "completed"), ("auto", "failed")])
+async def test_a_turn_of_which_nothing_was_shown_is_tried_again(
+    store: SqliteStore, summaries: str, status: str
+) -> None:
+    def play(request: ModelRequest) -> list[ModelEvent | Exception]:
+        if request.attempt == 0:
+            return [ThoughtDelta("Hm."), ModelError("cut", code="model_stream_broken", retryable=True)]
+        return [TextDelta("fine"), TurnEnd()]
+
+    world = RunWorld(store, model=PlayedModel(play))
+    row = await ask(world, generation_config={"thinking_summaries": summaries})
+    assert row.status == status
