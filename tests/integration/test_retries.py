@@ -218,6 +218,23 @@ async def test_who_is_cut_off_from_what_is_not_stored_finds_it_again(server: Run
     assert await listed(server) == []
 
 
+@pytest.mark.anyio
+async def test_who_is_cut_off_in_a_stream_of_what_is_not_stored_gets_it_again_from_its_beginning(
+    server: RunningServer, sandboxes: Path, logged: list[Any]
+) -> None:
+    body = {**counting(0.5), "store": False, "stream": True}
+    async with posted(server.url, body) as caller:
+        await caller.reader.readuntil(b"event: interaction.status_update")
+        await until(lambda: count_of(sandboxes))
+        await caller.cut()
+    await until(lambda: "caller_left" in [line["event"] for line in logged])
+    answer = await server.client.post(PATH, json=body)
+    found = frames(answer.content)
+    assert event_of(found[0])["interaction"]["id"] == ""
+    assert event_of(found[-2])["interaction"]["status"] == "completed"
+    assert count_of(sandboxes) == 1
+
+
 # servers that end
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
+from orchestrator.models.port import ModelEvent, ModelRequest, TextDelta, TurnEnd
 from orchestrator.runs.slots import TIERS, Slots
+from orchestrator.store.sqlite import SqliteStore
+from tests.fakes.runs import PlayedModel, RunWorld, scripted
 
 pytestmark = pytest.mark.anyio
 
@@ -202,6 +206,46 @@ async def test_when_all_are_cancelled_at_once_each_ends_as_cancelled() -> None:
     found = await asyncio.gather(*queue.tasks.values(), return_exceptions=True)
     assert all(isinstance(each, asyncio.CancelledError) for each in found), found
     assert (queue.slots.taken, queue.slots.waiting) == (0, 0)
+
+
+# runs
+
+
+async def test_runs_begin_by_tier_also_after_a_restart(store: SqliteStore) -> None:
+    """Who waits is asked in the order of tiers, whichever server it waits at."""
+    first = RunWorld(store, slots=0)
+    rows = {tier: await first.row(tier, tier=tier) for tier in reversed(TIERS)}
+    for row in rows.values():
+        first.supervisor.start(row)
+    await settled()
+    await first.supervisor.aclose()
+    asked: list[str] = []
+
+    def play(request: ModelRequest) -> list[ModelEvent | Exception]:
+        asked.append(str(request.history[-1]))
+        return [TextDelta("fine"), TurnEnd()]
+
+    second = RunWorld(store, model=PlayedModel(play), slots=1, generation=2)
+    await second.supervisor.open()
+    async with asyncio.timeout(10):
+        for row in rows.values():
+            await second.supervisor.wait(row.id)
+    await second.supervisor.aclose()
+    order = [next(tier for tier in TIERS if f"'{tier}'" in each) for each in asked]
+    # The first to be taken up finds the slot free; the others have come by the time it comes free again.
+    assert order == [order[0], *(tier for tier in TIERS if tier != order[0])]
+
+
+async def test_a_server_that_closes_loses_no_run_that_waits(store: SqliteStore, logged: list[Any]) -> None:
+    world = RunWorld(store, slots=2)
+    rows = [await world.row(scripted({"text": "late", "sleep_ms": 60_000})) for _ in range(6)]
+    for row in rows:
+        world.supervisor.start(row)
+    while world.supervisor._slots.taken < 2 or world.supervisor._slots.waiting < 4:
+        await asyncio.sleep(0.005)
+    await world.supervisor.aclose()
+    assert {(await world.stored(row.id)).status for row in rows} == {"in_progress"}
+    assert "run_lost" not in [line["event"] for line in logged]
 
 
 async def test_no_slots_at_all_means_that_all_wait() -> None:
