@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.figures import Row, Summary, Unit, p50_at_most, summarize
 from benchmarks.memory_use import connection_bytes, resident_bytes
@@ -28,13 +29,19 @@ from benchmarks.server import HOST, BenchServer, Exchange, free_port, running_pr
 _READERS = 1000
 _QUICK_READERS = 100
 _ROUNDS = 3
+_WARM_UPS = 3
+"""What a process takes for a run it keeps for the next one, a part of it each time."""
 _GOAL_MIB = 150.0
 
 _FIRST, _DELTA, _LAST = b"interaction.created", b"event: step.delta", b"data: [DONE]\n\n"
-_SPOKEN = "All work and no play makes Jack a dull boy. " * 280
-_SPOKEN_CHUNK = 20
-_LONG = "All work and no play makes Jack a dull boy. " * 70_000
-_LONG_CHUNK = 2000
+_SPOKEN_EVENTS = 600
+_SPOKEN: list[dict[str, Any]] = [{"text": "All work and no play" * _SPOKEN_EVENTS, "chunk": 20}]
+_PRINT = {"language": "bash", "code": "head -c 100000 /dev/zero | tr '\\0' x"}
+_LONG: list[dict[str, Any]] = [
+    {"calls": [{"tool": "code_execution", "arguments": _PRINT}]},
+    {"text": "{{last}}" * 40, "chunk": 2000},
+]
+"""Four million bytes of text; what asks for them is short."""
 _SILENCE_S = 60.0
 _READ_BYTES = 256 * 1024
 _SMALL_BUFFER_BYTES = 4096
@@ -66,11 +73,11 @@ def _delivery(plan: Plan, folder: Path, readers: int) -> Row:
     ours: list[float] = []
     bare: list[float] = []
     with running_server(plan) as server:
-        frames = server.replay(_begun(server, _SPOKEN, _SPOKEN_CHUNK, 0)).read_all()
+        frames = server.replay(_begun(server, _SPOKEN, 0)).read_all()
         with _bare_server(folder / "spoken.sse", frames) as plain:
             for _ in range(min(plan.rounds, _ROUNDS)):
                 bare.append(_events_per_s(plain.port, f"/?readers={readers}", readers, is_held_back=False))
-                interaction_id = _begun(server, _SPOKEN, _SPOKEN_CHUNK, readers)
+                interaction_id = _begun(server, _SPOKEN, readers)
                 ours.append(_events_per_s(server.port, _stream_of(interaction_id), readers, is_held_back=True))
     return Row(
         f"events, {readers:,} readers, one run",
@@ -84,9 +91,10 @@ def _delivery(plan: Plan, folder: Path, readers: int) -> Row:
 def _stalled(plan: Plan, folder: Path, readers: int) -> Row:
     with running_server(plan) as server:
         source = _Source(server.port, _listener(server.port))
-        frames = server.replay(_begun(server, _LONG, _LONG_CHUNK, 0)).read_all()
+        for _ in range(_WARM_UPS):
+            frames = server.replay(_begun(server, _LONG, 0)).read_all()
         before_bytes = _settled(source)
-        ours_bytes = _with_stalled(source, _stream_of(_begun(server, _LONG, _LONG_CHUNK, readers)), readers, frames)
+        ours_bytes = _with_stalled(source, _stream_of(_begun(server, _LONG, readers)), readers, frames)
     with _bare_server(folder / "long.sse", frames) as plain:
         Exchange(plain.port, "GET", "/").read_all()
         bare_before_bytes = _settled(plain)
@@ -101,11 +109,13 @@ def _stalled(plan: Plan, folder: Path, readers: int) -> Row:
     )
 
 
-def _begun(server: BenchServer, text: str, chunk: int, readers: int) -> str:
-    """The id of a run that waits for so many readers, then says the text."""
+def _begun(server: BenchServer, turns: list[dict[str, Any]], readers: int) -> str:
+    """The id of a run whose last turn waits until so many readers are there."""
     wait_ms = 1000 + 4 * readers if readers else 0
-    script = json.dumps({"turns": [{"text": text.strip(), "chunk": chunk, "sleep_ms": wait_ms}]})
-    request = {"agent": "general", "input": f"```script\n{script}\n```", "background": True}
+    script = json.dumps({"turns": [*turns[:-1], {**turns[-1], "sleep_ms": wait_ms}]})
+    # Only calls need a sandbox.
+    environment = {"environment": "remote"} if len(turns) > 1 else {}
+    request = {"agent": "general", "input": f"```script\n{script}\n```", "background": True, **environment}
     answer = json.loads(Exchange(server.port, "POST", "/v1beta/interactions", request).read_all())
     return str(answer["id"])
 
@@ -132,7 +142,7 @@ def _events_per_s(port: int, path: str, readers: int, *, is_held_back: bool) -> 
         if is_held_back:
             _await_first(sockets)
         began, ended, events = _read_all(sockets)
-    if events < len(_SPOKEN) // _SPOKEN_CHUNK:
+    if events < _SPOKEN_EVENTS:
         raise RuntimeError(f"only {events} events came")
     return events * readers / (ended - began)
 
