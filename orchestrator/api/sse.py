@@ -40,14 +40,17 @@ async def starting_point(store: Store, row: InteractionRow, last_event_id: str |
     return seq
 
 
-async def stream(
-    store: Store, row: InteractionRow, *, after: int, closing: asyncio.Event
-) -> AsyncGenerator[bytes, None]:
+def stream(store: Store, row: InteractionRow, *, after: int, closing: asyncio.Event) -> AsyncGenerator[bytes, None]:
     """Frames of all public events after `after`, then the end marker. What is asked for beyond the end gives the
     marker.
     """
-    log_id, has_ended = row.id, row.status in TERMINAL_STATUSES
-    del row  # it has the request, which may have megabytes; a stream may last for hours
+    # Not the row: it has the request, which may have megabytes, and a stream may last for hours.
+    return _stream(store, row.id, row.status in TERMINAL_STATUSES, after, closing)
+
+
+async def _stream(
+    store: Store, log_id: str, has_ended: bool, after: int, closing: asyncio.Event
+) -> AsyncGenerator[bytes, None]:
     if has_ended and not await store.read(log_id, after=after, limit=1):
         yield DONE_FRAME
         return
