@@ -234,8 +234,8 @@ class Settings(BaseSettings):
     """Other names of models, `alias = "provider:model"`; `default` is the setting `model`. Adds to the built-in aliases
     of public names, which all lead there."""
     retention_days: Annotated[int, Field(ge=0)] = 55
-    """Days after which ended interactions are deleted, where the project has no number of its own (`corral projects`). 0
-    keeps them."""
+    """Days after which ended interactions are deleted, where the project has no number of its own (`corral projects`).
+    0 keeps them."""
     retry_window_s: Annotated[float, Field(ge=0)] = 300.0
     """For so long after its caller left without an answer an equal create call counts as that one's repetition."""
     agents_dir: Path | None = None

@@ -3,7 +3,8 @@
     "text"                              one user_input
     {"type": "text", …}                 one user_input
     [content, content, …]               one user_input
-    [step, step, …]                     as they are: answers to calls, or a replayed conversation
+    [step, step, …]                     as they are: answers to calls, or a replayed conversation; answers may also stand
+                                        among the contents of a user_input
     [{"role": …, "content": …}, …]      turns of the time before steps
 
 A list is of one sort; mixtures are refused.
@@ -108,6 +109,40 @@ class Turn(WireModel):
 _TurnsAdapter: TypeAdapter[list[Turn]] = TypeAdapter(ListOf[Turn])
 
 
+class AnsweringInput(WireModel):
+    """A user input with answers to calls among its contents, as some clients send them."""
+
+    type: Literal["user_input"] = "user_input"
+    content: ListOf[
+        Annotated[
+            TextContent | ImageContent | AudioContent | VideoContent | DocumentContent | FunctionResult,
+            ByType("content"),
+        ]
+    ]
+
+    def steps(self) -> list[Step]:
+        """One step per run of contents, and each answer as a step of its own."""
+        return Turn(role="user", content=list(self.content)).steps()
+
+
+def _is_answering(item: Any) -> bool:
+    if not isinstance(item, dict) or str(item.get("type")).lower() != "user_input":
+        return False
+    parts = item.get("content")
+    return isinstance(parts, list) and any(
+        isinstance(part, dict) and str(part.get("type")).lower() == "function_result" for part in parts
+    )
+
+
+def _steps_of(item: Any) -> list[Step]:
+    if _is_answering(item):
+        return AnsweringInput.model_validate({**item, "type": "user_input"}).steps()
+    return [StepAdapter.validate_python(item)]
+
+
+_ItemsAdapter: TypeAdapter[list[list[Step]]] = TypeAdapter(ListOf[Annotated[Any, BeforeValidator(_steps_of)]])
+
+
 def as_steps(value: Any) -> list[Step]:
     """For a field's validator: any form of input as steps, validated; paths are those of the caller's own form.
 
@@ -124,7 +159,7 @@ def as_steps(value: Any) -> list[Step]:
     if sort == "turn":
         return Turn.model_validate(value).steps()
     if sort == "step":
-        return [StepAdapter.validate_python(value)]
+        return _steps_of(value)
     if sort == "content":
         return [UserInput(content=[ContentAdapter.validate_python(value)])]
     raise _unknown(value) if isinstance(value, dict) else problem("expected a string, an object or a list")
@@ -145,7 +180,9 @@ def _list_as_steps(items: list[Any]) -> list[Step]:
         return [UserInput(content=ContentsAdapter.validate_python(items))]
     if sorts[0] == "turn":
         return [step for turn in _TurnsAdapter.validate_python(items) for step in turn.steps()]
-    return StepsAdapter.validate_python(items)
+    if not any(map(_is_answering, items)):
+        return StepsAdapter.validate_python(items)
+    return [step for steps in _ItemsAdapter.validate_python(items) for step in steps]
 
 
 def _sort_of(item: Any) -> Sort | None:
@@ -171,6 +208,7 @@ InputForms = (
     Annotated[str, Field(min_length=1)]
     | Annotated[list[Content], Field(min_length=1)]
     | Annotated[list[Step], Field(min_length=1)]
+    | Annotated[list[Step | AnsweringInput], Field(min_length=1)]
     | Annotated[list[Turn], Field(min_length=1)]
     | Content
     | Step

@@ -40,6 +40,19 @@ RESULT = {"type": "function_result", "name": "f", "call_id": "a", "result": {"pa
                 FunctionResult(call_id="b", result="x"),
             ],
         ),
+        (
+            [{"type": "model_output", "content": "hi"}, {"type": "USER_INPUT", "content": [HI, RESULT, HI]}],
+            [
+                ModelOutput(content=[TextContent(text="hi")]),
+                HI_STEP,
+                FunctionResult(call_id="a", name="f", result={"paid": True}),
+                HI_STEP,
+            ],
+        ),
+        (
+            {"type": "user_input", "content": [RESULT]},
+            [FunctionResult(call_id="a", name="f", result={"paid": True})],
+        ),
         ({"role": "user", "content": "hi"}, [HI_STEP]),
         (
             [
@@ -97,6 +110,15 @@ def test_steps_pass_as_they_are() -> None:
         (
             [{"type": "user_input", "content": [{"type": "text", "text": 7}]}],
             "Invalid value at 'input[0].content[0].text': expected a string.",
+        ),
+        (
+            [{"type": "user_input", "content": "a"}, {"type": "user_input", "content": [RESULT, {"type": "foo"}]}],
+            "Unknown content type 'foo' at 'input[1].content[1].type'; known: text, image, audio, video, document, "
+            "function_result.",
+        ),
+        (
+            [{"type": "user_input", "content": [{**RESULT, "reslt": 1}]}],
+            "Unknown parameter 'reslt' at 'input[0].content[0]' (closest known name: 'result').",
         ),
         (
             [HI, {"type": "user_input", "content": "x"}],
