@@ -157,7 +157,7 @@ PARAMETERS: Mapping[str, str] = {
 }
 """What the parameters of paths, queries and headers mean, wherever they occur."""
 _SPELLED: Mapping[str, dict[str, Any]] = {
-    "idempotency-key": {"pattern": "^[ -~]{1,255}$"},
+    "idempotency-key": {"pattern": "^[!-~]([ -~]{0,253}[!-~])?$"},
     "label": {"items": {"type": "string", "pattern": f"^{LABEL_KEY.pattern}="}},
     "last_event_id": {"pattern": "^(evt_[1-9][0-9]{0,17})?$"},
 }

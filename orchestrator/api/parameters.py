@@ -11,6 +11,7 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 from fastapi import Depends, params
 from fastapi.requests import HTTPConnection
 from pydantic import AliasChoices, AwareDatetime, BeforeValidator
+from pydantic_core import PydanticCustomError
 
 from orchestrator.api.services import TheCaller
 from orchestrator.errors import InvalidRequest, NotSupported
@@ -50,7 +51,7 @@ OnlyKnown = Depends(refuse_unknown)
 
 def _is_rfc3339(value: Any) -> Any:
     if not isinstance(value, str) or not _RFC3339.match(value):
-        raise ValueError("expected a moment such as 2026-11-20T09:00:00Z")
+        raise PydanticCustomError("moment", "expected a moment such as 2026-11-20T09:00:00Z")
     return value
 
 

@@ -84,6 +84,7 @@ async def test_moments_are_rfc_3339_with_an_offset(api: Api, value: str) -> None
     for name in ("created_from", "created_before"):
         status, code, message = await api.error("GET", "/v1beta/interactions", params={name: value})
         assert (status, code) == (400, "invalid_request")
-        assert f"'{name}'" in message
+        assert message.startswith(f"Invalid value at '{name}': ")
+        assert "Value error" not in message
     answer = await api.client.get("/v1beta/interactions", params={"created_from": "9999-12-31T23:59:59.5-01:00"})
     assert answer.json() == {"interactions": []}
