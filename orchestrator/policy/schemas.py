@@ -1,7 +1,7 @@
 """JSON schemas that callers bring along: checked when they come, held against what a model answers. Pure.
 
-The library is imported at first use. Nothing outside the schema is ever fetched, and patterns are matched in linear
-time.
+The library is imported at first use. Nothing outside the schema is ever fetched, patterns are matched in linear time,
+and what would take too many steps is not begun, so that a schema can hold up nobody.
 """
 
 from __future__ import annotations
@@ -11,8 +11,14 @@ from functools import lru_cache
 from typing import Any
 
 from orchestrator.errors import InvalidRequest
+from orchestrator.policy.effort import Effort
 
 _SHOWN_CHARS = 300
+_SCHEMA_CHARS = 256 << 10
+"""Reading one of that size takes a fifth of a second."""
+_STEPS = 100_000
+"""A tenth of a second; real schemas take some hundreds."""
+_STEPS_PER_CHAR = 10
 
 
 class AnswerSchema:
@@ -21,7 +27,11 @@ class AnswerSchema:
     def __init__(self, schema: dict[str, Any] | None) -> None:
         """Raises `InvalidRequest` without a path if it is no schema, or refers to something outside itself."""
         self.schema = schema
-        self._validator = None if schema is None else _compiled(json.dumps(schema))
+        text = json.dumps(schema)
+        if len(text) > _SCHEMA_CHARS:
+            raise InvalidRequest(f"the schema has more than {_SCHEMA_CHARS >> 10} KiB")
+        self._effort = None if schema is None else Effort(schema)
+        self._validator = None if schema is None else _compiled(text)
 
     def read(self, text: str) -> tuple[str, str]:
         """The JSON text in an answer, and what is wrong with it; empty if nothing is.
@@ -35,16 +45,20 @@ class AnswerSchema:
             return body, f"it is not JSON: {error}"
         except RecursionError:
             return body, "it is nested too deeply"
-        if self._validator is None:
+        if self._validator is None or self._effort is None:
             return body, ""
+        if not self._effort.fits(value, _STEPS + _STEPS_PER_CHAR * len(body)):
+            return body, "it takes too many steps to hold it against the schema"
+        import jsonschema_rs
+
         try:
-            fault = next(self._validator.iter_errors(value), None)
+            self._validator.validate(value)
+        except jsonschema_rs.ValidationError as fault:
+            path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault.instance_path)
+            return body, f"at '${path}': {str(fault.message)[:_SHOWN_CHARS]}"
         except ValueError as error:
             return body, f"it cannot be held against the schema: {str(error)[:_SHOWN_CHARS]}"
-        if fault is None:
-            return body, ""
-        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault.instance_path)
-        return body, f"at '${path}': {str(fault.message)[:_SHOWN_CHARS]}"
+        return body, ""
 
 
 @lru_cache(maxsize=128)

@@ -86,6 +86,75 @@ def test_patterns_take_linear_time() -> None:
     assert time.monotonic() - started < 5
 
 
+def doubling(levels: int) -> dict[str, Any]:
+    """A schema of some lines that is checked two to the power of `levels` times."""
+    twice = {f"l{at}": {"allOf": [{"$ref": f"#/$defs/l{at + 1}"}] * 2} for at in range(levels)}
+    return {"$defs": {**twice, f"l{levels}": {"type": "string"}}, "$ref": "#/$defs/l0"}
+
+
+NESTED = {"type": "object", "properties": {"a": {"allOf": [{"$ref": "#"}, {"$ref": "#"}]}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        (doubling(40), '"x"'),
+        (NESTED, '{"a":' * 60 + "{}" + "}" * 60),
+        ({"$anchor": "top", "additionalProperties": {"anyOf": [{"$ref": "#top"}] * 3}}, '{"a":' * 60 + "1" + "}" * 60),
+        ({"items": {"allOf": [{"type": "number"}] * 5_000}}, "[" + "1," * 5_000 + "1]"),
+        ({"patternProperties": {f"^{at}": {"not": {"$ref": "#"}} for at in range(30)}}, '{"1":' * 60 + "1" + "}" * 60),
+        ({"items": {"required": [str(at) for at in range(5_000)]}}, json.dumps([{}] * 2_000)),
+        ({"items": {"enum": [{"a": at} for at in range(5_000)]}}, json.dumps([{"a": 4_999}] * 5_000)),
+    ],
+    ids=["definitions", "recursion", "anchors", "lists", "patterns", "required", "enum"],
+)
+def test_what_would_take_for_ever_is_not_begun(schema: dict[str, Any], text: str) -> None:
+    started = time.monotonic()
+    assert "too many steps" in fault_of(schema, text)
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        (doubling(10), '"x"'),
+        (NESTED, '{"a": {"a": {"a": {}}}}'),
+        (
+            {"properties": {"left": {"$ref": "#"}, "right": {"$ref": "#"}}, "additionalProperties": False},
+            '{"left": ' * 50 + '{"right": {}}' + "}" * 50,
+        ),
+        ({"items": {"$ref": "#/definitions/row"}, "definitions": {"row": POINT}}, json.dumps([{"x": 1}] * 20_000)),
+        ({"$defs": {"a/b": {"type": "integer"}}, "items": {"$ref": "#/$defs/a~1b"}}, "[1, 2]"),
+        ({"items": {"enum": [str(at) for at in range(300)]}}, json.dumps(["299"] * 5_000)),
+        ({"prefixItems": [{"type": "integer"}], "items": {"type": "string"}}, '[1, "a", "b"]'),
+    ],
+    ids=["definitions", "recursion", "tree", "rows", "escaped", "enum", "tuple"],
+)  # fmt: skip
+def test_what_real_schemas_do_is_little_work(schema: dict[str, Any], text: str) -> None:
+    assert fault_of(schema, text) == ""
+
+
+def test_a_schema_that_is_too_large_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="256 KiB"):
+        AnswerSchema({"enum": ["x" * 100] * 3_000})
+
+
+def test_schemas_within_schemas_are_refused() -> None:
+    inner = {"$id": "https://example.com/inner", "type": "string"}
+    with pytest.raises(InvalidRequest, match="id"):
+        AnswerSchema({"$defs": {"inner": inner}, "$ref": "https://example.com/inner"})
+    with pytest.raises(InvalidRequest, match="id"):
+        AnswerSchema(
+            {
+                "$schema": "http://json-schema.org/draft-04/schema#",
+                "definitions": {"a": {"id": "inner", "type": "string"}},
+            }
+        )
+    assert AnswerSchema({"$id": "https://example.com/mine", "type": "string"}).read('"x"') == ('"x"', "")
+    named_id = {"properties": {"$id": {"type": "string"}, "id": {"type": "string"}, "enum": {"enum": ["a"]}}}
+    assert AnswerSchema(named_id).read('{"id": "x", "enum": "a"}')[1] == ""
+
+
 # answers
 
 
