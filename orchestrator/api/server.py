@@ -21,7 +21,7 @@ _SOCKET_MESSAGE_LIMIT_BYTES = 1 << 20
 _SEND_BUFFER_BYTES = 128 * 1024
 """Per connection: what was sent and is not acknowledged yet. The kernel takes up to twice that, not 1.6 MiB."""
 _UNSENT_BYTES = 16 * 1024
-"""Of it, what the other end has no room for: 1,000 readers that do not read cost some 30 MB of kernel memory."""
+"""Of it, what the other end has no room for: 1,000 readers that do not read cost some 16 MB of kernel memory."""
 _FILES = 65_536
 """A connection is an open file, and shells and systemd start a process with 1,024 and the right to more."""
 
@@ -35,7 +35,7 @@ def _is_fault(record: logging.LogRecord) -> bool:
 
 
 class _Connection(HttpToolsProtocol):
-    """Queues nothing beside what the kernel does not take at once: else uvicorn queues 64 KiB more before it waits."""
+    """Waits as soon as the kernel does not take all at once: else 64 KiB more are queued before uvicorn waits."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
