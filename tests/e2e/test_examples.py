@@ -48,6 +48,11 @@ def test_quickstart_with_the_sdk(server: ServerProcess) -> None:
     assert "in all: 12" in output
 
 
+def test_functions_and_an_answer_of_a_form(server: ServerProcess) -> None:
+    output = _run(server, str(CLIENTS_PYTHON), str(ROOT / "examples" / "functions" / "sdk.py"))
+    assert output.splitlines() == ["asked: 300 120", "completed {'number': 881, 'amount': 300}"]
+
+
 def test_quickstart_with_the_command_line(server: ServerProcess) -> None:
     output = _run(server, str(QUICKSTART / "cli.sh"))
     assert "the longest word: " in output
