@@ -85,7 +85,13 @@ async def test_a_busy_store_may_be_asked_again(api: Api, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1beta/interactions", "/v1/interactions", "/v1alpha/interactions/", "http://127.0.0.1//v1beta//interactions"],
+    [
+        "/v1beta/interactions",
+        "/v1/interactions",
+        "/v1alpha/interactions/",
+        "http://127.0.0.1//v1beta//interactions",
+        "/v1beta/v1/interactions",
+    ],
 )
 async def test_paths_in_every_form_that_clients_send(api: Api, path: str) -> None:
     answer = await api.client.post(path, json={"agent": "general", "input": "hello"})
@@ -176,7 +182,7 @@ async def test_an_unknown_agent(api: Api, agent: str) -> None:
     [
         ({"environment": "0" * 32}, 404, "environment"),
         ({"previous_interaction_id": "v1_x"}, 404, "previous_interaction_id"),
-        ({"agent_config": {"type": "antigravity", "model": "nowhere:x"}}, 400, "agent_config.model"),
+        ({"agent_config": {"type": "antigravity", "model": "nowhere:x"}}, 404, "agent_config.model"),
         ({"environment": {"sources": [{"type": "inline", "target": "etc/passwd", "content": "x"}]}}, 400, "sources[0]"),
         ({"environment": {"env": {"A": "x" * 9000}}, "labels": {"A": "x"}}, 400, "labels"),
         ({"generation_config": {"temperature": 0}}, 400, "generation_config"),
@@ -193,6 +199,7 @@ async def test_what_is_refused_leaves_nothing(api: Api, fields: dict[str, Any], 
 
 PUBLIC_ROUTES = [
     ("POST", "/v1beta/interactions"),
+    ("GET", "/v1beta/interactions"),
     ("GET", "/v1/interactions/v1_x"),
     ("POST", "/v1beta/interactions/v1_x/cancel"),
     ("POST", "/v1beta/interactions/v1_x:cancel"),
