@@ -19,7 +19,7 @@ from benchmarks.figures import Goal, Row, Summary, Unit, p50_at_least, p99_at_mo
 from benchmarks.plan import Plan
 from orchestrator.clock import SystemClock
 from orchestrator.ids import conversation_of, new_interaction_id
-from orchestrator.store.port import InteractionRow, NewEvent
+from orchestrator.store.records import InteractionRow, NewEvent
 from orchestrator.store.sqlite import SqliteStore
 
 APPENDERS = 50

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from orchestrator.api import sse
 from orchestrator.runs.replies import Replies
-from orchestrator.store.port import InteractionRow
+from orchestrator.store.records import InteractionRow
 from orchestrator.wire.events import DONE_FRAME
 
 

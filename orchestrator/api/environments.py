@@ -17,7 +17,7 @@ from orchestrator.clock import rfc3339
 from orchestrator.errors import InvalidRequest, NotFound
 from orchestrator.policy.sources import check_inline
 from orchestrator.sandboxes.specs import read_spec
-from orchestrator.store.port import EnvironmentRow, InteractionFilter
+from orchestrator.store.records import EnvironmentRow, InteractionFilter
 from orchestrator.wire.base import parse
 from orchestrator.wire.environments import (
     EnvironmentCreate,

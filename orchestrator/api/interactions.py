@@ -19,7 +19,7 @@ from orchestrator.api.services import Services, TheCaller, TheServices
 from orchestrator.errors import InvalidRequest, NotFound
 from orchestrator.runs.record import list_entry, read_interaction
 from orchestrator.runs.replies import CallerKey
-from orchestrator.store.port import InteractionFilter, InteractionRow
+from orchestrator.store.records import InteractionFilter, InteractionRow
 from orchestrator.wire.interactions import LABEL_KEY, TERMINAL_STATUSES, Status, parse_interaction_request
 
 router = APIRouter(tags=["interactions"], dependencies=[OnlyKnown])

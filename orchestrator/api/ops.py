@@ -20,7 +20,8 @@ from orchestrator.api.parameters import OnlyKnown
 from orchestrator.api.services import Services, TheCaller, TheServices
 from orchestrator.clock import rfc3339
 from orchestrator.errors import NotFound
-from orchestrator.store.port import Event, InteractionFilter, Store
+from orchestrator.store.port import Store
+from orchestrator.store.records import Event, InteractionFilter
 from orchestrator.wire.base import encode_json
 
 router = APIRouter(tags=["operators"])

@@ -25,7 +25,7 @@ from orchestrator.api.services import Services, TheCaller, TheServices
 from orchestrator.errors import Conflict, CorralError, InvalidRequest, NotFound
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.reach import Terminal, Watch
-from orchestrator.store.port import EnvironmentRow
+from orchestrator.store.records import EnvironmentRow
 from orchestrator.wire.base import encode_json
 from orchestrator.wire.errors import error_body
 from orchestrator.wire.events import DONE_FRAME, HEARTBEAT_FRAME, sse_frame

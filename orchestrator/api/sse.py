@@ -14,7 +14,8 @@ from typing import Self
 from weakref import WeakValueDictionary
 
 from orchestrator.errors import InvalidRequest
-from orchestrator.store.port import Event, InteractionRow, Store
+from orchestrator.store.port import Store
+from orchestrator.store.records import Event, InteractionRow
 from orchestrator.wire.events import DONE_FRAME, HEARTBEAT_FRAME, PUBLIC_KINDS, seq_of, sse_frame
 from orchestrator.wire.interactions import TERMINAL_STATUSES
 

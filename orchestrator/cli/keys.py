@@ -14,7 +14,8 @@ from orchestrator.cli.terminal import console, neutralise, print_json
 from orchestrator.errors import NotFound
 
 if TYPE_CHECKING:
-    from orchestrator.store.port import KeyRow, Store
+    from orchestrator.store.port import Store
+    from orchestrator.store.records import KeyRow
 
 app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
 
@@ -80,7 +81,7 @@ def revoke(
 async def _create(store: Store, project: str | None, name: str, operator: bool) -> tuple[str, KeyRow]:
     from orchestrator.clock import SystemClock
     from orchestrator.ids import new_key_id
-    from orchestrator.store.port import KeyRow
+    from orchestrator.store.records import KeyRow
 
     owner = await store.default_project() if project is None else await store.ensure_project(project)
     secret = f"crl_{secrets.token_urlsafe(32)}"

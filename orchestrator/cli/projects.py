@@ -12,7 +12,7 @@ from orchestrator.cli.terminal import console, neutralise, print_json
 from orchestrator.errors import NotFound
 
 if TYPE_CHECKING:
-    from orchestrator.store.port import ProjectRow
+    from orchestrator.store.records import ProjectRow
 
 app = typer.Typer(help="List projects, and say for how long their interactions are kept.", no_args_is_help=True)
 

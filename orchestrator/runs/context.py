@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from orchestrator.errors import InvalidRequest, NotFound
-from orchestrator.store.port import Event, InteractionRow, Store
+from orchestrator.store.port import Store
+from orchestrator.store.records import Event, InteractionRow
 from orchestrator.tools.forms import AnyCall, AnyResult, arguments_of, form_of_step, result_step, tool_of
 from orchestrator.tools.port import ToolResult
 from orchestrator.wire.events import fold

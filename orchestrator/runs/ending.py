@@ -12,7 +12,7 @@ from orchestrator import moments
 from orchestrator.clock import Clock
 from orchestrator.runs.frame import frame_of
 from orchestrator.runs.recorder import Recorder
-from orchestrator.store.port import InteractionRow
+from orchestrator.store.records import InteractionRow
 from orchestrator.tools.forms import FILLERS, AnyCall, arguments_of, form_of_step, result_step, stands, tool_of
 from orchestrator.tools.port import ToolResult
 from orchestrator.wire import events

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from orchestrator.clock import rfc3339
-from orchestrator.store.port import InteractionRow
+from orchestrator.store.records import InteractionRow
 
 
 def public_id(row: InteractionRow) -> str:

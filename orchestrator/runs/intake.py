@@ -21,7 +21,8 @@ from orchestrator.runs.replies import CallerKey, Replies
 from orchestrator.runs.supervisor import Supervisor
 from orchestrator.sandboxes.environments import Environments
 from orchestrator.sandboxes.profiles import Profiles
-from orchestrator.store.port import CreateCall, EnvironmentRow, InteractionRow, NewEvent, Store
+from orchestrator.store.port import Store
+from orchestrator.store.records import CreateCall, EnvironmentRow, InteractionRow, NewEvent
 from orchestrator.wire import events
 from orchestrator.wire.base import encode_json
 from orchestrator.wire.environments import EnvironmentSpec, InlineSource

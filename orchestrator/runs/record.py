@@ -8,7 +8,8 @@ from orchestrator.clock import rfc3339
 from orchestrator.errors import LogDamaged
 from orchestrator.runs.context import read_request
 from orchestrator.runs.frame import frame_of
-from orchestrator.store.port import InteractionRow, Store
+from orchestrator.store.port import Store
+from orchestrator.store.records import InteractionRow
 from orchestrator.wire.base import dump
 from orchestrator.wire.environments import EnvironmentSpec, public_network, public_sources
 from orchestrator.wire.events import PUBLIC_KINDS, Folder

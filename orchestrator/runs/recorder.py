@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.errors import LeaseLost, LogDamaged, StoreError
-from orchestrator.store.port import Event, NewEvent, Store
+from orchestrator.store.port import Store
+from orchestrator.store.records import Event, NewEvent
 from orchestrator.tools.forms import AnyCall, AnyResult
 from orchestrator.tools.mediator import Begun
 from orchestrator.wire import events

@@ -21,7 +21,8 @@ import structlog
 
 from orchestrator.clock import Clock
 from orchestrator.errors import InvalidRequest, StoreError
-from orchestrator.store.port import CreateCall, InteractionRow, Store
+from orchestrator.store.port import Store
+from orchestrator.store.records import CreateCall, InteractionRow
 from orchestrator.wire.base import encode_json
 from orchestrator.wire.interactions import InteractionRequest, dump_request
 

@@ -38,7 +38,8 @@ from orchestrator.runs.recorder import Recorder
 from orchestrator.runs.slots import Slots
 from orchestrator.sandboxes.environments import Environments
 from orchestrator.sandboxes.handle import Sandbox
-from orchestrator.store.port import InteractionRow, RunKey, Store
+from orchestrator.store.port import Store
+from orchestrator.store.records import InteractionRow, RunKey
 from orchestrator.tools.mediator import Mediator
 from orchestrator.tools.toolbox import Toolbox
 from orchestrator.wire.interactions import TERMINAL_STATUSES, InteractionError, InteractionRequest, Status

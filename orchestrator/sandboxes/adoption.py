@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from orchestrator.sandboxes.driver import Found, SandboxRef, SandboxState
-from orchestrator.store.port import SandboxRow
+from orchestrator.store.records import SandboxRow
 
 _SETTLED = frozenset({"active", "paused", "stopped", "lost"})
 """Statuses that say something about a sandbox that was once complete."""

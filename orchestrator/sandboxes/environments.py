@@ -35,7 +35,8 @@ from orchestrator.sandboxes.roster import Roster
 from orchestrator.sandboxes.specs import dump_profile, dump_spec, read_spec, ref_of, template_name, variables_of
 from orchestrator.sandboxes.stages import Claims, Stages, StageSettings
 from orchestrator.sandboxes.uses import Uses
-from orchestrator.store.port import EnvironmentRow, Store
+from orchestrator.store.port import Store
+from orchestrator.store.records import EnvironmentRow
 from orchestrator.wire.environments import EnvironmentSpec, Network
 
 log = structlog.get_logger(__name__)

@@ -40,7 +40,8 @@ from orchestrator.sandboxes.specs import parse_profile, read_spec, ref_of, sandb
 from orchestrator.sandboxes.stages import Claims
 from orchestrator.sandboxes.templates import Templates
 from orchestrator.sandboxes.work_queue import Urgency, WorkQueue
-from orchestrator.store.port import EnvironmentRow, NewEvent, Store
+from orchestrator.store.port import Store
+from orchestrator.store.records import EnvironmentRow, NewEvent
 from orchestrator.wire.base import encode_json
 from orchestrator.wire.environments import EnvironmentSpec
 

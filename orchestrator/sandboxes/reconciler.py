@@ -24,7 +24,8 @@ from orchestrator.sandboxes.lifecycle import Lifecycle
 from orchestrator.sandboxes.roster import Roster
 from orchestrator.sandboxes.stages import Stages
 from orchestrator.sandboxes.work_queue import Urgency
-from orchestrator.store.port import SandboxRow, Store
+from orchestrator.store.port import Store
+from orchestrator.store.records import SandboxRow
 
 log = structlog.get_logger(__name__)
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 
 from orchestrator.sandboxes.driver import Profile, Resources, SandboxRef, SandboxSpec
-from orchestrator.store.port import EnvironmentRow
+from orchestrator.store.records import EnvironmentRow
 from orchestrator.wire.environments import EnvironmentSpec, parse_environment
 
 

@@ -23,7 +23,8 @@ from orchestrator.sandboxes.roster import Roster
 from orchestrator.sandboxes.specs import ref_of
 from orchestrator.sandboxes.uses import Uses
 from orchestrator.sandboxes.work_queue import Urgency, WorkQueue
-from orchestrator.store.port import EnvironmentRow, NewEvent, SandboxRow, Store
+from orchestrator.store.port import Store
+from orchestrator.store.records import EnvironmentRow, NewEvent, SandboxRow
 from orchestrator.wire.base import encode_json
 
 log = structlog.get_logger(__name__)

@@ -1,4 +1,4 @@
-"""Channels: how readers of a log learn of new events without asking the database. No I/O; imports `port` only.
+"""Channels: how readers of a log learn of new events without asking the database. No I/O; imports `records` only.
 
 A channel exists while somebody tails its log. It holds a wake-up and a ring of the newest events, each encoded once
 and shared by all readers. A reader holds nothing but its position: whoever is too far behind for the ring reads the
@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from orchestrator.store.port import Event
+from orchestrator.store.records import Event
 
 FEW_READERS = 16
 """So many are woken at every event."""

@@ -1,6 +1,6 @@
 """SQL of interactions and of the calls that created them, for the SQLite store: functions of a connection.
 
-As `rows`, of which it is the other half. Imports `port` and `paging` only.
+As `rows`, of which it is the other half. Imports `records` and `paging` only.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from orchestrator.store.paging import depart, micros, moment, page, start_of
-from orchestrator.store.port import CreateCall, InteractionFilter, InteractionRow, RunKey
+from orchestrator.store.records import CreateCall, InteractionFilter, InteractionRow, RunKey
 
 _INTERACTION = (
     "SELECT id, project_id, conversation, previous_id, environment_id, agent, status, is_background, generation, body,"

@@ -1,7 +1,7 @@
 """The store port: rows per resource and the event log, as the rest of Corral sees them.
 
-May import `errors`, `ids` and `clock` only. No SQL here; implementations stand beside this file and must pass
-`tests/conformance/store_suite.py`.
+What is kept, as values, is in `records`. May import that, `errors`, `ids` and `clock` only. No SQL here;
+implementations stand beside this file and must pass `tests/conformance/store_suite.py`.
 
 A log is an append-only sequence of events under one id: an interaction's (what a stream reader sees, and the run's
 journal) or an environment's (the life of its sandboxes). Rules, from the design, section 2:
@@ -15,170 +15,22 @@ journal) or an environment's (the life of its sandboxes). Rules, from the design
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One stored event."""
-
-    seq: int
-    at: datetime
-    """When it was appended: aware, UTC, microseconds."""
-    kind: str
-    """A public event type (`step.start` …) or one of the journal's own (`tool.output` …)."""
-    body: bytes
-    """UTF-8 JSON on one line, exactly as every reader gets it."""
-
-
-@dataclass(frozen=True, slots=True)
-class NewEvent:
-    """An event to append; the log gives it its `seq` (the caller states which it expects) and its time."""
-
-    kind: str
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class ProjectRow:
-    id: str
-    name: str
-    created: datetime
-    retention_days: int | None = None
-    """For how long ended interactions are kept. None: as the server's setting says; 0: for ever."""
-
-
-@dataclass(frozen=True, slots=True)
-class KeyRow:
-    """An API key without the key: only its SHA-256 is stored."""
-
-    id: str
-    project_id: str
-    name: str
-    prefix: str
-    """The first characters of the key, for people to tell keys apart."""
-    is_operator: bool
-    """May see every project in the operator's routes; nowhere else."""
-    created: datetime
-    revoked: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class EnvironmentRow:
-    id: str
-    project_id: str
-    status: str
-    """`pending` (no sandbox yet), `active`, `paused` (frozen in memory), `stopped` (only its files are kept), `lost`
-    (its sandbox vanished from the engine), `deleting`."""
-    sandbox_id: str | None
-    sandbox_ref: str | None
-    """What the driver needs to find the sandbox again, opaque here."""
-    spec: str
-    """JSON of the environment object that the user gave, canonical, without secrets in the clear."""
-    created: datetime
-    updated: datetime
-    last_accessed: datetime
-    profile: str | None = None
-    """JSON: what its sandbox may take and where it runs. None: as the server's settings say."""
-    template: str | None = None
-    """The name of the template that it is a fork of."""
-    snapshot: str | None = None
-    """What the driver calls the files that its sandbox begins with; None as soon as it has."""
-    target: str | None = None
-    """The status that it is being brought to, stored before the engine is asked; None when it is there."""
-    guest_id: str | None = None
-    """The guest that was last greeted in its sandbox; another one there means that the sandbox began anew."""
-    stage_since: datetime | None = None
-    """When `status` became what it is; None: it never changed. The store keeps it."""
-
-
-@dataclass(frozen=True, slots=True)
-class SandboxRow:
-    """What a sweep over all environments needs of each: no objects of users, so a thousand of them are small."""
-
-    id: str
-    status: str
-    target: str | None
-    sandbox_id: str | None
-    sandbox_ref: str | None
-    snapshot: str | None
-    template: str | None
-    last_accessed: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class InteractionRow:
-    id: str
-    project_id: str
-    conversation: str
-    previous_id: str | None
-    environment_id: str | None
-    agent: str
-    status: str
-    """A wire status: `in_progress`, `requires_action`, `completed`, `failed`, `cancelled`, `incomplete`."""
-    is_background: bool
-    generation: int
-    """Which holder may append; see `claim`."""
-    request: str
-    """JSON of the canonical request."""
-    created: datetime
-    updated: datetime
-    is_cancelling: bool = False
-    """Somebody asked for its end; see `request_cancel`."""
-    is_model: bool = False
-    """`agent` names a model that is asked directly, without an agent."""
-    is_stored: bool = True
-    """Otherwise nobody may ask for it, and it goes as soon as its caller has it."""
-    tier: str = "standard"
-    """`priority`, `standard`, `flex` or `deferred`: whose turn comes first."""
-    labels: Mapping[str, str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RunKey:
-    """An interaction without its request, which may have megabytes."""
-
-    id: str
-    project_id: str
-    environment_id: str | None
-    is_cancelling: bool
-    tier: str = "standard"
-
-
-@dataclass(frozen=True, slots=True)
-class InteractionFilter:
-    """Which interactions a listing shows: those that are all of what is not None."""
-
-    environment_id: str | None = None
-    status: str | None = None
-    agent: str | None = None
-    previous_id: str | None = None
-    conversation: str | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
-    """Those that have all of these."""
-    created_from: datetime | None = None
-    created_before: datetime | None = None
-    only_stored: bool = False
-    """Without those that nobody may ask for."""
-
-
-ANY_INTERACTION = InteractionFilter()
-
-
-@dataclass(frozen=True, slots=True)
-class CreateCall:
-    """The call that created an interaction, kept so that its repetition is recognised."""
-
-    scope: str
-    """Who called: calls of different scopes have nothing to do with each other."""
-    key: str | None
-    """The client's own name for the call; nobody else's of that scope has it."""
-    digest: bytes
-    """SHA-256 of the canonical request: equal for equal requests."""
-    generation: int
-    """Of the server that answers."""
+from orchestrator.store.records import (
+    ANY_INTERACTION,
+    CreateCall,
+    EnvironmentRow,
+    Event,
+    InteractionFilter,
+    InteractionRow,
+    KeyRow,
+    NewEvent,
+    ProjectRow,
+    RunKey,
+    SandboxRow,
+)
 
 
 class Store(ABC):

@@ -1,7 +1,7 @@
 """SQL of projects, keys and environments, for the SQLite store: functions of a connection, one statement or two each.
 
 Knows the tables and how the port's rows are kept in them, nothing of threads, transactions or logs; interactions have a
-file of their own. Imports `port` and `paging` only. `project_id` None sees every project; otherwise another project's
+file of their own. Imports `records` and `paging` only. `project_id` None sees every project; otherwise another project's
 row is as absent as an unknown one.
 """
 
@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from orchestrator.store.paging import depart, micros, moment, page, start_of
-from orchestrator.store.port import EnvironmentRow, KeyRow, ProjectRow, SandboxRow
+from orchestrator.store.records import EnvironmentRow, KeyRow, ProjectRow, SandboxRow
 
 Delete = Callable[[sqlite3.Connection, str, datetime], None]
 

@@ -25,7 +25,9 @@ from orchestrator.store import interaction_rows, paging, rows
 from orchestrator.store.channel import Channels
 from orchestrator.store.connection import connect_writer, translated
 from orchestrator.store.paging import micros, moment
-from orchestrator.store.port import (
+from orchestrator.store.port import Store
+from orchestrator.store.readers import Readers
+from orchestrator.store.records import (
     ANY_INTERACTION,
     CreateCall,
     EnvironmentRow,
@@ -37,9 +39,7 @@ from orchestrator.store.port import (
     ProjectRow,
     RunKey,
     SandboxRow,
-    Store,
 )
-from orchestrator.store.readers import Readers
 from orchestrator.store.schema import migrate, shipped_migrations
 from orchestrator.store.writer import Writer
 

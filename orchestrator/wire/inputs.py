@@ -3,8 +3,8 @@
     "text"                              one user_input
     {"type": "text", …}                 one user_input
     [content, content, …]               one user_input
-    [step, step, …]                     as they are: answers to calls, or a replayed conversation; answers may also stand
-                                        among the contents of a user_input
+    [step, step, …]                     as they are: answers to calls, which may also stand among the contents of a
+                                        user_input, or a replayed conversation
     [{"role": …, "content": …}, …]      turns of the time before steps
 
 A list is of one sort; mixtures are refused.

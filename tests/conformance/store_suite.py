@@ -17,7 +17,8 @@ import pytest
 from orchestrator.clock import Clock
 from orchestrator.errors import InvalidRequest, LeaseLost, StoreError
 from orchestrator.ids import new_environment_id, new_interaction_id
-from orchestrator.store.port import (
+from orchestrator.store.port import Store
+from orchestrator.store.records import (
     CreateCall,
     Event,
     InteractionFilter,
@@ -25,7 +26,6 @@ from orchestrator.store.port import (
     NewEvent,
     RunKey,
     SandboxRow,
-    Store,
 )
 from tests.fakes.clock import ManualClock
 from tests.fakes.consistency import assert_store_consistent

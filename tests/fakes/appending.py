@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from orchestrator.clock import SystemClock
-from orchestrator.store.port import NewEvent
+from orchestrator.store.records import NewEvent
 from orchestrator.store.sqlite import SqliteStore
 from tests.fakes.rows import interaction_row
 

@@ -6,7 +6,8 @@ import asyncio
 import json
 import sqlite3
 
-from orchestrator.store.port import Event, InteractionRow, Store
+from orchestrator.store.port import Store
+from orchestrator.store.records import Event, InteractionRow
 from orchestrator.store.sqlite import SqliteStore
 
 

@@ -14,7 +14,7 @@ from orchestrator.sandboxes.environments import Environments, SandboxDefaults, o
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.pool import PoolSettings
 from orchestrator.sandboxes.stages import StageSettings
-from orchestrator.store.port import EnvironmentRow
+from orchestrator.store.records import EnvironmentRow
 from orchestrator.store.sqlite import SqliteStore
 from orchestrator.wire.environments import EnvironmentSpec, parse_environment
 from tests.fakes.consistency import assert_store_consistent

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.ids import conversation_of, new_environment_id, new_interaction_id, new_key_id
-from orchestrator.store.port import EnvironmentRow, InteractionRow, KeyRow, NewEvent
+from orchestrator.store.records import EnvironmentRow, InteractionRow, KeyRow, NewEvent
 
 START = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
 

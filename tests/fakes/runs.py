@@ -22,7 +22,8 @@ from orchestrator.runs.slots import Slots
 from orchestrator.runs.supervisor import Supervisor
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.profiles import Profiles
-from orchestrator.store.port import EnvironmentRow, Event, InteractionRow, Store
+from orchestrator.store.port import Store
+from orchestrator.store.records import EnvironmentRow, Event, InteractionRow
 from orchestrator.wire.environments import EnvironmentSpec
 from orchestrator.wire.events import fold
 from orchestrator.wire.steps import CodeExecutionCall, CodeExecutionResult, FunctionCall, FunctionResult, Step

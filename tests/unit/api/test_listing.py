@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.store.port import InteractionRow
+from orchestrator.store.records import InteractionRow
 from tests.fakes.api import Api
 from tests.fakes.rows import START, interaction_row, key_row
 

@@ -12,7 +12,7 @@ from orchestrator.api.delivery import AnswerOfCreate, StreamOfCreate
 from orchestrator.clock import SystemClock
 from orchestrator.errors import StoreError
 from orchestrator.runs.replies import Replies
-from orchestrator.store.port import InteractionRow
+from orchestrator.store.records import InteractionRow
 from orchestrator.wire.events import DONE_FRAME
 from tests.fakes.api import Api
 from tests.fakes.rows import interaction_row

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.api import sse
 from orchestrator.clock import SystemClock
-from orchestrator.store.port import InteractionRow, NewEvent
+from orchestrator.store.records import InteractionRow, NewEvent
 from orchestrator.store.sqlite import SqliteStore
 from orchestrator.wire.events import DONE_FRAME, HEARTBEAT_FRAME, sse_frame
 from tests.fakes.rows import interaction_row

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.clock import SystemClock
 from orchestrator.runs.retention import Retention
-from orchestrator.store.port import InteractionRow
+from orchestrator.store.records import InteractionRow
 from tests.fakes.api import Api
 from tests.fakes.local_server import event_of, frames
 from tests.fakes.runs import scripted

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import local_store
-from orchestrator.store.port import KeyRow, ProjectRow
+from orchestrator.store.records import KeyRow, ProjectRow
 from tests.unit.cli.conftest import Corral
 
 NOW = datetime(2026, 11, 20, 9, tzinfo=UTC)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cli import local_store
-from orchestrator.store.port import ProjectRow
+from orchestrator.store.records import ProjectRow
 from tests.unit.cli.conftest import Corral
 
 NOW = datetime(2026, 11, 20, 9, tzinfo=UTC)

@@ -25,7 +25,7 @@ from orchestrator.policy.limits import Limits
 from orchestrator.runs.answers import answer_schema
 from orchestrator.runs.record import read_interaction
 from orchestrator.runs.replies import CallerKey
-from orchestrator.store.port import Event, NewEvent
+from orchestrator.store.records import Event, NewEvent
 from orchestrator.store.sqlite import SqliteStore
 from orchestrator.wire.interactions import parse_interaction_request
 from orchestrator.wire.steps import ModelOutput, Step, UserInput

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.errors import InvalidRequest, NotFound
 from orchestrator.runs.context import find_parent, read_history, read_request, with_all_results
-from orchestrator.store.port import InteractionRow
+from orchestrator.store.records import InteractionRow
 from orchestrator.store.sqlite import SqliteStore
 from orchestrator.wire.content import TextContent
 from orchestrator.wire.steps import FunctionCall, FunctionResult, ModelOutput, Step, UserInput

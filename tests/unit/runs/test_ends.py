@@ -16,7 +16,7 @@ from orchestrator.policy.limits import Limits
 from orchestrator.runs.context import spent_s
 from orchestrator.runs.supervisor import Supervisor
 from orchestrator.sandboxes.outcome import CallOutcome
-from orchestrator.store.port import Event, InteractionRow, NewEvent
+from orchestrator.store.records import Event, InteractionRow, NewEvent
 from orchestrator.store.sqlite import SqliteStore
 from tests.fakes.clock import ManualClock
 from tests.fakes.rows import START

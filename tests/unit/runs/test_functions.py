@@ -12,7 +12,7 @@ from orchestrator.models.port import CallDelta, CallStart, ModelEvent, ModelRequ
 from orchestrator.runs.context import read_history, read_request
 from orchestrator.runs.replies import CallerKey
 from orchestrator.sandboxes.outcome import CallOutcome
-from orchestrator.store.port import InteractionRow, NewEvent
+from orchestrator.store.records import InteractionRow, NewEvent
 from orchestrator.store.sqlite import SqliteStore
 from orchestrator.wire.interactions import parse_interaction_request
 from orchestrator.wire.steps import FunctionCall, FunctionResult, Step

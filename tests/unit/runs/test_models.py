@@ -19,7 +19,7 @@ from orchestrator.models.port import (
 )
 from orchestrator.runs.record import read_interaction
 from orchestrator.runs.replies import CallerKey
-from orchestrator.store.port import InteractionRow
+from orchestrator.store.records import InteractionRow
 from orchestrator.store.sqlite import SqliteStore
 from orchestrator.wire.interactions import parse_interaction_request
 from tests.fakes.runs import PlayedModel, RunWorld, assert_ended_once, bash, scripted

@@ -13,7 +13,7 @@ from orchestrator.policy.limits import Limits
 from orchestrator.runs.record import read_interaction
 from orchestrator.runs.repeats import TOLD_FROM, failures_alike, told
 from orchestrator.sandboxes.outcome import CallOutcome
-from orchestrator.store.port import InteractionRow, NewEvent
+from orchestrator.store.records import InteractionRow, NewEvent
 from orchestrator.store.sqlite import SqliteStore
 from orchestrator.wire.steps import (
     CodeArguments,

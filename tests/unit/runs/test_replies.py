@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.errors import InvalidRequest, StoreError
 from orchestrator.runs.replies import CallerKey, Replies
-from orchestrator.store.port import CreateCall, InteractionRow
+from orchestrator.store.records import CreateCall, InteractionRow
 from orchestrator.store.sqlite import SqliteStore
 from orchestrator.wire.interactions import InteractionRequest, parse_interaction_request
 from tests.fakes.clock import ManualClock

@@ -15,7 +15,7 @@ import pytest
 from orchestrator.clock import SystemClock
 from orchestrator.errors import StoreError
 from orchestrator.sandboxes.outcome import CallOutcome
-from orchestrator.store.port import Event, NewEvent
+from orchestrator.store.records import Event, NewEvent
 from orchestrator.store.sqlite import SqliteStore
 from orchestrator.wire.steps import CodeExecutionCall, FunctionCall, ModelOutput
 from tests.fakes.consistency import assert_store_consistent

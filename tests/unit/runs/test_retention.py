@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.errors import StoreError
 from orchestrator.runs.retention import Retention
-from orchestrator.store.port import CreateCall, InteractionRow
+from orchestrator.store.records import CreateCall, InteractionRow
 from orchestrator.store.sqlite import SqliteStore
 from tests.fakes.clock import ManualClock
 from tests.fakes.consistency import assert_store_consistent

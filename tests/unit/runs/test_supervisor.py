@@ -9,7 +9,7 @@ import pytest
 from orchestrator.errors import LimitExceeded, LogDamaged
 from orchestrator.runs.record import read_interaction
 from orchestrator.sandboxes.outcome import CallOutcome
-from orchestrator.store.port import NewEvent
+from orchestrator.store.records import NewEvent
 from orchestrator.store.sqlite import SqliteStore
 from tests.fakes.runs import RunWorld, assert_ended_once, bash, bodies, kinds, scripted
 from tests.fakes.sandboxes import Asked, FakeSandbox, outcome

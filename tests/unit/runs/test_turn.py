@@ -25,7 +25,7 @@ from orchestrator.models.port import Usage as ModelUsage
 from orchestrator.runs import turn as module
 from orchestrator.runs.recorder import Recorder
 from orchestrator.runs.turn import Turn
-from orchestrator.store.port import NewEvent
+from orchestrator.store.records import NewEvent
 from orchestrator.store.sqlite import SqliteStore
 from orchestrator.tools.mediator import ToolCall
 from orchestrator.tools.toolbox import Toolbox

@@ -28,7 +28,7 @@ from orchestrator.sandboxes.driver import (
     SandboxState,
     SandboxStatus,
 )
-from orchestrator.store.port import EnvironmentRow, SandboxRow
+from orchestrator.store.records import EnvironmentRow, SandboxRow
 from tests.fakes.lives import WITH_SOURCE, World, eventually, says, spec_of
 from tests.fakes.local_driver import (
     IMAGE,

@@ -13,7 +13,7 @@ from orchestrator.errors import SandboxGone
 from orchestrator.sandboxes.driver import GuestStream, SandboxRef
 from orchestrator.sandboxes.environments import Environments
 from orchestrator.sandboxes.handle import Sandbox
-from orchestrator.store.port import EnvironmentRow
+from orchestrator.store.records import EnvironmentRow
 from tests.fakes.lives import World, says, spec_of, used
 from tests.fakes.local_driver import Hangs, LocalDriver
 

@@ -26,7 +26,7 @@ from orchestrator.sandboxes.driver import (
 from orchestrator.sandboxes.environments import Environments
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.stages import StageSettings
-from orchestrator.store.port import EnvironmentRow
+from orchestrator.store.records import EnvironmentRow
 from tests.fakes.lives import WITH_SOURCE, World, eventually, says, spec_of, used
 from tests.fakes.local_driver import IMAGE, EngineAway, FailsDuringCreate, LocalDriver, SlowToStart
 

@@ -12,7 +12,7 @@ from orchestrator.sandboxes.adoption import compare, status_of
 from orchestrator.sandboxes.driver import Found, SandboxRef, SandboxState
 from orchestrator.sandboxes.stages import Expiry, StageSettings, next_stage
 from orchestrator.sandboxes.uses import Uses
-from orchestrator.store.port import SandboxRow
+from orchestrator.store.records import SandboxRow
 from tests.fakes.clock import ManualClock
 
 SETTINGS = StageSettings(pause_after_s=10, stop_after_s=20, delete_after_s=1000)

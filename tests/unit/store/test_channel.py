@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from orchestrator.store.channel import BATCH_BYTES, BATCH_EVENTS, FEW_READERS, Channel, Channels
-from orchestrator.store.port import Event
+from orchestrator.store.records import Event
 from tests.fakes.rows import START
 
 

@@ -14,7 +14,7 @@ from orchestrator.errors import ConfigError, StoreError
 from orchestrator.ids import new_interaction_id
 from orchestrator.store.connection import translated
 from orchestrator.store.paging import micros, moment
-from orchestrator.store.port import NewEvent
+from orchestrator.store.records import NewEvent
 from orchestrator.store.sqlite import BATCH_BYTES, SqliteStore
 from tests.fakes.clock import ManualClock
 from tests.fakes.consistency import assert_store_consistent

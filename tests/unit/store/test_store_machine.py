@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
 from orchestrator.errors import LeaseLost
-from orchestrator.store.port import Event, NewEvent
+from orchestrator.store.records import Event, NewEvent
 from orchestrator.store.sqlite import SqliteStore
 from tests.fakes.clock import ManualClock
 from tests.fakes.consistency import assert_store_consistent

@@ -14,7 +14,7 @@ from orchestrator.clock import SystemClock
 from orchestrator.errors import ToolError
 from orchestrator.models.port import CallDelta, CallStart, ModelEvent, ModelRequest, TextDelta, TurnEnd
 from orchestrator.runs.record import read_interaction
-from orchestrator.store.port import Event, NewEvent
+from orchestrator.store.records import Event, NewEvent
 from orchestrator.store.sqlite import SqliteStore
 from orchestrator.tools.web import GoogleSearch, SearchArguments, UrlArguments, UrlContext
 from orchestrator.wire.steps import GoogleSearchResult, Step, UrlContextResult
