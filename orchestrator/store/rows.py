@@ -1,8 +1,8 @@
 """SQL of projects, keys and environments, for the SQLite store: functions of a connection, one statement or two each.
 
 Knows the tables and how the port's rows are kept in them, nothing of threads, transactions or logs; interactions have a
-file of their own. Imports `records` and `paging` only. `project_id` None sees every project; otherwise another project's
-row is as absent as an unknown one.
+file of their own. Imports `records` and `paging` only. `project_id` None sees every project; otherwise another
+project's row is as absent as an unknown one.
 """
 
 from __future__ import annotations

@@ -425,7 +425,8 @@ class StoreSuite(ABC):
         assert await store.expired(project, START + days[2], 1) == [old.id]
         assert await store.expired(project, START, 10) == []
 
-    async def test_projects_keep_what_they_are_told(self, store: Store, project: str) -> None:
+    async def test_projects_keep_what_they_are_told(self, store: Store, project: str, clock: ManualClock) -> None:
+        clock.advance(1)
         other = await store.ensure_project("other")
         assert other.retention_days is None
         changed = await store.set_retention("other", 7)
