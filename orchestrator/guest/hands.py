@@ -24,7 +24,7 @@ from typing import AbstractSet, Any, Callable, Deque, Dict, List, NoReturn, Opti
 from .frames import OPEN, Decoder, FrameError, decode_json, encode_json
 from .hand import Hand
 from .reactor import Reactor
-from .trees import Sweep, below, children, descendants, send_signal, session_of
+from .trees import Sweep, below, children, descendants, is_dying, send_signal, session_of
 
 Answer = Dict[str, Any]
 
@@ -42,6 +42,8 @@ _DEFAULT_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _SPARE_HANDS = 2
 _REFILL_DELAY_S = 0.02
 """A fork while a call starts would delay that call."""
+_WARY_S = 2.0
+"""After the end of a hand: so long the others are looked at more closely, which takes 30 us a call."""
 _SEND_TIMEOUT_S = 2.0
 """A hand that the agent keeps from running must not stop the guest."""
 
@@ -166,6 +168,7 @@ class HandPool:
         self._has_subreapers = become_subreaper()
         self._ended_sessions: Deque[int] = deque(maxlen=_ENDED_SESSIONS)
         self._refilling = False
+        self._wary_until = 0.0
 
     def fill(self) -> None:
         """Makes the spare hands now, as far as the limit of processes lets it."""
@@ -191,11 +194,17 @@ class HandPool:
     def _live_spare(self) -> Optional[HandProcess]:
         while self._spare:
             hand = self._spare.pop()
-            # The agent may have killed it, and nobody has been told so far.
-            if hand.is_alive and os.waitid(os.P_PID, hand.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if self._is_usable(hand):
                 return hand
             hand.on_end = lambda: None
         return None
+
+    def _is_usable(self, hand: HandProcess) -> bool:
+        """The agent may have killed it, and nobody has been told so far."""
+        if not hand.is_alive or os.waitid(os.P_PID, hand.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return False
+        # Who kills one may have killed all, and on a busy machine they come to their ends one after the other.
+        return self._reactor.now() > self._wary_until or not is_dying(hand.pid)
 
     def give(self, hand: HandProcess) -> None:
         """Takes back a hand that has nothing below it."""
@@ -223,6 +232,7 @@ class HandPool:
         """Tells that a child of the guest is gone."""
         hand = self._alive.pop(pid, None)
         if hand is not None:
+            self._wary_until = self._reactor.now() + _WARY_S
             # What it left has become ours by now.
             Sweep(self._reactor, lambda known: self._orphans(known) | hand.find_strays(known), lambda: None)
             hand.reaped()

@@ -88,6 +88,24 @@ def send_signal(pid: int, number: int) -> None:
         pass
 
 
+def is_dying(pid: int) -> bool:
+    """Whether a process is gone, or has been killed and only not come to its end yet."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            return has_pending_kill(file.read())
+    except OSError:
+        return True
+
+
+def has_pending_kill(status: bytes) -> bool:
+    """The same, by what its `/proc/PID/status` says."""
+    for line in status.splitlines():
+        name, _, signals = line.partition(b":")
+        if name in (b"SigPnd", b"ShdPnd") and int(signals, 16) >> (signal.SIGKILL - 1) & 1:
+            return True
+    return False
+
+
 def started_at(pid: int) -> float:
     """Seconds since boot at which a process began; 0 if it is gone."""
     fields = _stat(pid)
