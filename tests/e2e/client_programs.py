@@ -112,11 +112,11 @@ def saw_by(request: pytest.FixtureRequest, server: ServerProcess, program: Clien
     """Tells what the stories of a program saw; a story that failed fails the test that asks for it."""
     session = request.session
     if _SESSION not in session.config.stash:
-        modules = {item.module for item in session.items if isinstance(item, pytest.Function)}
-        programs = {each for module in modules for each in _programs_of(module)}
-        started = _Session({each: each.start(server.url) for each in programs})
-        session.config.stash[_SESSION] = started
+        started = session.config.stash[_SESSION] = _Session()
         session.addfinalizer(started.close)
+        modules = {item.module for item in session.items if isinstance(item, pytest.Function)}
+        for each in {each for module in modules for each in _programs_of(module)}:
+            started.running[each] = each.start(server.url)
     programs_told = session.config.stash[_SESSION]
 
     def saw(story: str) -> Any:
@@ -127,7 +127,6 @@ def saw_by(request: pytest.FixtureRequest, server: ServerProcess, program: Clien
     return saw
 
 
-def _programs_of(module: ModuleType) -> tuple[ClientProgram, ...]:
-    programs: tuple[ClientProgram, ...] = getattr(module, "PROGRAMS", ())
-    single: ClientProgram | None = getattr(module, "PROGRAM", None)
-    return programs if single is None else (*programs, single)
+def _programs_of(module: ModuleType) -> list[ClientProgram]:
+    named = (*getattr(module, "PROGRAMS", ()), getattr(module, "PROGRAM", None))
+    return [each for each in named if isinstance(each, ClientProgram)]  # other modules use the names for other things
