@@ -155,9 +155,23 @@ class CallForgotten(SandboxError):
 
 
 class ModelError(CorralError):
-    """A model provider refused, failed or broke off. `code` says which: `model_overloaded`, `model_auth`, …"""
+    """A model provider refused, failed or broke off. `code` says which: `model_overloaded`, `model_auth`, …
+
+    `retry_after_s` is how long the provider asks to be left alone, where it says so.
+    """
 
     code = "model_failed"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        retryable: bool | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, code=code, retryable=retryable)
+        self.retry_after_s = retry_after_s
 
 
 class ToolError(CorralError):

@@ -45,6 +45,16 @@ log = structlog.get_logger(__name__)
 _ATTEMPTS = 4
 _FIRST_WAIT_S = 0.2
 _LONGEST_WAIT_S = 10.0
+_LONGEST_RETRY_AFTER_S = 120.0
+"""A provider that wants to be left alone for longer is not waited for: its error is the run's."""
+
+
+def _wait_s(state: RetryCallState) -> float:
+    """The time before the next try: as the provider asks, and never less than our own."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    asked_s = error.retry_after_s if isinstance(error, ModelError) else None
+    own = wait_exponential(multiplier=_FIRST_WAIT_S, max=_LONGEST_WAIT_S) + wait_random(0, _FIRST_WAIT_S)
+    return max(own(state), asked_s or 0.0)
 
 
 class Turn:
@@ -68,19 +78,25 @@ class Turn:
     async def play(self, provider: ModelProvider, request: ModelRequest) -> list[ToolCall]:
         """The calls that the model made, in order; none if it is done. Everything is durable on return.
 
-        A failure that may pass is tried again, as long as nothing of the turn was shown.
+        A failure that may pass is tried again, as long as nothing of the turn was shown, and not before the time that
+        the provider asks for. Providers do not try again themselves: this is the one policy.
 
         Raises:
             ModelError: the provider failed for good.
         """
 
         def may_retry(error: BaseException) -> bool:
-            return isinstance(error, ModelError) and error.retryable and not self._has_shown
+            return (
+                isinstance(error, ModelError)
+                and error.retryable
+                and not self._has_shown
+                and (error.retry_after_s or 0.0) <= _LONGEST_RETRY_AFTER_S
+            )
 
         retrying = AsyncRetrying(
             retry=retry_if_exception(may_retry),
             stop=stop_after_attempt(_ATTEMPTS),
-            wait=wait_exponential(multiplier=_FIRST_WAIT_S, max=_LONGEST_WAIT_S) + wait_random(0, _FIRST_WAIT_S),
+            wait=_wait_s,
             after=self._note_failure,
             reraise=True,
         )
@@ -170,8 +186,9 @@ class Turn:
     def _note_failure(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
         if isinstance(error, ModelError):
-            self._recorder.note("turn.failed", code=error.code, message=error.message)
-            log.warning("model_call_failed", code=error.code, attempt=state.attempt_number)
+            asked = {} if error.retry_after_s is None else {"retry_after_s": error.retry_after_s}
+            self._recorder.note("turn.failed", code=error.code, message=error.message, **asked)
+            log.warning("model_call_failed", code=error.code, attempt=state.attempt_number, **asked)
 
 
 class _OpenStep(ABC):

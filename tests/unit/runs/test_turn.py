@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
@@ -238,6 +239,25 @@ async def test_nothing_is_tried_again_once_something_was_shown(shown: ModelEvent
     assert len(played.model.requests) == 1
     kinds = [event.kind for event in played.log.events]
     assert kinds.count("step.start") == kinds.count("step.stop") == 1
+
+
+def limited(retry_after_s: float) -> ModelError:
+    return ModelError("too many", code="model_rate_limited", retryable=True, retry_after_s=retry_after_s)
+
+
+async def test_the_next_try_waits_as_long_as_the_provider_asks() -> None:
+    played = Played([limited(0.2)], [TextDelta("fine"), TurnEnd()])
+    begin = time.monotonic()
+    await played.calls()
+    assert 0.2 <= time.monotonic() - begin < 5
+    assert [note["retry_after_s"] for note in played.log.notes("turn.failed")] == [0.2]
+
+
+async def test_a_provider_that_asks_for_hours_is_not_waited_for() -> None:
+    played = Played([limited(7200)], [TextDelta("late"), TurnEnd()])
+    with pytest.raises(ModelError, match="too many"):
+        await played.calls()
+    assert len(played.model.requests) == 1
 
 
 @pytest.mark.parametrize("error", [LeaseLost("another"), StoreError("full")])
