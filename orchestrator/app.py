@@ -28,7 +28,7 @@ from orchestrator.api.services import Services
 from orchestrator.clock import SystemClock
 from orchestrator.config import EngineTlsSettings, Settings
 from orchestrator.errors import ConfigError
-from orchestrator.models.registry import ModelRegistry
+from orchestrator.models.providers import open_registry
 from orchestrator.policy.bounds import Bounds, Maxima
 from orchestrator.policy.limits import Limits
 from orchestrator.runs.intake import Intake
@@ -89,7 +89,7 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
     clock = SystemClock()
     agents = await asyncio.to_thread(load_agents, settings)
     profiles = _profiles(settings)
-    models = ModelRegistry(settings.model, aliases=settings.model_aliases)
+    models = open_registry(settings)
     # A provider's module is imported at first use; better now than in the middle of the first run.
     await asyncio.to_thread(models.resolve)
     limits = Limits(
@@ -107,6 +107,7 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         lock = DataFolderLock(settings.data_dir)
         await asyncio.to_thread(lock.acquire)
         stack.callback(lock.release)
+        stack.push_async_callback(models.aclose)
         store = await stack.enter_async_context(open_store(settings))
         generation = await store.next_generation()
         if driver is None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,6 +32,7 @@ from orchestrator.errors import ConfigError
 _PREFIX = "CORRAL_"
 _NOT_SETTINGS = ("CORRAL_CONFIG", "CORRAL_TEST_", "CORRAL_BENCH_")
 """Variables of ours that are not settings: where the file is, and switches of tests and benchmarks."""
+_PROVIDER_NAME = re.compile(r"[a-z][a-z0-9_-]*")
 _SHIPPED_ALIASES = {
     "antigravity-preview-05-2026": "general",
     "antigravity-preview-09-2026": "general",
@@ -50,6 +52,14 @@ _SHIPPED_MODEL_ALIASES = dict.fromkeys(
     ),
     "default",
 )
+
+_USUAL_VARIABLES: Mapping[tuple[str, str], tuple[str, ...]] = {
+    ("gemini", "api_key"): ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+    ("openai", "api_key"): ("OPENAI_API_KEY",),
+    ("openai", "base_url"): ("OPENAI_BASE_URL",),
+    ("anthropic", "api_key"): ("ANTHROPIC_API_KEY",),
+}
+"""Provider and field to the variables that other programs take it from, too."""
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -156,6 +166,19 @@ class EngineTlsSettings(BaseModel):
         return self
 
 
+class ProviderSettings(BaseModel):
+    """A provider of models."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    kind: Literal["gemini", "openai", "anthropic"] | None = None
+    """How it is spoken to. Unset: as the table's name says."""
+    api_key: SecretStr | None = None
+    """The key to send."""
+    base_url: str | None = None
+    """Where it is. Unset: the provider's own address."""
+
+
 class Settings(BaseSettings):
     """Everything that an operator can set. Immutable."""
 
@@ -233,6 +256,12 @@ class Settings(BaseSettings):
     model_aliases: dict[str, str] = Field(default_factory=lambda: dict(_SHIPPED_MODEL_ALIASES))
     """Other names of models, `alias = "provider:model"`; `default` is the setting `model`. Adds to the built-in aliases
     of public names, which all lead there."""
+    providers: dict[str, ProviderSettings] = Field(default_factory=dict)
+    """Where models come from, a table each: `[providers.NAME]` with `api_key`, `base_url` and `kind`: `gemini`,
+    `openai` or `anthropic`, not needed where NAME is one of them. Models are then named `NAME:model`. Servers that
+    speak OpenAI's chat format, such as vLLM, Ollama, llama.cpp and gateways, are of the kind `openai` and need a
+    `base_url`. What the tables of these three names leave out is taken from `GEMINI_API_KEY` or `GOOGLE_API_KEY`,
+    `OPENAI_API_KEY` and `OPENAI_BASE_URL`, `ANTHROPIC_API_KEY`."""
     retention_days: Annotated[int, Field(ge=0)] = 55
     """Days after which ended interactions are deleted, where the project has no number of its own (`corral projects`).
     0 keeps them."""
@@ -265,6 +294,21 @@ class Settings(BaseSettings):
     @classmethod
     def _keep_shipped_model_aliases(cls, value: dict[str, str]) -> dict[str, str]:
         return {**_SHIPPED_MODEL_ALIASES, **value}
+
+    @field_validator("providers", mode="after")
+    @classmethod
+    def _name_providers(cls, value: dict[str, ProviderSettings]) -> dict[str, ProviderSettings]:
+        for name, provider in value.items():
+            if not _PROVIDER_NAME.fullmatch(name) or name in ("scripted", "default"):
+                raise ValueError(f"{name!r} cannot be the name of a provider")
+            kind = provider.kind or name
+            if kind not in ("gemini", "openai", "anthropic"):
+                raise ValueError(f"{name!r} needs a 'kind': gemini, openai or anthropic; most servers speak openai")
+            if kind != name and kind == "openai" and provider.base_url is None:
+                raise ValueError(f"{name!r} needs a 'base_url'")
+            if provider.base_url is not None and not provider.base_url.startswith(("http://", "https://")):
+                raise ValueError(f"the 'base_url' of {name!r} must begin with http:// or https://")
+        return value
 
     @property
     def server_url(self) -> str:
@@ -300,6 +344,7 @@ class Settings(BaseSettings):
         merged = _merge(_merge(document, variables), given)
         if "engine_url" not in merged:
             merged["engine_url"] = _find_engine()
+        merged = _merge(_usual_providers(), merged)
         if "engine_tls" not in merged and (tls := _find_engine_tls()):
             merged["engine_tls"] = tls
         try:
@@ -307,6 +352,16 @@ class Settings(BaseSettings):
         except ValidationError as error:
             origins = ((given, "given"), (variables, "variable"), (document, str(file)))
             raise ConfigError("; ".join(_explain(cls, error, origins))) from error
+
+
+def _usual_providers() -> dict[str, Any]:
+    """The table `providers` as far as the variables that other programs know say it."""
+    found: dict[str, dict[str, str]] = {}
+    for (provider, field), names in _USUAL_VARIABLES.items():
+        value = next((value for name in names if (value := os.environ.get(name))), None)
+        if value is not None:
+            found.setdefault(provider, {})[field] = value
+    return {"providers": found} if found else {}
 
 
 def _variables(cls: type[Settings]) -> dict[str, Any]:

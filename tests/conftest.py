@@ -23,6 +23,7 @@ from orchestrator.config import Settings
 
 NO_ENGINE = "CORRAL_TEST_NO_ENGINE"
 NO_RUNSC = "the engine has no runtime runsc (gVisor)"
+_PROVIDERS_VARIABLES = ("GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY")
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1", "", None)
 
 _state: dict[str, bool] = {"guarded": False}
@@ -86,7 +87,7 @@ def has_no_settings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     """Variables of the person who runs the tests do not change what unit tests see."""
     if not _is_e2e(request.node):
         for name in os.environ:
-            if name.startswith("CORRAL_"):
+            if name.startswith("CORRAL_") or name in _PROVIDERS_VARIABLES:
                 monkeypatch.delenv(name)
 
 

@@ -174,10 +174,10 @@ def _storage(settings: Settings) -> Check:
 
 
 def _models(settings: Settings) -> Check:
-    from orchestrator.models.registry import ModelRegistry
+    from orchestrator.models.providers import open_registry
 
     try:
-        registry = ModelRegistry(settings.model, aliases=settings.model_aliases)
+        registry = open_registry(settings)
     except ConfigError as error:
         return Check("models", "broken", error.message, "set CORRAL_MODEL to a model of a provider that is there")
     found = f"providers: {', '.join(registry.providers)}; default: {registry.default}"

@@ -118,3 +118,6 @@ class ModelProvider(ABC):
             ModelError: `retryable` says whether the same call may succeed later; raised before the first event or
                 between events.
         """
+
+    async def aclose(self) -> None:  # noqa: B027 - most providers have nothing to close
+        """Lets go of connections. The provider is not used afterwards."""

@@ -37,8 +37,11 @@ class ModelRegistry:
         default: str,
         providers: Mapping[str, Callable[[], ModelProvider]] = BUILT_IN,
         aliases: Mapping[str, str] | None = None,
+        missing: Mapping[str, str] | None = None,
     ) -> None:
+        """`missing`: names of providers that could be there, and what is to be set for it."""
         self._providers = dict(providers)
+        self._missing = dict(missing or {})
         self._aliases = dict(aliases or {})
         self._made: dict[str, ModelProvider] = {}
         self.default = default
@@ -72,6 +75,12 @@ class ModelRegistry:
             self._made[provider] = self._providers[provider]()
         return name, self._made[provider]
 
+    async def aclose(self) -> None:
+        """Lets go of the connections of all providers."""
+        made, self._made = self._made, {}
+        for provider in made.values():
+            await provider.aclose()
+
     def _full_name(self, model: str) -> str:
         name = self._aliases.get(model, model)
         return self.default if name == DEFAULT else name
@@ -80,6 +89,8 @@ class ModelRegistry:
         return name.partition(":")[0] in self._providers
 
     def _unknown(self, name: str) -> str:
+        if advice := self._missing.get(name.partition(":")[0]):
+            return f"Model {name!r} is not there: {advice}."
         close = difflib.get_close_matches(name, [*self._providers, *self._aliases], n=1, cutoff=0.5)
         hint = f" (closest known name: {close[0]!r})" if close else ""
         return f"Model {name!r} not found{hint}; providers: {', '.join(self.providers)}."

@@ -36,9 +36,11 @@ ERROR_CODES: Mapping[str, bool] = {
     "model_context_exceeded": False,
     "model_failed": False,
     "model_overloaded": True,
+    "model_quota_exceeded": False,
     "model_rate_limited": True,
     "model_refused": False,
     "model_stream_broken": True,
+    "model_unavailable": True,
 }
 """The faults that a script can play, and whether the same call may succeed later."""
 

@@ -174,3 +174,36 @@ def test_a_certificate_needs_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_environments_rest_before_they_go() -> None:
     lifecycle = Settings().lifecycle
     assert (lifecycle.pause_after_s, lifecycle.stop_after_s, lifecycle.delete_after_s) == (300, 900, 7 * 24 * 3600)
+
+
+def test_providers_come_from_tables_variables_and_what_others_know(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "corral.toml").write_text("[providers.local]\nkind = 'openai'\nbase_url = 'http://127.0.0.1:8000/v1'\n")
+    monkeypatch.setenv("CORRAL_PROVIDERS__GEMINI__API_KEY", "canary-own")
+    monkeypatch.setenv("GEMINI_API_KEY", "canary-usual")
+    monkeypatch.setenv("OPENAI_API_KEY", "canary-openai")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    settings = Settings.load()
+    keys = {name: each.api_key.get_secret_value() for name, each in settings.providers.items() if each.api_key}
+    assert keys == {"gemini": "canary-own", "openai": "canary-openai"}
+    assert settings.providers["openai"].base_url == "http://127.0.0.1:9/v1"
+    assert settings.providers["local"].kind == "openai"
+    assert "canary" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[providers.vllm]\nbase_url = 'http://x'", r"'vllm' needs a 'kind'"),
+        ("[providers.vllm]\nkind = 'openai'", r"'vllm' needs a 'base_url'"),
+        ("[providers.scripted]\nkind = 'openai'\nbase_url = 'http://x'", "cannot be the name of a provider"),
+        ("[providers.openai]\nbase_url = 'localhost'", "must begin with http:// or https://"),
+        ("[providers.gemini]\napi_key = 'canary'\nurl = 1", r"unknown setting 'providers\.gemini\.url'"),
+    ],
+)
+def test_a_fault_in_a_provider_is_named_and_its_key_is_not(folder: Path, text: str, message: str) -> None:
+    (folder / "corral.toml").write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        Settings.load()
+    assert "canary" not in str(caught.value)

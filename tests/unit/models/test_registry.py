@@ -1,9 +1,16 @@
 from __future__ import annotations
 
-import pytest
+import subprocess
+import sys
 
+import pytest
+from pydantic import SecretStr
+
+from orchestrator.config import ProviderSettings, Settings
 from orchestrator.errors import ConfigError, NotFound
+from orchestrator.models.providers import offers, open_registry
 from orchestrator.models.registry import ModelRegistry
+from orchestrator.models.remote import Endpoint
 from orchestrator.models.scripted import ScriptedModel
 
 
@@ -56,3 +63,54 @@ def test_an_alias_leads_to_a_model_or_to_the_default() -> None:
 def test_an_alias_that_leads_nowhere_is_the_operators_fault() -> None:
     with pytest.raises(ConfigError, match=r"setting 'model_aliases': 'x': Model 'nowhere:1' not found"):
         ModelRegistry("scripted", aliases={"x": "nowhere:1"})
+
+
+def test_a_provider_that_is_not_set_up_says_what_to_set() -> None:
+    registry = open_registry(Settings())
+    with pytest.raises(
+        NotFound, match=r"'gemini:x' is not there: set GEMINI_API_KEY, or api_key in \[providers.gemini\]"
+    ):
+        registry.resolve("gemini:x")
+    with pytest.raises(NotFound, match="OPENAI_BASE_URL for a server of your own"):
+        registry.resolve("openai:x")
+    with pytest.raises(ConfigError, match=r"setting 'model': .*set ANTHROPIC_API_KEY"):
+        open_registry(Settings(model="anthropic:x"))
+
+
+def test_providers_that_are_set_up_are_there() -> None:
+    local = ProviderSettings(kind="openai", base_url="http://127.0.0.1:8000/v1/")
+    gemini = ProviderSettings(api_key=SecretStr("canary"))
+    settings = Settings(model="local:qwen", providers={"local": local, "gemini": gemini})
+    registry = open_registry(settings)
+    assert registry.providers == ["gemini", "local", "scripted"]
+    assert registry.resolve("gemini:g")[0] == "gemini:g"
+    assert [offer.base_url for offer in offers(settings) if offer.name == "local"] == ["http://127.0.0.1:8000/v1"]
+    assert "canary" not in repr(settings) + repr(offers(settings)) + repr(Endpoint("g", "gemini", "http://x", "canary"))
+
+
+def test_no_library_of_a_provider_is_imported_before_a_model_is_asked() -> None:
+    program = (
+        "import sys\n"
+        "from orchestrator.config import Settings\n"
+        "from orchestrator.models.providers import open_registry\n"
+        "settings = Settings(model='gemini:x', providers={'gemini': {'api_key': 'k'}})\n"
+        "open_registry(settings).resolve()\n"
+        "print([name for name in ('pydantic_ai', 'google', 'openai', 'anthropic', 'httpx2') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.anyio
+async def test_closing_the_registry_closes_what_was_made() -> None:
+    closed: list[str] = []
+
+    class Closing(ScriptedModel):
+        async def aclose(self) -> None:
+            closed.append("a")
+            await super().aclose()
+
+    registry = ModelRegistry("a:1", {"a": Closing, "b": Closing})
+    registry.resolve()
+    await registry.aclose()
+    assert closed == ["a"]

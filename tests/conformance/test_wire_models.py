@@ -1,0 +1,208 @@
+"""The providers' formats, over real HTTP: the suite of models, and what each fault of a provider becomes."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+
+import pytest
+
+from orchestrator.errors import ModelError
+from orchestrator.models.port import (
+    ModelEvent,
+    ModelProvider,
+    ModelRequest,
+    TextDelta,
+    ThoughtDelta,
+    ThoughtSignature,
+    ToolSpec,
+    TurnEnd,
+    Usage,
+)
+from orchestrator.models.remote import Endpoint, RemoteModel
+from orchestrator.wire.content import ImageContent, TextContent
+from orchestrator.wire.generation import GenerationConfig
+from orchestrator.wire.steps import ModelOutput, Step, Thought, UserInput
+from tests.conformance.model_suite import ModelSuite, collect, text_of
+from tests.fakes.model_servers import (
+    CACHED,
+    INPUT,
+    OUTPUT,
+    SERVERS,
+    THOUGHT,
+    Answer,
+    BadRequest,
+    Broken,
+    Cut,
+    Ended,
+    Garbage,
+    ModelServer,
+    Overloaded,
+    RateLimited,
+    Reply,
+    Slow,
+    TooLong,
+    WrongKey,
+)
+
+pytestmark = pytest.mark.anyio
+
+KEY = "canary-0123456789"
+SIGNATURE = base64.b64encode(b"\x00signed\xff").decode()
+TOOL = ToolSpec("code_execution", "Runs code.", {"type": "object", "properties": {"code": {"type": "string"}}})
+ECHO = json.dumps({"language": "bash", "code": 'echo "ä\n"'})
+PWD = json.dumps({"language": "bash", "code": "pwd"})
+LONG = Answer(thought="Let me see.", signature=SIGNATURE, text=("word " * 15, "and " * 15))
+PICTURE = ImageContent(data=base64.b64encode(b"\x89PNG picture!").decode(), mime_type="image/png")
+REPLIES: dict[str, Reply] = {
+    "says": LONG,
+    "calls": Answer(calls=(("code_execution", PWD), ("code_execution", ECHO))),
+    "limited": RateLimited("7"),
+    "wrong": WrongKey(KEY),
+    "breaks": Cut(Answer(text=("abc", "def", "ghi")), 3),
+    "ends": Ended(Answer(text=("abc", "def", "ghi")), 3),
+    "waits": Slow(20),
+    "broken": Broken(),
+    "overloaded": Overloaded(),
+    "long": TooLong(),
+    "bad": BadRequest(),
+    "garbage": Garbage(),
+}
+
+
+def asks(kind: str, model: str, *, generation: GenerationConfig | None = None) -> ModelRequest:
+    said = UserInput(content=[TextContent(text="Go.")])
+    return ModelRequest(f"{kind}:{model}", "Be brief.", (said,), (TOOL,), 0, generation=generation)
+
+
+class Wire(ModelSuite):
+    kind = ""
+
+    @pytest.fixture(autouse=True)
+    async def world(self) -> AsyncGenerator[None, None]:
+        self.server: ModelServer = SERVERS[self.kind](REPLIES)
+        async with self.server.running():
+            self.model = RemoteModel(Endpoint(self.kind, self.kind, self.server.url, KEY))
+            yield
+            await self.model.aclose()
+
+    def provider(self) -> ModelProvider:
+        return self.model
+
+    def says(self) -> ModelRequest:
+        return asks(self.kind, "says")
+
+    def calls_two(self) -> ModelRequest:
+        return asks(self.kind, "calls")
+
+    def fails(self, *, retryable: bool) -> ModelRequest:
+        return asks(self.kind, "limited" if retryable else "wrong")
+
+    def breaks(self) -> ModelRequest:
+        return asks(self.kind, "breaks")
+
+    def waits(self) -> ModelRequest:
+        return asks(self.kind, "waits")
+
+    @pytest.mark.parametrize(
+        ("model", "code", "retryable"),
+        [
+            ("limited", "model_rate_limited", True),
+            ("wrong", "model_auth", False),
+            ("broken", "model_unavailable", True),
+            ("overloaded", "model_overloaded", True),
+            ("long", "model_context_exceeded", False),
+            ("bad", "model_bad_request", False),
+            ("garbage", "model_stream_broken", True),
+            ("breaks", "model_stream_broken", True),
+            ("ends", "model_stream_broken", True),
+        ],
+    )
+    async def test_each_fault_has_a_code(self, model: str, code: str, retryable: bool) -> None:
+        with pytest.raises(ModelError) as caught:
+            await collect(self.model, asks(self.kind, model))
+        assert (caught.value.code, caught.value.retryable) == (code, retryable)
+        assert len(self.server.requests) == 1, "the provider's library tried again by itself"
+
+    async def test_the_time_to_come_back_is_passed_on(self) -> None:
+        with pytest.raises(ModelError, match=r"Slow down\.") as caught:
+            await collect(self.model, asks(self.kind, "limited"))
+        assert caught.value.retry_after_s == 7
+
+    async def test_a_key_that_the_provider_repeats_is_not_told(self) -> None:
+        with pytest.raises(ModelError, match=r"Incorrect key \[key\] provided") as caught:
+            await collect(self.model, asks(self.kind, "wrong"))
+        assert KEY not in repr(caught.value) + repr(caught.value.__cause__) + repr(caught.value.__context__)
+        assert KEY in str(self.server.headers[0])
+
+    async def test_a_provider_that_is_not_there_may_come_back(self) -> None:
+        gone = RemoteModel(Endpoint(self.kind, self.kind, "http://127.0.0.1:9", KEY))
+        with pytest.raises(ModelError) as caught:
+            await collect(gone, asks(self.kind, "says"))
+        await gone.aclose()
+        assert (caught.value.code, caught.value.retryable) == ("model_unavailable", True)
+
+    async def test_tokens_are_told_apart(self) -> None:
+        end = (await collect(self.model, self.says()))[-1]
+        thoughts = 0 if self.kind == "anthropic" else THOUGHT
+        assert end == TurnEnd(Usage(INPUT, OUTPUT, thoughts, CACHED))
+
+    async def test_text_and_thoughts_come_as_they_are_said(self) -> None:
+        events: list[ModelEvent] = await collect(self.model, self.says())
+        assert "".join(event.text for event in events if isinstance(event, ThoughtDelta)) == LONG.thought
+        assert [event.text for event in events if isinstance(event, TextDelta)] == list(LONG.text)
+
+    async def test_an_answer_that_had_to_stop_says_so(self) -> None:
+        stops = {"gemini": "MAX_TOKENS", "openai": "length", "anthropic": "max_tokens"}
+        self.server.replies["cut"] = Answer(text=("abc",), stop=stops[self.kind])
+        events = await collect(self.model, asks(self.kind, "cut"))
+        assert text_of(events) == "abc"
+        assert isinstance(events[-1], TurnEnd)
+        assert events[-1].is_cut
+
+    async def test_an_answer_that_the_provider_filters_is_a_refusal(self) -> None:
+        stops = {"gemini": "SAFETY", "openai": "content_filter", "anthropic": "refusal"}
+        self.server.replies["filtered"] = Answer(text=("abc",), stop=stops[self.kind])
+        with pytest.raises(ModelError) as caught:
+            await collect(self.model, asks(self.kind, "filtered"))
+        assert (caught.value.code, caught.value.retryable) == ("model_refused", False)
+
+    async def test_what_is_asked_for_is_passed_on(self) -> None:
+        wanted = GenerationConfig(max_output_tokens=99, temperature=0.5, top_p=0.25, stop_sequences=["END"])
+        await collect(self.model, asks(self.kind, "says", generation=wanted))
+        sent = json.dumps(self.server.requests[0])
+        for value in ("99", "0.5", "0.25", '"END"', "Be brief.", "code_execution", "Go."):
+            assert value in sent
+
+    async def test_what_was_signed_goes_back_to_who_signed_it(self) -> None:
+        events = await collect(self.model, self.says())
+        signatures = [event.signature for event in events if isinstance(event, ThoughtSignature)]
+        thought = Thought(summary=[TextContent(text=LONG.thought)], signature=signatures[0])
+        said = ModelOutput(content=[TextContent(text="".join(LONG.text))])
+        answer: list[Step] = [said, thought] if self.kind == "gemini" else [thought, said]
+        history = (*self.says().history, *answer)
+        request = replace(self.says(), history=(*history, UserInput(content=[TextContent(text="More."), PICTURE])))
+        await collect(self.model, request)
+        sent = json.dumps(self.server.requests[-1])
+        assert (SIGNATURE in sent) is (self.kind != "openai")
+        assert PICTURE.data is not None
+        assert PICTURE.data in sent
+        if self.kind != "gemini":
+            assert json.dumps(LONG.thought) in sent
+
+
+class TestGemini(Wire):
+    kind = "gemini"
+
+
+class TestOpenAI(Wire):
+    kind = "openai"
+
+
+class TestAnthropic(Wire):
+    kind = "anthropic"
+
+
+del Wire
