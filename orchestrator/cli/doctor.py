@@ -183,6 +183,9 @@ def _models(settings: Settings) -> Check:
     found = f"providers: {', '.join(registry.providers)}; default: {registry.default}"
     if registry.default.partition(":")[0] == "scripted":
         found += " (plays scripts and code blocks of the input, without a language model)"
+        return Check(
+            "models", "ok", found, "for a real model: corral models list says what to set, then set CORRAL_MODEL"
+        )
     return Check("models", "ok", found)
 
 
