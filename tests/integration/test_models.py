@@ -45,7 +45,7 @@ async def world(
     provider = SERVERS[kind]({"wrong": WrongKey(KEY)})
     Playing(provider, *turns)
     async with provider.running():
-        given = ProviderSettings(kind=kind, base_url=provider.url, api_key=KEY)  # type: ignore[arg-type]
+        given = ProviderSettings(kind=kind, base_url=provider.url, api_key=KEY)
         settings = {"providers": {"local": given}, "model": "local:agent"}
         async with running(folder / "data", LocalDriver(sandboxes), **settings) as server:
             yield server, provider
