@@ -65,7 +65,8 @@ def open_registry(settings: Settings) -> ModelRegistry:
 
 
 def _key(given: ProviderSettings) -> str:
-    return given.api_key.get_secret_value() if given.api_key is not None else ""
+    # Keys are pasted, and files end with a newline; no key has space around it.
+    return given.api_key.get_secret_value().strip() if given.api_key is not None else ""
 
 
 def _advice(name: str, kind: str) -> str:

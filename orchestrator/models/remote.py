@@ -152,7 +152,7 @@ class RemoteModel(ModelProvider):
             "max_tokens": config.max_output_tokens,
             "temperature": config.temperature,
             "top_p": config.top_p,
-            "top_k": config.top_k,
+            "top_k": None if config.top_k is None else int(config.top_k),
             "seed": config.seed,
             "stop_sequences": config.stop_sequences,
             "thinking": config.thinking_level,
@@ -163,9 +163,9 @@ class RemoteModel(ModelProvider):
             settings["cache"] = True  # a run sends its conversation again with every turn
             del settings["seed"]
         if kind == "openai":
-            del settings["top_k"]
-            if config.top_k is not None and self._endpoint.base_url != ADDRESSES["openai"]:
-                settings["extra_body"] = {"top_k": config.top_k}
+            top_k = settings.pop("top_k")
+            if top_k is not None and self._endpoint.base_url != ADDRESSES["openai"]:
+                settings["extra_body"] = {"top_k": top_k}
         given: Any = {name: value for name, value in settings.items() if value is not None}
         return given  # type: ignore[no-any-return]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncGenerator
@@ -170,11 +171,36 @@ class Wire(ModelSuite):
         assert (caught.value.code, caught.value.retryable) == ("model_refused", False)
 
     async def test_what_is_asked_for_is_passed_on(self) -> None:
-        wanted = GenerationConfig(max_output_tokens=99, temperature=0.5, top_p=0.25, stop_sequences=["END"])
+        wanted = GenerationConfig(max_output_tokens=99, temperature=0.5, top_p=0.25, top_k=11, stop_sequences=["END"])
         await collect(self.model, asks(self.kind, "says", generation=wanted))
         sent = json.dumps(self.server.requests[0])
-        for value in ("99", "0.5", "0.25", '"END"', "Be brief.", "code_execution", "Go."):
+        for value in ("99", "0.5", "0.25", "11", '"END"', "Be brief.", "code_execution", "Go."):
             assert value in sent
+
+    async def test_what_is_said_is_told_before_the_answer_is_over(self) -> None:
+        self.server.may_go_on = asyncio.Event()
+        told: list[ModelEvent] = []
+        async with asyncio.timeout(10):
+            async for event in self.model.stream(self.says()):
+                told.append(event)
+                if text_of(told) == LONG.text[0]:
+                    assert not self.server.may_go_on.is_set()
+                    self.server.may_go_on.set()
+        assert isinstance(told[-1], TurnEnd)
+        assert self.server.may_go_on.is_set()
+
+    async def test_models_that_are_known_are_held_to_a_form_and_think_as_long_as_asked(self) -> None:
+        name = {"gemini": "gemini-3-flash-preview", "openai": "gpt-5-mini", "anthropic": "claude-sonnet-5"}[self.kind]
+        self.server.replies[name] = LONG
+        schema = {"type": "object", "properties": {"marker": {"type": "string"}}, "required": ["marker"]}
+        wanted = GenerationConfig(thinking_level="low", seed=7)
+        request = replace(asks(self.kind, name, generation=wanted), tools=(), answer_schema=schema)
+        await collect(self.model, request)
+        sent = json.dumps(self.server.requests[-1])
+        assert '"marker"' in sent
+        assert {"gemini": "thinkingConfig", "openai": '"reasoning_effort": "low"', "anthropic": "thinking"}[
+            self.kind
+        ] in sent
 
     async def test_what_was_signed_goes_back_to_who_signed_it(self) -> None:
         events = await collect(self.model, self.says())

@@ -116,6 +116,8 @@ class ModelServer(ABC):
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.port = 0
+        self.may_go_on: asyncio.Event | None = None
+        """Where a test sets one, an answer stops before its last frame until the event is set."""
 
     @property
     def url(self) -> str:
@@ -188,6 +190,8 @@ class ModelServer(ABC):
             if not isinstance(reply, Answer):
                 frames = frames[: reply.frames]
         for frame in frames:
+            if self.may_go_on is not None and frame is frames[-1]:
+                await self.may_go_on.wait()
             content = frame.encode()
             writer.write(f"{len(content):x}\r\n".encode() + content + b"\r\n")
             await writer.drain()
