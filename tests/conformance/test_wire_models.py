@@ -25,7 +25,17 @@ from orchestrator.models.port import (
 from orchestrator.models.remote import Endpoint, RemoteModel
 from orchestrator.wire.content import ImageContent, TextContent
 from orchestrator.wire.generation import GenerationConfig
-from orchestrator.wire.steps import ModelOutput, Step, Thought, UserInput
+from orchestrator.wire.steps import (
+    CodeArguments,
+    CodeExecutionCall,
+    CodeExecutionResult,
+    FunctionCall,
+    FunctionResult,
+    ModelOutput,
+    Step,
+    Thought,
+    UserInput,
+)
 from tests.conformance.model_suite import ModelSuite, collect, text_of
 from tests.fakes.model_servers import (
     CACHED,
@@ -201,6 +211,21 @@ class Wire(ModelSuite):
         assert {"gemini": "thinkingConfig", "openai": '"reasoning_effort": "low"', "anthropic": "thinking"}[
             self.kind
         ] in sent
+
+    async def test_results_with_images_and_failures_reach_the_model(self) -> None:
+        steps: list[Step] = [
+            CodeExecutionCall(id="a1", arguments=CodeArguments(code="plot()")),
+            FunctionCall(id="b1", name="read_file", arguments={"path": "x"}),
+            CodeExecutionResult(call_id="a1", result=[TextContent(text="a chart:"), PICTURE]),
+            FunctionResult(call_id="b1", result="no such file", is_error=True),
+        ]
+        await collect(self.model, replace(self.says(), history=(*self.says().history, *steps)))
+        sent = json.dumps(self.server.requests[-1])
+        assert PICTURE.data is not None
+        for told in (PICTURE.data, "a chart:", "no such file", "plot()", "read_file"):
+            assert told in sent
+        failed = {"gemini": '"error": "no such file"', "openai": "error", "anthropic": '"is_error": true'}[self.kind]
+        assert failed in sent
 
     async def test_what_was_signed_goes_back_to_who_signed_it(self) -> None:
         events = await collect(self.model, self.says())
