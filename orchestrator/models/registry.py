@@ -91,6 +91,8 @@ class ModelRegistry:
     def _unknown(self, name: str) -> str:
         if advice := self._missing.get(name.partition(":")[0]):
             return f"Model {name!r} is not there: {advice}."
-        close = difflib.get_close_matches(name, [*self._providers, *self._aliases], n=1, cutoff=0.5)
+        known = [*self._providers, *self._missing, *self._aliases]
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        close = close or difflib.get_close_matches(name.partition(":")[0], known, n=1, cutoff=0.7)
         hint = f" (closest known name: {close[0]!r})" if close else ""
         return f"Model {name!r} not found{hint}; providers: {', '.join(self.providers)}."

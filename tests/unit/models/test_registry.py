@@ -77,6 +77,11 @@ def test_a_provider_that_is_not_set_up_says_what_to_set() -> None:
         open_registry(Settings(model="anthropic:x"))
 
 
+def test_a_provider_that_is_misspelt_is_recognised() -> None:
+    with pytest.raises(NotFound, match=r"closest known name: 'anthropic'"):
+        open_registry(Settings()).resolve("antropic:claude-something-long")
+
+
 def test_providers_that_are_set_up_are_there() -> None:
     local = ProviderSettings(kind="openai", base_url="http://127.0.0.1:8000/v1/")
     gemini = ProviderSettings(api_key=SecretStr("canary"))
