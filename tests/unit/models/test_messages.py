@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic_ai.messages import (
     BinaryContent,
@@ -224,21 +224,25 @@ def came_back(said: Sequence[ModelResponsePart], kind: str, sizes: Sequence[int]
     return [bare(part) for answer in answers for part in parts(answer)]
 
 
+@settings(deadline=None)
 @given(ANTHROPIC, SIZES)
 def test_what_anthropic_said_comes_back_byte_for_byte(said: list[ModelResponsePart], sizes: list[int]) -> None:
     assert came_back(said, "anthropic", sizes) == [bare(part) for part in joined(said)]
 
 
+@settings(deadline=None)
 @given(GEMINI, SIZES)
 def test_what_gemini_said_comes_back_byte_for_byte(said: list[ModelResponsePart], sizes: list[int]) -> None:
     assert came_back(said, "gemini", sizes) == [bare(part) for part in joined(said)]
 
 
+@settings(deadline=None)
 @given(OPENAI, SIZES)
 def test_what_an_openai_server_said_comes_back_in_its_field(said: list[ModelResponsePart], sizes: list[int]) -> None:
     assert came_back(said, "openai", sizes) == [bare(part) for part in joined(said)]
 
 
+@settings(deadline=None)
 @given(ANTHROPIC, GEMINI, SIZES)
 def test_nobody_gets_what_another_signed(one: list[Any], other: list[Any], sizes: list[int]) -> None:
     history = [*steps_of(events_of(one, "anthropic", sizes)), *steps_of(events_of(other, "gemini", sizes))]
