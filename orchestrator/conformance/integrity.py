@@ -258,7 +258,9 @@ class IntegrityChecks(Platform):
             async with entered(opened, ref) as box:
                 await says(box, "rm -rf synced log")
                 writing = asyncio.create_task(execute(box, ["python3", "-c", _WRITE_AND_SYNC]))
-                await asyncio.sleep(0.5)
+                async with asyncio.timeout(30):
+                    await says(box, "until test -s log; do sleep 0.05; done")
+                await asyncio.sleep(0.3)
                 await opened.stop(ref)
                 await asyncio.gather(writing, return_exceptions=True)
             await opened.start(ref)
