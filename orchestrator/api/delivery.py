@@ -84,9 +84,9 @@ class StreamOfCreate(StreamingResponse):
         frame = b""
         async for frame in frames:
             yield frame
-            # Whoever has left by now is noticed here, and not before: the next step of the stream is cancelled.
-            await asyncio.sleep(0)
-            if self._row.is_stored:
+            if self._row.is_stored and not self._is_delivered:
+                # Whoever has left by now is noticed here, and not before: the next step of the stream is cancelled.
+                await asyncio.sleep(0)
                 self._deliver()
         if frame.endswith(DONE_FRAME):  # a server that closes ends its streams before
             self._deliver()
