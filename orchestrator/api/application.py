@@ -92,17 +92,11 @@ class LastWords:
         self._closing = closing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        has_begun = False
-
-        async def begun(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = True
-            await send(message)
-
+        telling = errors.Telling(send)
         try:
-            await self._app(scope, receive, begun)
+            await self._app(scope, receive, telling)
         except asyncio.CancelledError:
-            if scope["type"] != "http" or has_begun or not self._closing.is_set():
+            if scope["type"] != "http" or telling.has_begun or not self._closing.is_set():
                 raise
             await errors.stopping()(scope, receive, send)
 

@@ -94,6 +94,18 @@ def _possible(app: FastAPI, request: Request) -> list[str]:
     ]
 
 
+class Telling:
+    """A `send` that remembers whether the answer has begun: after that there is no other one."""
+
+    def __init__(self, send: Send) -> None:
+        self.has_begun = False
+        self._send = send
+
+    async def __call__(self, message: Message) -> None:
+        self.has_begun = True
+        await self._send(message)
+
+
 class LastResort:
     """Answers mistakes of ours. The framework would do so outside of all that names requests and lets pages read."""
 
@@ -101,20 +113,14 @@ class LastResort:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        has_begun = False
-
-        async def begun(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = True
-            await send(message)
-
+        telling = Telling(send)
         try:
-            await self._app(scope, receive, begun)
+            await self._app(scope, receive, telling)
         except Exception as error:
             if scope["type"] != "http":
                 raise
             log.error("request_broken", path=scope["path"], exc_info=error)
-            if has_begun:
+            if telling.has_begun:
                 raise
             body = error_body("internal", "The server failed; its log has the details.")
             await JSONResponse(body, 500)(scope, receive, send)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
@@ -49,7 +48,7 @@ async def create(
     try:
         if not wanted.background:
             async with watched(request) as left:
-                await _first_of(services.supervisor.wait(row.id, unless=services.closing), left.wait())
+                await services.supervisor.wait(row.id, services.closing, left)
                 if left.is_set():
                     # Noted before anything else: who comes back at once is to find the run.
                     return AnswerOfCreate({}, row, services.replies)
@@ -164,14 +163,3 @@ def _labels(given: list[str]) -> dict[str, str]:
         if labels.setdefault(key, value) != value:
             raise InvalidRequest(f"Invalid value at 'label': {key!r} is given with several values.")
     return labels
-
-
-async def _first_of(*waits: Any) -> None:
-    """Returns when one of them has come; the others are given up."""
-    tasks = [asyncio.ensure_future(each) for each in waits]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from orchestrator.clock import Clock
+from orchestrator.clock import Clock, JumpWatch
 from orchestrator.errors import StoreError
 from orchestrator.runs.supervisor import Supervisor
 from orchestrator.store.port import Store
@@ -52,7 +52,7 @@ class Retention:
         self._interval_s = interval_s
         self._steady_s = steady_s
         self._steady_since = clock.monotonic()
-        self._last = clock.now(), clock.monotonic()
+        self._jumps = JumpWatch(clock, _CLOCK_JUMP_S)
         self._sweeping: asyncio.Task[None] | None = None
 
     def open(self) -> None:
@@ -104,10 +104,8 @@ class Retention:
         return deleted
 
     def _is_steady(self) -> bool:
-        now, monotonic = self._clock.now(), self._clock.monotonic()
-        before, self._last = self._last, (now, monotonic)
-        jump_s = (now - before[0]).total_seconds() - (monotonic - before[1])
-        if abs(jump_s) > _CLOCK_JUMP_S:
+        monotonic = self._clock.monotonic()
+        if jump_s := self._jumps.look():
             log.warning("clock_jumped", by_s=round(jump_s))
             self._steady_since = monotonic
         return monotonic - self._steady_since >= self._steady_s

@@ -135,19 +135,17 @@ class Supervisor:
         self._projects[row.project_id] += 1
         task.add_done_callback(functools.partial(self._forget, row.id, row.project_id))
 
-    async def wait(self, interaction_id: str, unless: asyncio.Event | None = None) -> None:
-        """Returns when the run has ended, or `unless` is set. Cancelling the wait leaves the run alone."""
+    async def wait(self, interaction_id: str, *unless: asyncio.Event) -> None:
+        """Returns when the run has ended, or one of `unless` is set. Cancelling the wait leaves the run alone."""
         task = self._tasks.get(interaction_id)
         if task is None:
             return
-        if unless is None:
-            await asyncio.wait([task])
-            return
-        waiting = asyncio.ensure_future(unless.wait())
+        waiting = [asyncio.ensure_future(event.wait()) for event in unless]
         try:
-            await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([task, *waiting], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            waiting.cancel()
+            for each in waiting:
+                each.cancel()
 
     async def cancel(self, interaction_id: str) -> None:
         """Ends a run as `cancelled` and waits until that is written; nothing if it has ended.

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from orchestrator import moments
-from orchestrator.clock import Clock
+from orchestrator.clock import Clock, JumpWatch
 from orchestrator.sandboxes.adoption import status_of
 from orchestrator.sandboxes.driver import SandboxDriver, SandboxState
 from orchestrator.sandboxes.roster import Roster
@@ -75,14 +75,12 @@ class Expiry:
         self._after_s = delete_after_s
         self._due_since: dict[str, float] = {}
         """Monotonic."""
-        self._last = clock.now(), clock.monotonic()
+        self._jumps = JumpWatch(clock, _CLOCK_JUMP_S)
 
     def look(self, rows: Iterable[SandboxRow]) -> list[SandboxRow]:
         """Those of `rows` that are to be deleted now."""
         now, monotonic = self._clock.now(), self._clock.monotonic()
-        before, self._last = self._last, (now, monotonic)
-        jump_s = (now - before[0]).total_seconds() - (monotonic - before[1])
-        if abs(jump_s) > _CLOCK_JUMP_S:
+        if jump_s := self._jumps.look():
             log.warning("clock_jumped", by_s=round(jump_s))
             self._due_since.clear()
         if not self._after_s or self._uses.observed_s < min(_LEAST_OBSERVED_S, self._after_s):

@@ -335,7 +335,7 @@ async def test_a_run_is_under_way_once_however_often_it_is_started(store: Sqlite
 async def test_waiting_ends_when_the_server_does(store: SqliteStore) -> None:
     world, row = await in_a_call(store)
     closing = asyncio.Event()
-    waiting = asyncio.ensure_future(world.supervisor.wait(row.id, unless=closing))
+    waiting = asyncio.ensure_future(world.supervisor.wait(row.id, closing))
     await asyncio.sleep(0.01)
     assert not waiting.done()
     closing.set()
