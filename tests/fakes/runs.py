@@ -23,7 +23,7 @@ from orchestrator.runs.supervisor import Supervisor
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.profiles import Profiles
 from orchestrator.store.port import Store
-from orchestrator.store.records import EnvironmentRow, Event, InteractionRow
+from orchestrator.store.records import EnvironmentRow, Event, InteractionRow, NewEvent
 from orchestrator.wire.environments import EnvironmentSpec
 from orchestrator.wire.events import fold
 from orchestrator.wire.steps import CodeExecutionCall, CodeExecutionResult, FunctionCall, FunctionResult, Step
@@ -251,3 +251,35 @@ def assert_ended_once(events: Sequence[Event], status: str) -> None:
 
 def replaced(row: InteractionRow, **changes: Any) -> InteractionRow:
     return dataclasses.replace(row, **changes)
+
+
+async def taken_up(
+    store: Store, whole: Sequence[Event], length: int, program: str, **changes: Any
+) -> tuple[RunWorld, str]:
+    """A run whose holder was lost after so many events of `whole`, run to its end by the next holder. `changes` are
+    those of `RunWorld.row`.
+    """
+    row = await RunWorld(store).row(program, **changes)
+    stored = await store.read(row.id)
+    prefix = [NewEvent(event.kind, event.body) for event in whole[len(stored) : length]]
+    if prefix:
+        await store.append(row.id, prefix, generation=1, expected_seq=len(stored) + 1)
+    later = RunWorld(store, FakeSandbox(), generation=2)
+    await later.supervisor.open()
+    async with asyncio.timeout(20):
+        await later.supervisor.wait(row.id)
+    await later.supervisor.aclose()
+    return later, row.id
+
+
+def is_in_shown_turn(prefix: Sequence[Event]) -> bool:
+    """A turn was under way and had shown something: it is asked again, and what it showed stays."""
+    shown = under_way = False
+    for event in prefix:
+        if event.kind == "turn.started":
+            shown, under_way = False, True
+        elif event.kind == "turn.ended":
+            under_way = False
+        elif event.kind == "step.start":
+            shown = True
+    return under_way and shown

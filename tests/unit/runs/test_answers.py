@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -25,7 +24,6 @@ from orchestrator.policy.limits import Limits
 from orchestrator.runs.answers import answer_schema
 from orchestrator.runs.record import read_interaction
 from orchestrator.runs.replies import CallerKey
-from orchestrator.store.records import Event, NewEvent
 from orchestrator.store.sqlite import SqliteStore
 from orchestrator.wire.interactions import parse_interaction_request
 from orchestrator.wire.steps import ModelOutput, Step, UserInput
@@ -36,11 +34,12 @@ from tests.fakes.runs import (
     assert_matched,
     bash,
     bodies,
+    is_in_shown_turn,
     kinds,
     scripted,
+    taken_up,
     without_ids,
 )
-from tests.fakes.sandboxes import FakeSandbox
 
 pytestmark = pytest.mark.anyio
 
@@ -311,41 +310,13 @@ async def test_the_number_of_turns_limits_being_asked_again_too(store: SqliteSto
 # after a crash
 
 
-async def taken_up(store: SqliteStore, whole: Sequence[Event], length: int, program: str) -> tuple[RunWorld, str]:
-    """A run whose holder was lost after so many events, run to its end by the next holder."""
-    row = await RunWorld(store).row(program, request=ASKED)
-    stored = await store.read(row.id)
-    prefix = [NewEvent(event.kind, event.body) for event in whole[len(stored) : length]]
-    if prefix:
-        await store.append(row.id, prefix, generation=1, expected_seq=len(stored) + 1)
-    later = RunWorld(store, FakeSandbox(), generation=2)
-    await later.supervisor.open()
-    async with asyncio.timeout(20):
-        await later.supervisor.wait(row.id)
-    await later.supervisor.aclose()
-    return later, row.id
-
-
-def is_in_shown_turn(prefix: Sequence[Event]) -> bool:
-    """A turn was under way and had shown something: it is asked again, and what it showed stays."""
-    shown = under_way = False
-    for event in prefix:
-        if event.kind == "turn.started":
-            shown, under_way = False, True
-        elif event.kind == "turn.ended":
-            under_way = False
-        elif event.kind == "step.start":
-            shown = True
-    return under_way and shown
-
-
 async def test_from_every_prefix_the_answer_is_neither_lost_nor_shown_twice(store: SqliteStore) -> None:
     world = RunWorld(store)
     first = await world.run(STORY, request=ASKED)
     whole, steps = await world.log(first.id), without_ids(await world.steps(first.id))
     assert kinds(whole).count("answer.refused") == 2
     for length in range(2, len(whole)):
-        later, interaction_id = await taken_up(store, whole, length, STORY)
+        later, interaction_id = await taken_up(store, whole, length, STORY, request=ASKED)
         context = f"{length} events, the last is {whole[length - 1].kind}"
         log = await later.log(interaction_id)
         assert [event.body for event in log[2:length]] == [event.body for event in whole[2:length]], context
@@ -368,7 +339,7 @@ async def test_from_every_prefix_an_answer_that_does_not_fit_fails_the_run(store
     whole = await world.log((await world.run(program, request=ASKED)).id)
     assert kinds(whole).count("answer.refused") == 2
     for length in range(2, len(whole)):
-        later, interaction_id = await taken_up(store, whole, length, program)
+        later, interaction_id = await taken_up(store, whole, length, program, request=ASKED)
         context = f"{length} events, the last is {whole[length - 1].kind}"
         row = await later.stored(interaction_id)
         assert row.status == "failed", context

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
@@ -19,8 +18,18 @@ from orchestrator.store.sqlite import SqliteStore
 from orchestrator.tools.web import GoogleSearch, SearchArguments, UrlArguments, UrlContext
 from orchestrator.wire.steps import GoogleSearchResult, Step, UrlContextResult
 from tests.fakes.consistency import assert_store_consistent
-from tests.fakes.runs import PlayedModel, RunWorld, assert_ended_once, bash, bodies, kinds, scripted, without_ids
-from tests.fakes.sandboxes import FakeSandbox
+from tests.fakes.runs import (
+    PlayedModel,
+    RunWorld,
+    assert_ended_once,
+    bash,
+    bodies,
+    is_in_shown_turn,
+    kinds,
+    scripted,
+    taken_up,
+    without_ids,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -214,34 +223,10 @@ async def test_a_conversation_with_them_goes_on(store: SqliteStore) -> None:
 # after a crash
 
 
-async def taken_up(
-    store: SqliteStore, whole: Sequence[Event], length: int, program: str, *, has_environment: bool
-) -> tuple[RunWorld, str]:
-    row = await RunWorld(store).row(program, request={"tools": TOOLS}, has_environment=has_environment)
-    stored = await store.read(row.id)
-    prefix = [NewEvent(event.kind, event.body) for event in whole[len(stored) : length]]
-    if prefix:
-        await store.append(row.id, prefix, generation=1, expected_seq=len(stored) + 1)
-    later = RunWorld(store, FakeSandbox(), generation=2)
-    await later.supervisor.open()
-    async with asyncio.timeout(20):
-        await later.supervisor.wait(row.id)
-    await later.supervisor.aclose()
-    return later, row.id
-
-
 def is_quiet(prefix: Sequence[Event]) -> bool:
     """Nothing was being shown: no turn under way that had shown something, no step open."""
-    shown = under_way = False
-    for event in prefix:
-        if event.kind == "turn.started":
-            shown, under_way = False, True
-        elif event.kind == "turn.ended":
-            under_way = False
-        elif event.kind == "step.start":
-            shown = True
     found = kinds(prefix)
-    return not (shown and under_way) and found.count("step.start") == found.count("step.stop")
+    return not is_in_shown_turn(prefix) and found.count("step.start") == found.count("step.stop")
 
 
 @pytest.mark.parametrize("has_environment", [True, False])
@@ -255,7 +240,9 @@ async def test_from_every_prefix_each_call_gets_one_result(store: SqliteStore, h
     first = await world.run(program, request={"tools": TOOLS}, has_environment=has_environment)
     whole, steps = await world.log(first.id), without_ids(await world.steps(first.id))
     for length in range(2, len(whole)):
-        later, interaction_id = await taken_up(store, whole, length, program, has_environment=has_environment)
+        later, interaction_id = await taken_up(
+            store, whole, length, program, request={"tools": TOOLS}, has_environment=has_environment
+        )
         context = f"{length} events, the last is {whole[length - 1].kind}"
         log = await later.log(interaction_id)
         assert_ended_once(log, "completed")
