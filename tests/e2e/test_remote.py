@@ -186,6 +186,17 @@ async def test_a_call_outlives_the_connection(driver: DockerDriver, sshd: SshSer
         assert client.api.inspect_container(ref.token)["State"]["StartedAt"] == began
 
 
+async def test_a_cut_that_nobody_has_noticed_yet_is_not_the_engines_absence(
+    driver: DockerDriver, sshd: SshServer, engine: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialing._Line, "is_alive", True)
+    ref = await make(driver, spec(engine))
+    async with entered(driver, ref):
+        sshd.signal_sessions(signal.SIGKILL)
+    async with entered(driver, ref, 2) as box:
+        assert await says(box, "echo here") == b"here\n"
+
+
 async def test_a_server_that_was_away_is_found_again(driver: DockerDriver, sshd: SshServer, engine: Settings) -> None:
     ref = await make(driver, spec(engine))
     async with watched(driver) as ended:

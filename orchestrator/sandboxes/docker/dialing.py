@@ -179,12 +179,15 @@ class SshDialer(Dialer):
         import paramiko
 
         self._lines = [line for line in self._lines if line.is_alive]
-        for line in self._lines:
+        for line in list(self._lines):
             if line.sessions < line.room:
                 try:
                     return line, line.open()
                 except paramiko.ChannelException:
                     line.room = line.sessions  # this server allows fewer
+                except (*_ENDS, paramiko.SSHException):  # cut, which nobody had noticed; a new one tells why
+                    line.client.close()
+                    self._lines.remove(line)
         line = _Line(self._connected())
         self._lines.append(line)  # where `check` finds it
         try:
