@@ -11,10 +11,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from orchestrator import moments
 from orchestrator.clock import Clock
 from orchestrator.runs.frame import frame_of
+from orchestrator.runs.loose_ends import answer, close_steps
 from orchestrator.runs.recorder import Recorder
 from orchestrator.store.records import InteractionRow
-from orchestrator.tools.forms import FILLERS, AnyCall, arguments_of, form_of_step, result_step, stands, tool_of
-from orchestrator.tools.port import ToolResult
 from orchestrator.wire import events
 from orchestrator.wire.interactions import Interaction, InteractionError, Status
 
@@ -30,19 +29,6 @@ class Ending:
         self._recorder = recorder
         self._clock = clock
         self._stop = stop
-
-    def close_steps(self) -> None:
-        """Ends steps that were begun and not stopped: whoever wrote them is gone. What is missing is filled in."""
-        folder = self._recorder.folder
-        for index, kind in folder.open_types.items():
-            if kind in FILLERS and not stands(folder.open_step):
-                self._recorder.delta(index, FILLERS[kind])
-            self._recorder.end(index)
-
-    def answer(self, call: AnyCall, reason: str) -> None:
-        """Gives a call an error for a result: one without any would be the client's to answer."""
-        result = ToolResult(f"[no result: {reason}]", is_error=True)
-        self._recorder.whole(result_step(form_of_step(call), tool_of(call), call.id, arguments_of(call), result))
 
     async def write(
         self,
@@ -66,9 +52,9 @@ class Ending:
         if calls := self._recorder.in_flight:
             # First: a process that works on after its run has ended is one that nobody asked for.
             await self._stop(calls)
-        self.close_steps()
+        close_steps(self._recorder)
         for call in self._recorder.unanswered if status != "requires_action" else ():
-            self.answer(call, reason or (why.message if why else error.message if error else status))
+            answer(self._recorder, call, reason or (why.message if why else error.message if error else status))
         self._recorder.note("run.ended", status=status)
         if error is not None:
             self._recorder.emit(events.ErrorEvent(error=error))

@@ -16,9 +16,10 @@ from orchestrator.agents.registry import AgentDefinition
 from orchestrator.errors import ModelError
 from orchestrator.models.port import ModelProvider, ModelRequest
 from orchestrator.policy.limits import Limits
-from orchestrator.runs.answers import answer_schema, with_refusals
+from orchestrator.runs.answers import answer_schema
 from orchestrator.runs.context import History
 from orchestrator.runs.ending import Ending
+from orchestrator.runs.loose_ends import break_turn, close_steps
 from orchestrator.runs.recorder import Recorder
 from orchestrator.runs.repeats import TOLD_FROM, failures_alike, told
 from orchestrator.runs.turn import Turn
@@ -163,18 +164,16 @@ class Loop:
         A call with the same id is the same call: if the guest has it, it is followed and not repeated. Calls of a turn
         that did not end were never made; the turn is asked again.
         """
-        if self._recorder.held_at is None:
-            self._ending.close_steps()  # an answer that was being shown is shown to its end
+        if self._recorder.transcript.is_in_turn:
+            break_turn(self._recorder)
+        elif self._recorder.held_at is None:
+            close_steps(self._recorder)  # an answer that was being shown is shown to its end
         for step in self._recorder.unanswered:
-            if step.id in self._recorder.called:
-                sent = self._recorder.unshown.get(step.id)
-                shown = encode_json(arguments_of(step)).decode()
-                call = ToolCall(step.id, tool_of(step), shown if sent is None else sent)
-                if self._mediator.is_clients(call):
-                    continue
+            sent = self._recorder.unshown.get(step.id)
+            shown = encode_json(arguments_of(step)).decode()
+            call = ToolCall(step.id, tool_of(step), shown if sent is None else sent)
+            if not self._mediator.is_clients(call):
                 await self._carry_out(call, self._recorder.begun.get(step.id))
-            else:
-                self._ending.answer(step, "the model's turn was interrupted")
 
     def _spent(self) -> InteractionError | None:
         """What there is no more of, if anything."""
@@ -204,7 +203,7 @@ class Loop:
         return ModelRequest(
             model=self._brain.model,
             system=build_system(self._brain.agent, self._request.system_instruction, facts, schema),
-            history=(*self._history.steps, *with_refusals(self._recorder.folder.steps, self._recorder.refused)),
+            history=(*self._history.steps, *self._recorder.transcript.told()),
             tools=self._toolbox.specs(),
             turn=self._history.turns + self._recorder.journal["turn.ended"] - self._recorder.journal["answer.refused"],
             asked_again=self._recorder.asked_again,

@@ -10,10 +10,11 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.errors import LeaseLost, LogDamaged, StoreError
+from orchestrator.runs.transcript import Transcript
 from orchestrator.store.port import Store
 from orchestrator.store.records import Event, NewEvent
 from orchestrator.tools.forms import AnyCall, AnyResult
@@ -27,16 +28,6 @@ from orchestrator.wire.steps import ModelOutput, Step
 
 _QUEUE_LIMIT = 512
 """Events that may wait for the disk before whoever makes more has to wait too."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """An answer that the client never sees, and the model is told is wrong."""
-
-    at: int
-    """After so many of the run's steps."""
-    text: str
-    problem: str
 
 
 class Recorder:
@@ -53,7 +44,7 @@ class Recorder:
     ) -> None:
         """`stored` is the log so far. Raises `LogDamaged`, unless what cannot be read is to be passed over."""
         self.interaction_id = interaction_id
-        self.folder = Folder()
+        self.transcript = Transcript()
         self.journal: Counter[str] = Counter()
         """How many entries of each of the journal's kinds are in the log."""
         self.called: set[str] = set()
@@ -70,10 +61,8 @@ class Recorder:
         """The answer of the last turn, where it is looked at before it is shown; not once it was refused."""
         self.held_at: int | None = None
         """Index of the step that shows it, once that was begun."""
-        self.refused: list[Refused] = []
-        """Answers that did not have the wanted form."""
         self.asked_again = 0
-        """How many of them the turn that is asked next has had."""
+        """How many refused answers the turn that is asked next has had."""
         self.usage = Usage()
         """Of all turns that ended, as the last of them noted it."""
         self._store = store
@@ -89,6 +78,11 @@ class Recorder:
             self._fold(event.kind, event.body)
             self._next_seq = event.seq + 1
         self._index = self.folder.next_index
+
+    @property
+    def folder(self) -> Folder:
+        """The run as readers see it."""
+        return self.transcript.folder
 
     @property
     def ended(self) -> Status | None:
@@ -135,9 +129,10 @@ class Recorder:
         """Queues a piece of a step."""
         self.emit(events.StepDelta(index=index, delta=delta))
 
-    def end(self, index: int, step_usage: Usage | None = None) -> None:
+    def end(self, index: int, step_usage: Usage | None = None, *, is_partial: bool = False) -> None:
         """Queues the end of a step, with the usage so far and what of it is this step's own."""
-        self.emit(events.StepStop(index=index, usage=self.usage, step_usage=step_usage))
+        partial = True if is_partial else None
+        self.emit(events.StepStop(index=index, usage=self.usage, step_usage=step_usage, is_partial=partial))
 
     def whole(self, step: Step) -> None:
         """Queues a complete step."""
@@ -191,9 +186,9 @@ class Recorder:
             if kind in events.PUBLIC_KINDS:
                 if kind == "step.start" and self.held is not None and self.held_at is None:
                     self.held_at = self.folder.next_index
-                self.folder.feed(kind, body)
             else:
                 self._fold_journal(kind, body)
+            self.transcript.feed(kind, body)
         except LogDamaged:
             if not self._passes_over_damage:
                 raise
@@ -209,8 +204,6 @@ class Recorder:
                 begun = self.begun[output["call_id"]]
                 self.begun[output["call_id"]] = replace(begun, shown_bytes=output.get("until_bytes", 0))
             elif kind == "answer.refused":
-                answer = json.loads(body)
-                self.refused.append(Refused(len(self.folder.steps), answer["text"], answer["problem"]))
                 self.is_answered, self.held, self.held_at = False, None, None
                 self.asked_again += 1
             elif kind == "turn.ended":

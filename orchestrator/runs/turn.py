@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from abc import ABC, abstractmethod
 from dataclasses import replace
 
 import structlog
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception,
-    stop_after_attempt,
-    wait_exponential,
-    wait_random,
-)
 
 from orchestrator import ids, moments
 from orchestrator.errors import ModelError
@@ -31,7 +24,9 @@ from orchestrator.models.port import (
     TurnEnd,
 )
 from orchestrator.models.port import Usage as ModelUsage
+from orchestrator.runs.loose_ends import break_turn
 from orchestrator.runs.recorder import Recorder
+from orchestrator.runs.retries import attempts
 from orchestrator.tools.forms import Form, shows
 from orchestrator.tools.mediator import ToolCall
 from orchestrator.tools.toolbox import Toolbox
@@ -41,20 +36,6 @@ from orchestrator.wire.interactions import Usage
 from orchestrator.wire.steps import ModelOutput
 
 log = structlog.get_logger(__name__)
-
-_ATTEMPTS = 4
-_FIRST_WAIT_S = 0.2
-_LONGEST_WAIT_S = 10.0
-_LONGEST_RETRY_AFTER_S = 120.0
-"""A provider that wants to be left alone for longer is not waited for: its error is the run's."""
-
-
-def _wait_s(state: RetryCallState) -> float:
-    """The time before the next try: as the provider asks, and never less than our own."""
-    error = state.outcome.exception() if state.outcome is not None else None
-    asked_s = error.retry_after_s if isinstance(error, ModelError) else None
-    own = wait_exponential(multiplier=_FIRST_WAIT_S, max=_LONGEST_WAIT_S) + wait_random(0, _FIRST_WAIT_S)
-    return max(own(state), asked_s or 0.0)
 
 
 class Turn:
@@ -78,32 +59,13 @@ class Turn:
     async def play(self, provider: ModelProvider, request: ModelRequest) -> list[ToolCall]:
         """The calls that the model made, in order; none if it is done. Everything is durable on return.
 
-        A failure that may pass is tried again, as long as nothing of the turn was shown, and not before the time that
-        the provider asks for. Providers do not try again themselves: this is the one policy.
+        A failure that may pass is tried again, as `runs.retries` has it. What was shown by then stays, as steps that
+        are marked, and the model is asked as if it had said nothing.
 
         Raises:
             ModelError: the provider failed for good.
         """
-
-        def may_retry(error: BaseException) -> bool:
-            return (
-                isinstance(error, ModelError)
-                and error.retryable
-                and not self._has_shown
-                and (error.retry_after_s or 0.0) <= _LONGEST_RETRY_AFTER_S
-            )
-
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(may_retry),
-            stop=stop_after_attempt(_ATTEMPTS),
-            wait=_wait_s,
-            after=self._note_failure,
-            reraise=True,
-        )
-        async for attempt in retrying:
-            with attempt:
-                number = attempt.retry_state.attempt_number - 1
-                await self._attempt(provider, request, number)
+        await attempts(functools.partial(self._attempt, provider, request), self._note_failure, self._break_off)
         await self._recorder.flush()
         moments.passed("turn.stored")
         return self._calls
@@ -183,12 +145,15 @@ class Turn:
         else:
             self._open.add(event)
 
-    def _note_failure(self, state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome is not None else None
-        if isinstance(error, ModelError):
-            asked = {} if error.retry_after_s is None else {"retry_after_s": error.retry_after_s}
-            self._recorder.note("turn.failed", code=error.code, message=error.message, **asked)
-            log.warning("model_call_failed", code=error.code, attempt=state.attempt_number, **asked)
+    def _break_off(self) -> None:
+        if self._has_shown:
+            self._open, self._calls, self._has_shown = None, [], False
+            break_turn(self._recorder)
+
+    def _note_failure(self, error: ModelError, number: int) -> None:
+        asked = {} if error.retry_after_s is None else {"retry_after_s": error.retry_after_s}
+        self._recorder.note("turn.failed", code=error.code, message=error.message, **asked)
+        log.warning("model_call_failed", code=error.code, attempt=number + 1, **asked)
 
 
 class _OpenStep(ABC):

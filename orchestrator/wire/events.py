@@ -138,6 +138,8 @@ class StepStop(WireModel):
     """The run's total so far."""
     step_usage: Usage | None = None
     """This step's own."""
+    is_partial: bool | None = None
+    """Extension: the model's answer broke off here and was asked for again."""
 
 
 class InteractionCompleted(WireModel):

@@ -23,6 +23,8 @@ from orchestrator.wire.steps import Step, StepAdapter
 from orchestrator.wire.usage import Usage
 
 _MEDIA = frozenset({"image", "audio", "video", "document"})
+_PARTIAL = frozenset({"model_output", "thought"})
+"""Steps that can say that they are not whole."""
 
 
 def parse_arguments(text: str) -> dict[str, Any]:
@@ -76,6 +78,9 @@ class _OpenStep:
     @property
     def type(self) -> str:
         return str(self._fields["type"])
+
+    def mark_partial(self) -> None:
+        self._fields["is_partial"] = True
 
     def add(self, delta: dict[str, Any]) -> None:
         kind = delta["type"]
@@ -198,6 +203,8 @@ class Folder:
     def _stop(self, event: dict[str, Any]) -> None:
         slot = self._slots[event["index"]]
         if isinstance(slot, _OpenStep):
+            if event.get("is_partial") and slot.type in _PARTIAL:
+                slot.mark_partial()
             self._slots[event["index"]] = slot.step(is_stopped=True)
         self._standing({"usage": event.get("usage")})
 

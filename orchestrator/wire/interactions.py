@@ -282,6 +282,8 @@ def _outputs(steps: Sequence[Step]) -> list[Content]:
     found: list[Content] = []
     for step in reversed(steps):
         if isinstance(step, ModelOutput):
+            if step.is_partial:
+                break
             found[:0] = step.content
         elif isinstance(step, UserInput) or (found and not isinstance(step, Thought)):
             break
@@ -296,7 +298,7 @@ def output_text(steps: Sequence[Step]) -> str:
             break
         if isinstance(step, Thought):
             continue
-        if not isinstance(step, ModelOutput):
+        if not isinstance(step, ModelOutput) or step.is_partial:
             if collected:
                 break
             continue

@@ -94,11 +94,15 @@ class Thought(WireModel):
     """The provider's own, opaque; given back to it as it came."""
     summary: Annotated[ListOf[SummaryContent] | None, AfterValidator(lambda blocks: blocks or None)] = None
     """Never empty."""
+    is_partial: Flag | None = None
+    """Extension: it broke off, and the model was asked again."""
 
 
 class ModelOutput(WireModel):
     type: Literal["model_output"] = "model_output"
     content: Contents
+    is_partial: Flag | None = None
+    """Extension: it broke off, and the model was asked again. No part of the answer."""
 
 
 # functions: the client's own, and the server's file and browser tools

@@ -23,7 +23,7 @@ from orchestrator.models.port import (
     TurnEnd,
 )
 from orchestrator.models.port import Usage as ModelUsage
-from orchestrator.runs import turn as module
+from orchestrator.runs import retries as module
 from orchestrator.runs.recorder import Recorder
 from orchestrator.runs.turn import Turn
 from orchestrator.store.records import NewEvent
@@ -32,11 +32,12 @@ from orchestrator.tools.mediator import ToolCall
 from orchestrator.tools.toolbox import Toolbox
 from orchestrator.wire.content import TextContent
 from orchestrator.wire.events import fold
+from orchestrator.wire.interactions import output_text
 from orchestrator.wire.steps import CodeExecutionCall, FunctionCall, ModelOutput, Step, Thought
 from orchestrator.wire.tools import CodeExecutionTool
 from orchestrator.wire.usage import Usage
 from tests.fakes.rows import interaction_row
-from tests.fakes.runs import PlayedModel
+from tests.fakes.runs import PlayedModel, assert_matched
 
 pytestmark = pytest.mark.anyio
 
@@ -187,6 +188,7 @@ async def test_a_stream_without_an_end_broke_off(events: list[ModelEvent | Excep
     with pytest.raises(ModelError) as caught:
         await played.calls()
     assert caught.value.code == "model_stream_broken"
+    assert len(played.model.requests) == 4
     assert played.log.notes("turn.ended") == []
 
 
@@ -231,14 +233,52 @@ async def test_a_failure_that_stays_is_not_tried_again() -> None:
     assert len(played.model.requests) == 1
 
 
-@pytest.mark.parametrize("shown", [ThoughtDelta("hm"), TextDelta("a"), CallStart("code_execution")])
-async def test_nothing_is_tried_again_once_something_was_shown(shown: ModelEvent) -> None:
+@pytest.mark.parametrize("shown", [ThoughtDelta("hm"), TextDelta("a"), CallStart("code_execution"), CallStart("x")])
+async def test_what_was_shown_of_a_turn_that_broke_off_is_closed_and_the_turn_asked_again(shown: ModelEvent) -> None:
     played = Played([shown, overloaded()], [TextDelta("again"), TurnEnd()])
+    assert await played.calls() == []
+    assert [request.attempt for request in played.model.requests] == [0, 1]
+    kinds = [event.kind for event in played.log.events]
+    assert kinds.count("step.start") == kinds.count("step.stop") == len(played.log.steps)
+    assert_matched(played.log.steps)
+    assert kinds.index("turn.broken") < kinds.index("turn.started", 1)
+    assert played.recorder.transcript.told() == [ModelOutput(content=[TextContent(text="again")])]
+    assert output_text(played.log.steps) == "again"
+
+
+async def test_text_that_broke_off_says_so() -> None:
+    played = Played([TextDelta("The answ"), overloaded()], [TextDelta("The answer."), TurnEnd()])
+    await played.calls()
+    partial, whole = played.log.steps
+    assert isinstance(partial, ModelOutput)
+    assert isinstance(whole, ModelOutput)
+    assert (partial.is_partial, whole.is_partial) == (True, None)
+    assert str(partial.content[0].text) == "The answ\n\n[the model's answer broke off here and begins again]\n\n"  # type: ignore[union-attr]
+
+
+async def test_calls_of_a_turn_that_broke_off_are_not_made() -> None:
+    first: list[ModelEvent | Exception] = [
+        CallStart("read_file"),
+        CallDelta('{"path": "x"}'),
+        CallStart("code_execution"),
+        overloaded(),
+    ]
+    played = Played(first, [CallStart("read_file"), CallDelta('{"path": "y"}'), TurnEnd()])
+    (call,) = await played.calls()
+    assert call.arguments == '{"path": "y"}'
+    _read, _code, *results, again = played.log.steps
+    assert [result.is_error for result in results] == [True, True]  # type: ignore[union-attr]
+    assert isinstance(again, FunctionCall)
+    assert [step.id for step in played.recorder.unanswered] == [again.id]
+
+
+async def test_the_last_failure_leaves_what_was_shown_unmarked() -> None:
+    played = Played([TextDelta("half"), overloaded()])
     with pytest.raises(ModelError, match="busy"):
         await played.calls()
-    assert len(played.model.requests) == 1
-    kinds = [event.kind for event in played.log.events]
-    assert kinds.count("step.start") == kinds.count("step.stop") == 1
+    assert len(played.model.requests) == 4
+    assert [step.is_partial for step in played.log.steps] == [True, True, True, None]  # type: ignore[union-attr]
+    assert played.log.notes("turn.broken") == [{}] * 3
 
 
 def limited(retry_after_s: float) -> ModelError:
@@ -302,7 +342,8 @@ def test_any_order_of_events_gives_whole_steps_or_a_models_error(events: list[Mo
             assert ends
             assert [call.id for call in calls] == made
         text = "".join(event.text for event in events if isinstance(event, TextDelta))
-        said = "".join(block.text for step in steps if isinstance(step, ModelOutput) for block in step.content)  # type: ignore[union-attr]
+        told = played.recorder.transcript.told()
+        said = "".join(block.text for step in told if isinstance(step, ModelOutput) for block in step.content)  # type: ignore[union-attr]
         assert text.startswith(said)
         if calls is not None:
             assert said == text
