@@ -99,6 +99,7 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         run_timeout_s=settings.run_timeout_s,
         max_turns=settings.max_turns,
         max_repeats=settings.max_repeats,
+        context_limit_tokens=settings.context_limit_tokens,
         max_asked_again=settings.max_asked_again,
         engine_patience_s=settings.engine_patience_s,
     )

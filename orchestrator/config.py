@@ -177,6 +177,8 @@ class ProviderSettings(BaseModel):
     """The key to send."""
     base_url: str | None = None
     """Where it is. Unset: the provider's own address."""
+    context_limit_tokens: Annotated[int, Field(ge=2_000)] | None = None
+    """In place of the server's, for models that can read less, or are to read more."""
 
 
 class Settings(BaseSettings):
@@ -242,6 +244,9 @@ class Settings(BaseSettings):
     `incomplete`. From the third time on the model is told."""
     max_asked_again: Annotated[int, Field(ge=0)] = 2
     """How often a model is asked again whose answer does not fit the `response_format`; then the interaction fails."""
+    context_limit_tokens: Annotated[int, Field(ge=2_000)] = 135_000
+    """A conversation that is longer is shortened before its model is asked: old results keep their ends, then
+    what is old is summarised. What was stored stays whole."""
     max_concurrent_runs: Positive = 64
     """Runs at once on this server; further ones wait: `priority` before `standard` before `flex` before `deferred`, and
     among equals those of the project that has the fewest."""

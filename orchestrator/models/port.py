@@ -110,6 +110,9 @@ ModelEvent = ThoughtDelta | ThoughtSignature | TextDelta | CallStart | CallDelta
 class ModelProvider(ABC):
     """One provider of models."""
 
+    context_limit_tokens: int | None = None
+    """Conversations that are longer are shortened before its models are asked; None: as the server has it."""
+
     @abstractmethod
     def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
         """One model call. Closing or cancelling the generator ends the call at the provider.

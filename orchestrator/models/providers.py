@@ -59,8 +59,9 @@ def open_registry(settings: Settings) -> ModelRegistry:
         if offer.missing:
             missing[offer.name] = offer.missing
         elif offer.kind != "scripted":
-            key = _key(settings.providers.get(offer.name, ProviderSettings()))
-            made[offer.name] = partial(RemoteModel, Endpoint(offer.name, offer.kind, offer.base_url, key))
+            given = settings.providers.get(offer.name, ProviderSettings())
+            endpoint = Endpoint(offer.name, offer.kind, offer.base_url, _key(given), given.context_limit_tokens)
+            made[offer.name] = partial(RemoteModel, endpoint)
     return ModelRegistry(settings.model, made, settings.model_aliases, missing)
 
 

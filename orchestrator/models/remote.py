@@ -40,6 +40,8 @@ class Endpoint:
     base_url: str
     key: str = ""
     """Empty where none is needed."""
+    context_limit_tokens: int | None = None
+    """Beyond which conversations are shortened; None: as for all."""
 
     def __repr__(self) -> str:
         return f"Endpoint({self.name!r}, {self.kind!r}, {self.base_url!r})"
@@ -50,6 +52,7 @@ class RemoteModel(ModelProvider):
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
+        self.context_limit_tokens = endpoint.context_limit_tokens
         self._opening = asyncio.Lock()
         self._http: httpx2.AsyncClient | None = None
         self._provider: Any = None

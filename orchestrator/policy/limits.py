@@ -16,6 +16,8 @@ class Limits:
     """What one call may write at all; then it is stopped."""
     run_timeout_s: float = 3600.0
     max_turns: int = 200
+    context_limit_tokens: int = 135_000
+    """A conversation that is longer is shortened for its model (reference, section 8)."""
     max_repeats: int = 6
     """So often a call may fail in the same way, without a success in between, before the run ends."""
     max_asked_again: int = 2

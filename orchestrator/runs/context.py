@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from orchestrator.errors import InvalidRequest, NotFound
+from orchestrator.runs.compaction import Shortened
+from orchestrator.runs.transcript import Transcript
 from orchestrator.store.port import Store
 from orchestrator.store.records import Event, InteractionRow
 from orchestrator.tools.forms import AnyCall, AnyResult, arguments_of, form_of_step, result_step, tool_of
@@ -52,6 +54,8 @@ class History:
     """Model calls since the last user input, where that is an earlier interaction's."""
     last_guest: str | None = None
     """The guest that had the latest call in the run's environment, if there was any."""
+    shortened: Shortened = field(default_factory=Shortened)
+    """How far the conversation was shortened for its model by then."""
     tools: list[ToolDeclaration] | None = None
     """What the run is offered where its own request says nothing: answers go on with what their calls were of."""
 
@@ -68,12 +72,18 @@ async def read_history(store: Store, row: InteractionRow, request: InteractionRe
         previous = parent.previous_id
     steps: list[Step] = []
     turns, last_guest, tools = 0, None, None
+    shortening: tuple[Transcript, list[Step]] | None = None
     for each in reversed(chain):
         asked = read_request(each)
-        given = asked.input or []
+        given = _whole(asked.input)
         stored = await store.read(each.id)
+        transcript = Transcript()
+        for event in stored:
+            transcript.feed(event.kind, event.body)
         steps += given
-        steps += fold((event.kind, event.body) for event in stored)
+        if transcript.shortening is not None:
+            shortening = transcript, list(steps)
+        steps += transcript.told_later()
         turns = _turns_after(given, turns)
         turns += sum(event.kind == "turn.ended" for event in stored)
         turns -= sum(event.kind == "answer.refused" for event in stored)
@@ -81,13 +91,35 @@ async def read_history(store: Store, row: InteractionRow, request: InteractionRe
         tools = asked.tools if asked.tools is not None or not _only_answers(given) else tools
         if each.environment_id == row.environment_id:
             last_guest = _last_guest(stored) or last_guest
-    given = request.input or []
+    given = _whole(request.input)
+    complete = with_all_results([*steps, *given])
     return History(
-        with_all_results([*steps, *given]),
+        complete,
         _turns_after(given, turns),
         last_guest,
+        Shortened() if shortening is None else _shortened(complete, *shortening),
         tools if _only_answers(given) else None,
     )
+
+
+def _whole(given: Sequence[Step] | None) -> list[Step]:
+    """Without what broke off, which a client that holds its conversation itself gives back."""
+    return [step for step in given or () if not (isinstance(step, ModelOutput | Thought) and step.is_partial)]
+
+
+def _shortened(steps: Sequence[Step], transcript: Transcript, before: Sequence[Step]) -> Shortened:
+    """Where in `steps` an earlier run shortened the conversation, of which `before` came before its own steps."""
+    noted = transcript.shortening
+    if noted is None:
+        return Shortened()
+    earlier, own = with_all_results(before), transcript.folder.all_steps()
+    places = {id(step): place for place, step in enumerate(steps)}
+
+    def place(number: int) -> int:
+        step = own[number] if number >= 0 else earlier[max(number, -len(earlier))]
+        return places.get(id(step), 0)
+
+    return Shortened(place(noted.begin), place(noted.elided), noted.summary)
 
 
 def _last_guest(events: Sequence[Event]) -> str | None:

@@ -23,6 +23,7 @@ from orchestrator.runs.loose_ends import break_turn, close_steps
 from orchestrator.runs.recorder import Recorder
 from orchestrator.runs.repeats import TOLD_FROM, failures_alike, told
 from orchestrator.runs.turn import Turn
+from orchestrator.runs.window import Window
 from orchestrator.tools.forms import AnyResult, arguments_of, result_step, tool_of
 from orchestrator.tools.mediator import Begun, Mediator, ToolCall
 from orchestrator.tools.rendering import with_last_line
@@ -79,6 +80,7 @@ class Loop:
         self._mediator = mediator
         self._recorder = recorder
         self._limits = limits
+        self._window = Window(history, recorder, brain.provider.context_limit_tokens or limits.context_limit_tokens)
         self._ending = ending
         self._has_environment = has_environment
         self.spent_s = spent_s
@@ -127,9 +129,16 @@ class Loop:
                 holds_answer=self._schema is not None,
                 hides_thoughts=self._generation is not None and self._generation.thinking_summaries == "none",
             )
+            request = await self._request_that_fits()
             moments.passed("turn.asked")
             try:
-                calls = await turn.play(self._brain.provider, self._model_request())
+                calls = await turn.play(
+                    self._brain.provider, request, reckoned_tokens=self._window.reckoned_tokens(request)
+                )
+            except ModelError as error:
+                if error.code != "model_context_exceeded" or not await self._narrowed(request):
+                    raise
+                continue
             finally:
                 turn.close()
             for call in calls:
@@ -195,6 +204,17 @@ class Loop:
         last = next((step.call_id for step in reversed(steps) if isinstance(step, AnyResult)), None)
         return 0 if last is None else failures_alike(steps, last)
 
+    async def _request_that_fits(self) -> ModelRequest:
+        request = self._model_request()
+        if await self._window.fit(self._brain.provider, request):
+            request = self._model_request()
+        return request
+
+    async def _narrowed(self, request: ModelRequest) -> bool:
+        """Whether the conversation could be shortened that the provider has refused as too long."""
+        self._window.exceeded(request)
+        return await self._window.fit(self._brain.provider, request)
+
     def _model_request(self) -> ModelRequest:
         schema = None if self._schema is None else self._schema.schema or True
         facts = {}
@@ -203,7 +223,7 @@ class Loop:
         return ModelRequest(
             model=self._brain.model,
             system=build_system(self._brain.agent, self._request.system_instruction, facts, schema),
-            history=(*self._history.steps, *self._recorder.transcript.told()),
+            history=self._window.steps(),
             tools=self._toolbox.specs(),
             turn=self._history.turns + self._recorder.journal["turn.ended"] - self._recorder.journal["answer.refused"],
             asked_again=self._recorder.asked_again,

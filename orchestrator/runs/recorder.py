@@ -64,7 +64,12 @@ class Recorder:
         self.asked_again = 0
         """How many refused answers the turn that is asked next has had."""
         self.usage = Usage()
-        """Of all turns that ended, as the last of them noted it."""
+        """Of all turns that ended and summaries, as the last of them noted it."""
+        self.measured = (0, 0)
+        """Input tokens of the last turn: as the provider counted them, and as they were reckoned before."""
+        self.context_exceeded_tokens: int | None = None
+        """The least that the provider refused as too long."""
+        self._reckoned_tokens = 0
         self._store = store
         self._generation = generation
         self._passes_over_damage = passes_over_damage
@@ -216,6 +221,14 @@ class Recorder:
                     self.asked_again = 0
                 self.unshown.update(turn["unshown"])
                 self.usage = Usage.model_validate(turn["usage"])
+                self.measured = (turn.get("counted_tokens", 0), self._reckoned_tokens)
+            elif kind == "turn.started":
+                self._reckoned_tokens = json.loads(body).get("reckoned_tokens", 0)
+            elif kind == "context.shortened":
+                self.usage = Usage.model_validate(json.loads(body)["usage"])
+            elif kind == "context.exceeded":
+                tokens = int(json.loads(body)["tokens"])
+                self.context_exceeded_tokens = min(tokens, self.context_exceeded_tokens or tokens)
         except (KeyError, TypeError, ValueError) as error:
             raise LogDamaged(kind) from error
 

@@ -76,9 +76,20 @@ class Transcript:
         """The steps for the model."""
         return [step for _, step in self._placed()]
 
-    def place(self, at: int) -> int:
-        """Where in `told` the run's step number `at` is, or the first after it."""
-        return sum(place < at for place, _ in self._placed())
+    def told_later(self) -> list[Step]:
+        """The steps for later interactions of the conversation: what was refused is of no use any more. An open step
+        counts as far as it can stand.
+        """
+        hidden = {at for turn in self._broken for at in turn}
+        return [step for at, step in enumerate(self.folder.all_steps()) if at not in hidden]
+
+    def place(self, number: int) -> int:
+        """Where in `told` the run's step of this number is."""
+        return sum(each < number for each, _ in self._placed())
+
+    def number(self, place: int) -> int:
+        """The number of the run's step that stands at a place of `told`, or is the first after it."""
+        return self._placed()[place][0]
 
     def _placed(self) -> list[tuple[int, Step]]:
         steps = self.folder.steps
@@ -90,7 +101,7 @@ class Transcript:
             placed += [(at, steps[at]) for at in range(done, until) if at not in hidden]
             done = until
             if each is not None:
-                placed += [(until - 1, step) for step in each.steps()]
+                placed += [(until, step) for step in each.steps()]
         return placed
 
     def _begin(self, _note: Mapping[str, Any]) -> None:

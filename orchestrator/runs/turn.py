@@ -55,9 +55,12 @@ class Turn:
         self._open: _OpenStep | None = None
         self._calls: list[ToolCall] = []
         self._has_shown = False
+        self._reckoned_tokens = 0
 
-    async def play(self, provider: ModelProvider, request: ModelRequest) -> list[ToolCall]:
+    async def play(self, provider: ModelProvider, request: ModelRequest, *, reckoned_tokens: int = 0) -> list[ToolCall]:
         """The calls that the model made, in order; none if it is done. Everything is durable on return.
+
+        `reckoned_tokens`: what the request is thought to have, to be compared with what the provider counts.
 
         A failure that may pass is tried again, as `runs.retries` has it. What was shown by then stays, as steps that
         are marked, and the model is asked as if it had said nothing.
@@ -65,6 +68,7 @@ class Turn:
         Raises:
             ModelError: the provider failed for good.
         """
+        self._reckoned_tokens = reckoned_tokens
         await attempts(functools.partial(self._attempt, provider, request), self._note_failure, self._break_off)
         await self._recorder.flush()
         moments.passed("turn.stored")
@@ -78,7 +82,8 @@ class Turn:
 
     async def _attempt(self, provider: ModelProvider, request: ModelRequest, number: int) -> None:
         self._held.clear()
-        self._recorder.note("turn.started", turn=request.turn, attempt=number, model=request.model)
+        reckoned = {"reckoned_tokens": self._reckoned_tokens} if self._reckoned_tokens else {}
+        self._recorder.note("turn.started", turn=request.turn, attempt=number, model=request.model, **reckoned)
         async with contextlib.aclosing(provider.stream(replace(request, attempt=number))) as stream:
             async for event in stream:
                 if isinstance(event, TurnEnd):
@@ -93,7 +98,7 @@ class Turn:
     def _end(self, event: TurnEnd) -> None:
         if self._calls:
             self._show_held()
-        own = _wire_usage(event.usage)
+        own = wire_usage(event.usage)
         self._recorder.usage = self._recorder.usage.plus(own)
         # Providers tell what a whole call took: the last of its steps has it.
         self.close(own)
@@ -107,7 +112,8 @@ class Turn:
             if not shows(self._toolbox.form_of(call.name), call.arguments)
         }
         calls = [call.id for call in self._calls]
-        self._recorder.note("turn.ended", calls=calls, usage=usage, unshown=unshown, **held, **cut)
+        counted = {"counted_tokens": own.total_input_tokens} if own.total_input_tokens else {}
+        self._recorder.note("turn.ended", calls=calls, usage=usage, unshown=unshown, **held, **cut, **counted)
 
     def _show_held(self) -> None:
         """There is a call beside it, so it is not the answer."""
@@ -235,7 +241,8 @@ class _OpenWholeCall(_OpenStep):
         super().close(step_usage)
 
 
-def _wire_usage(usage: ModelUsage) -> Usage:
+def wire_usage(usage: ModelUsage) -> Usage:
+    """What one model call took, as answers and events show it."""
     return Usage(
         total_input_tokens=usage.input_tokens,
         total_output_tokens=usage.output_tokens,

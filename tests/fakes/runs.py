@@ -198,6 +198,14 @@ class RunWorld:
         assert row is not None
         return row
 
+    async def copied(self, row: InteractionRow, events: Sequence[Event]) -> InteractionRow:
+        """Another interaction of the same request, whose last holder was lost after `events`."""
+        now = SystemClock().now()
+        fields = {"environment_id": row.environment_id, "created": now, "updated": now}
+        copy = interaction_row(row.project_id, request=row.request, **fields)
+        await self.store.create_interaction(copy, [NewEvent(event.kind, event.body) for event in events])
+        return copy
+
     async def log(self, interaction_id: str) -> list[Event]:
         return await self.store.read(interaction_id)
 

@@ -13,7 +13,7 @@ import pytest
 from orchestrator.config import ProviderSettings
 from tests.fakes.local_driver import LocalDriver
 from tests.fakes.local_server import RunningServer, running
-from tests.fakes.model_servers import SERVERS, Answer, ModelServer, RateLimited, WrongKey
+from tests.fakes.model_servers import SERVERS, Answer, Cut, ModelServer, RateLimited, TooLong, WrongKey
 
 pytestmark = pytest.mark.anyio
 
@@ -104,3 +104,37 @@ async def test_a_model_that_nobody_has_names_what_to_set(tmp_path: Path, sandbox
         answer = await server.client.post("/v1beta/interactions", json={"model": "gemini:x", "input": "Go."})
     assert answer.status_code == 404
     assert "GEMINI_API_KEY" in answer.text
+
+
+@pytest.mark.parametrize("kind", sorted(SERVERS))
+async def test_an_answer_that_is_cut_stays_and_is_given_again(kind: str, tmp_path: Path, sandboxes: Path) -> None:
+    whole = Answer(text=("The answer ", "is 42", "."))
+    async with world(kind, tmp_path, sandboxes, Cut(whole, 3), whole) as (server, provider):
+        created = await server.create("Go.", background=True)
+        done = await server.ended(created["id"])
+        stream = await server.client.get(f"/v1beta/interactions/{created['id']}?stream=true")
+    assert done["status"] == "completed"
+    *_, partial, again = done["steps"]
+    assert partial["is_partial"]
+    assert "broke off here" in partial["content"][0]["text"]
+    assert again["content"][0]["text"] == done["output_text"] == "The answer is 42."
+    assert stream.text.count('"is_partial":true') == 1
+    assert len(provider.requests) == 2
+    assert "broke off" not in json.dumps(provider.requests[1])
+
+
+@pytest.mark.parametrize("kind", sorted(SERVERS))
+async def test_a_conversation_that_the_provider_finds_too_long_is_shortened(
+    kind: str, tmp_path: Path, sandboxes: Path
+) -> None:
+    loud = Answer(calls=(("code_execution", json.dumps({"language": "bash", "code": "seq 5000"})),))
+    turns = (loud, loud, loud, TooLong(), Answer(text=("They were numbers.",)))
+    async with world(kind, tmp_path, sandboxes, *turns) as (server, provider):
+        done = await server.create("Go.", environment="remote")
+    assert done["status"] == "completed", done
+    assert done["output_text"] == "They were numbers."
+    whole, shorter = (json.dumps(request, ensure_ascii=False) for request in provider.requests[-2:])
+    assert len(shorter) < len(whole) / 2
+    assert shorter.count("characters left out") == 3  # the latest one has more room, not all
+    assert done["steps"][1]["result"].endswith("5000\n")  # what was stored is whole
+    assert "left out" not in json.dumps(done, ensure_ascii=False)
