@@ -10,6 +10,7 @@ from functools import partial
 
 from orchestrator.config import ProviderSettings, Settings
 from orchestrator.models.port import ModelProvider
+from orchestrator.models.prices import Prices
 from orchestrator.models.registry import BUILT_IN, ModelRegistry
 from orchestrator.models.remote import ADDRESSES, Endpoint, RemoteModel
 
@@ -55,12 +56,13 @@ def open_registry(settings: Settings) -> ModelRegistry:
     """
     made: dict[str, Callable[[], ModelProvider]] = dict(BUILT_IN)
     missing: dict[str, str] = {}
+    prices = Prices(settings.model_prices)
     for offer in offers(settings):
         if offer.missing:
             missing[offer.name] = offer.missing
         elif offer.kind != "scripted":
             key = _key(settings.providers.get(offer.name, ProviderSettings()))
-            made[offer.name] = partial(RemoteModel, Endpoint(offer.name, offer.kind, offer.base_url, key))
+            made[offer.name] = partial(RemoteModel, Endpoint(offer.name, offer.kind, offer.base_url, key), prices)
     return ModelRegistry(settings.model, made, settings.model_aliases, missing)
 
 
