@@ -76,6 +76,8 @@ class Recorder:
         """How many of them the turn that is asked next has had."""
         self.usage = Usage()
         """Of all turns that ended, as the last of them noted it."""
+        self.untold: Usage | None = None
+        """What of it no step has told: of turns whose text is held, or that showed nothing."""
         self._store = store
         self._generation = generation
         self._passes_over_damage = passes_over_damage
@@ -139,9 +141,9 @@ class Recorder:
         """Queues the end of a step, with the usage so far and what of it is this step's own."""
         self.emit(events.StepStop(index=index, usage=self.usage, step_usage=step_usage))
 
-    def whole(self, step: Step) -> None:
+    def whole(self, step: Step, step_usage: Usage | None = None) -> None:
         """Queues a complete step."""
-        for event in events.step_events(step, self._index, usage=self.usage):
+        for event in events.step_events(step, self._index, usage=self.usage, step_usage=step_usage):
             self.emit(event)
         self._index += 1
 
@@ -149,13 +151,13 @@ class Recorder:
         """Queues the held answer, as a step with `text`; or its rest, if an earlier holder was lost in the middle."""
         if self.held_at is None:
             if text:
-                self.whole(ModelOutput(content=[TextContent(text=text)]))
+                self.whole(ModelOutput(content=[TextContent(text=text)]), self.untold)
         elif self.held_at in self.folder.open_types:
             begun = self.folder.open_step
             shown = output_text([begun]) if begun is not None else ""
             if missing := text[len(shown) :]:
                 self.delta(self.held_at, events.TextDelta(text=missing))
-            self.end(self.held_at)
+            self.end(self.held_at, self.untold)
 
     async def flush(self) -> None:
         """Returns when everything queued so far is durable and visible.
@@ -223,6 +225,7 @@ class Recorder:
                     self.asked_again = 0
                 self.unshown.update(turn["unshown"])
                 self.usage = Usage.model_validate(turn["usage"])
+                self.untold = Usage.model_validate(turn["untold"]) if "untold" in turn else None
         except (KeyError, TypeError, ValueError) as error:
             raise LogDamaged(kind) from error
 

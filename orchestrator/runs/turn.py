@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
 
 import structlog
@@ -32,6 +33,7 @@ from orchestrator.models.port import (
 )
 from orchestrator.models.port import Usage as ModelUsage
 from orchestrator.runs.recorder import Recorder
+from orchestrator.telemetry.metrics import Metrics
 from orchestrator.tools.forms import Form, shows
 from orchestrator.tools.mediator import ToolCall
 from orchestrator.tools.toolbox import Toolbox
@@ -39,6 +41,7 @@ from orchestrator.wire import events
 from orchestrator.wire.content import TextContent
 from orchestrator.wire.interactions import Usage
 from orchestrator.wire.steps import ModelOutput
+from orchestrator.wire.usage import ModalityTokens
 
 log = structlog.get_logger(__name__)
 
@@ -61,13 +64,20 @@ class Turn:
     """Plays one model call into the log and gathers the tool calls it makes."""
 
     def __init__(
-        self, recorder: Recorder, toolbox: Toolbox, *, holds_answer: bool = False, hides_thoughts: bool = False
+        self,
+        recorder: Recorder,
+        toolbox: Toolbox,
+        *,
+        metrics: Metrics,
+        holds_answer: bool = False,
+        hides_thoughts: bool = False,
     ) -> None:
         """`holds_answer`: text is shown when a call follows it; the last text is left to whoever looks at its form.
         `hides_thoughts`: of thoughts only what the provider needs again is kept.
         """
         self._recorder = recorder
         self._toolbox = toolbox
+        self._metrics = metrics
         self._holds_answer = holds_answer
         self._hides_thoughts = hides_thoughts
         self._held: list[str] = []
@@ -117,16 +127,18 @@ class Turn:
     async def _attempt(self, provider: ModelProvider, request: ModelRequest, number: int) -> None:
         self._held.clear()
         self._recorder.note("turn.started", turn=request.turn, attempt=number, model=request.model)
-        async with contextlib.aclosing(provider.stream(replace(request, attempt=number))) as stream:
-            async for event in stream:
-                if isinstance(event, TurnEnd):
-                    self._end(event)
-                    return
-                self._take(event)
-                await self._recorder.breathe()
-                # A model that has everything ready must not keep other runs and readers waiting.
-                await asyncio.sleep(0)
-        raise ModelError("the model's answer broke off", code="model_stream_broken", retryable=True)
+        with self._metrics.model_call(request.model) as call:
+            async with contextlib.aclosing(provider.stream(replace(request, attempt=number))) as stream:
+                async for event in stream:
+                    if isinstance(event, TurnEnd):
+                        self._end(event)
+                        call.took(_counts(event.usage), event.usage.cost_usd)
+                        return
+                    self._take(event)
+                    await self._recorder.breathe()
+                    # A model that has everything ready must not keep other runs and readers waiting.
+                    await asyncio.sleep(0)
+            raise ModelError("the model's answer broke off", code="model_stream_broken", retryable=True)
 
     def _end(self, event: TurnEnd) -> None:
         if self._calls:
@@ -134,7 +146,9 @@ class Turn:
         own = _wire_usage(event.usage)
         self._recorder.usage = self._recorder.usage.plus(own)
         # Providers tell what a whole call took: the last of its steps has it.
-        self.close(own)
+        untold = own if self._recorder.untold is None else self._recorder.untold.plus(own)
+        left = {} if self._open is not None else {"untold": untold.model_dump(exclude_defaults=True)}
+        self.close(untold)
         usage = self._recorder.usage.model_dump(exclude_defaults=True)
         # A later holder of the run must see what the model sent, also where a step cannot show it.
         held = {"held": "".join(self._held)} if self._holds_answer and not self._calls else {}
@@ -145,7 +159,7 @@ class Turn:
             if not shows(self._toolbox.form_of(call.name), call.arguments)
         }
         calls = [call.id for call in self._calls]
-        self._recorder.note("turn.ended", calls=calls, usage=usage, unshown=unshown, **held, **cut)
+        self._recorder.note("turn.ended", calls=calls, usage=usage, unshown=unshown, **left, **held, **cut)
 
     def _show_held(self) -> None:
         """There is a call beside it, so it is not the answer."""
@@ -279,4 +293,23 @@ def _wire_usage(usage: ModelUsage) -> Usage:
         total_tool_use_tokens=usage.tool_use_tokens,
         total_tokens=usage.input_tokens + usage.output_tokens + usage.thought_tokens + usage.tool_use_tokens,
         initial_input_tokens=usage.input_tokens,
+        input_tokens_by_modality=_modalities(usage.input_by_modality),
+        output_tokens_by_modality=_modalities(usage.output_by_modality),
+        cached_tokens_by_modality=_modalities(usage.cached_by_modality),
+        tool_use_tokens_by_modality=_modalities(usage.tool_use_by_modality),
+        cost_usd=usage.cost_usd,
     )
+
+
+def _counts(usage: ModelUsage) -> dict[str, int]:
+    return {
+        "input": usage.input_tokens,
+        "cached": usage.cached_tokens,
+        "output": usage.output_tokens,
+        "thought": usage.thought_tokens,
+        "tool_use": usage.tool_use_tokens,
+    }
+
+
+def _modalities(tokens: Mapping[str, int]) -> list[ModalityTokens] | None:
+    return [ModalityTokens(modality=name, tokens=count) for name, count in tokens.items()] or None
