@@ -46,6 +46,7 @@ from orchestrator.store.lock import DataFolderLock
 from orchestrator.store.port import Store
 from orchestrator.store.sqlite import SqliteStore
 from orchestrator.telemetry import logs
+from orchestrator.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
@@ -92,6 +93,7 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
     models = open_registry(settings)
     # A provider's module is imported at first use; better now than in the middle of the first run.
     await asyncio.to_thread(models.resolve)
+    metrics = Metrics(models.named)
     limits = Limits(
         call_timeout_s=settings.call_timeout_s,
         output_limit_bytes=settings.output_limit_bytes,
@@ -126,6 +128,7 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
             generation=generation,
             slots=Slots(settings.max_concurrent_runs, settings.max_concurrent_runs_per_project),
             max_runs_per_project=settings.max_runs_per_project,
+            metrics=metrics,
         )
         stack.callback(moments.passed, "stop.runs_let_go")
         stack.push_async_callback(in_time.end, "runs", supervisor.aclose, 0.5)
@@ -146,7 +149,16 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
             store, environments, supervisor, agents, models, clock, profiles, replies, generation=generation
         )
         authenticator = Authenticator(store, clock, settings.host)
-        yield Services(store, environments, supervisor, intake, replies, authenticator, settings.request_limit_bytes)
+        yield Services(
+            store,
+            environments,
+            supervisor,
+            intake,
+            replies,
+            authenticator,
+            metrics,
+            settings.request_limit_bytes,
+        )
 
 
 class _Deadline:

@@ -15,6 +15,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -62,6 +63,7 @@ _USUAL_VARIABLES: Mapping[tuple[str, str], tuple[str, ...]] = {
 """Provider and field to the variables that other programs take it from, too."""
 
 Positive = Annotated[int, Field(gt=0)]
+Dollars = Annotated[Decimal, Field(ge=0)]
 
 
 def _default_data_dir() -> Path:
@@ -181,6 +183,21 @@ class ProviderSettings(BaseModel):
     """In place of the server's, for models that can read less, or are to read more."""
 
 
+class PriceSettings(BaseModel):
+    """What a model costs, in US dollars per million tokens."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    input_mtok: Dollars
+    """Input."""
+    output_mtok: Dollars
+    """Output, thoughts included."""
+    cached_input_mtok: Dollars | None = None
+    """Input that is read from a cache. Unset: as other input."""
+    cache_write_mtok: Dollars | None = None
+    """Input that is written to a cache. Unset: as other input."""
+
+
 class Settings(BaseSettings):
     """Everything that an operator can set. Immutable."""
 
@@ -267,6 +284,11 @@ class Settings(BaseSettings):
     speak OpenAI's chat format, such as vLLM, Ollama, llama.cpp and gateways, are of the kind `openai` and need a
     `base_url`. What the tables of these three names leave out is taken from `GEMINI_API_KEY` or `GOOGLE_API_KEY`,
     `OPENAI_API_KEY` and `OPENAI_BASE_URL`, `ANTHROPIC_API_KEY`."""
+    model_prices: dict[str, PriceSettings] = Field(default_factory=dict)
+    """Prices of your own, a table each: `[model_prices."NAME:model"]`, or `"model"` for all providers that have it,
+    with `input_mtok` and `output_mtok`, and where they differ `cached_input_mtok` and `cache_write_mtok`: US dollars
+    per million tokens. They win over the public prices of Gemini, OpenAI, Anthropic and other known addresses, which
+    come with the library `genai-prices` and are those of its release."""
     retention_days: Annotated[int, Field(ge=0)] = 55
     """Days after which ended interactions are deleted, where the project has no number of its own (`corral projects`).
     0 keeps them."""
@@ -313,6 +335,13 @@ class Settings(BaseSettings):
                 raise ValueError(f"{name!r} needs a 'base_url'")
             if provider.base_url is not None and not provider.base_url.startswith(("http://", "https://")):
                 raise ValueError(f"the 'base_url' of {name!r} must begin with http:// or https://")
+        return value
+
+    @field_validator("model_prices", mode="after")
+    @classmethod
+    def _refuse_prices_of_scripts(cls, value: dict[str, PriceSettings]) -> dict[str, PriceSettings]:
+        if any(name.partition(":")[0] == "scripted" for name in value):
+            raise ValueError("the scripted model costs nothing; a script can say what a turn of it is to cost")
         return value
 
     @property

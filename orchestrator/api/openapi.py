@@ -33,7 +33,7 @@ from orchestrator.wire.tools import ToolDeclaration
 PREFIX = "/v1beta"
 """Under which the public routes are described; the other versions' are the same."""
 
-_JSON, _EVENTS, _LINES = "application/json", "text/event-stream", "application/x-ndjson"
+_JSON, _EVENTS, _LINES, _TEXT = "application/json", "text/event-stream", "application/x-ndjson", "text/plain"
 _REF = "#/components/schemas/"
 _VERB = "Verb"
 """Ends the id of an operation that is the same as another, with a colon in its path."""
@@ -75,6 +75,8 @@ class Operation:
     """Name of the events that it streams."""
     lines: Any = None
     """Type of the objects that it answers with, one a line."""
+    is_text: bool = False
+    """Whether it answers with plain text."""
     errors: tuple[int, ...] = _ALWAYS
     links: Mapping[str, str] = field(default_factory=dict)
     """Operations that take the answer's `id`, and as which parameter."""
@@ -119,6 +121,7 @@ OPERATIONS: Mapping[Callable[..., Any], Operation] = {
     ops.healthz: Operation(id="healthz", answer=answers.Health, errors=(500,), needs_key=False),
     ops.readyz: Operation(id="readyz", answer=answers.Readiness, errors=(500, 503), needs_key=False),
     ops.ps: Operation(id="ps", answer=answers.Processes),
+    ops.metrics: Operation(id="metrics", is_text=True),
     ops.logs: Operation(id="logs", lines=answers.LogLine, errors=(*_ALWAYS, 404)),
     reach.usage: Operation(id="getUsage", answer=answers.SandboxUsage, errors=(*_ALWAYS, 404, 409, 502)),
     reach.watch: Operation(id="watchFiles", frames="FileFrame", errors=(*_ALWAYS, 404, 409, 429, 502)),
@@ -202,7 +205,7 @@ _HEADERS = {
 _ERRORS = {
     400: "The request is at fault (`invalid_request`), or asks for what this server does not offer (`not_supported`).",
     401: "No API key, or one that is unknown or revoked. Never without keys, in single-user mode.",
-    403: "Without keys: the request comes from a web page, or not over loopback.",
+    403: "Without keys: the request comes from a web page, or not over loopback. With one: it is not an operator's.",
     404: "Unknown, or another project's, which is the same.",
     409: "The present state does not allow it.",
     413: "The body has more bytes than the server takes.",
@@ -293,6 +296,8 @@ def _success(operation: Operation, shapes: _Shapes) -> dict[str, Any]:
         content[_EVENTS] = {"itemSchema": {"$ref": _REF + operation.frames}}
     if operation.lines is not None:
         content[_LINES] = {"itemSchema": shapes[operation.lines, "serialization"]}
+    if operation.is_text:
+        content[_TEXT] = {"schema": {"type": "string"}}
     text = "JSON, or events if `stream` asks for them." if _JSON in content and _EVENTS in content else "The answer."
     success: dict[str, Any] = {"description": text, "headers": _named_headers(200), "content": content}
     if operation.links:

@@ -19,9 +19,10 @@ from orchestrator import __version__
 from orchestrator.api.parameters import OnlyKnown
 from orchestrator.api.services import Services, TheCaller, TheServices
 from orchestrator.clock import rfc3339
-from orchestrator.errors import NotFound
+from orchestrator.errors import NotFound, PermissionDenied
 from orchestrator.store.port import Store
 from orchestrator.store.records import Event, InteractionFilter
+from orchestrator.telemetry.metrics import CONTENT_TYPE
 from orchestrator.wire.base import encode_json
 
 router = APIRouter(tags=["operators"])
@@ -76,6 +77,14 @@ async def ps(caller: TheCaller, services: TheServices) -> JSONResponse:
         for row in running
     ]
     return JSONResponse({"environments": environments, "interactions": interactions})
+
+
+@router.get("/metrics", response_model=None, dependencies=[OnlyKnown])
+async def metrics(caller: TheCaller, services: TheServices) -> Response:
+    """Counters of the whole server, in Prometheus' text format. For an operator's key: they are of all projects."""
+    if not caller.is_operator:
+        raise PermissionDenied("Metrics are of all projects: they need an operator's key.")
+    return Response(services.metrics.render(), media_type=CONTENT_TYPE)
 
 
 @router.get("/ops/logs/{log_id}", response_model=None, dependencies=[OnlyKnown])

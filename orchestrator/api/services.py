@@ -15,6 +15,7 @@ from orchestrator.runs.replies import Replies
 from orchestrator.runs.supervisor import Supervisor
 from orchestrator.sandboxes.environments import Environments
 from orchestrator.store.port import Store
+from orchestrator.telemetry.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Services:
     intake: Intake
     replies: Replies
     authenticator: Authenticator
+    metrics: Metrics
     request_limit_bytes: int
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server begins to stop: streams end."""

@@ -13,7 +13,7 @@ import typer
 
 from orchestrator.cli.client import JsonFlag
 from orchestrator.cli.exits import Exit
-from orchestrator.cli.terminal import complain, console, neutralise, print_json
+from orchestrator.cli.terminal import complain, console, dollars, neutralise, print_json
 from orchestrator.errors import ModelError
 
 if TYPE_CHECKING:
@@ -71,12 +71,15 @@ def check(
             complain(f"{full}: {error.message} [{error.code}]")
         raise typer.Exit(Exit.FAILED) from error
     seconds = time.monotonic() - begin
+    cost = None if end.usage.cost_usd is None else float(end.usage.cost_usd)
     if as_json:
-        print_json({"model": full, "ok": True, "text": text, "seconds": round(seconds, 3), "usage": asdict(end.usage)})
+        usage = asdict(end.usage) | {"cost_usd": cost}
+        print_json({"model": full, "ok": True, "text": text, "seconds": round(seconds, 3), "usage": usage})
     else:
         tokens = end.usage.input_tokens + end.usage.output_tokens + end.usage.thought_tokens
+        took = [f"{seconds:.1f} s", f"{tokens} tokens", *([] if cost is None else [dollars(cost)])]
         said = neutralise(" ".join(text.split())[:60])
-        typer.echo(f"{neutralise(full)} answers: {said} ({seconds:.1f} s, {tokens} tokens)")
+        typer.echo(f"{neutralise(full)} answers: {said} ({', '.join(took)})")
 
 
 async def _ask(registry: ModelRegistry, name: str) -> tuple[str, TurnEnd]:

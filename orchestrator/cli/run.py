@@ -14,7 +14,7 @@ import typer
 
 from orchestrator.cli.client import Api, JsonFlag, KeyOption, RequestFailed, StreamBroken, UrlOption, connect, path
 from orchestrator.cli.exits import BY_STATUS, Exit
-from orchestrator.cli.terminal import complain, console, duration, neutralise, print_json
+from orchestrator.cli.terminal import complain, console, dollars, duration, neutralise, print_json
 
 _INTERACTIONS = "/v1beta/interactions"
 _RESUMES = 5
@@ -172,9 +172,11 @@ class _Run:
         style = {"completed": "bold green", "requires_action": "bold yellow"}.get(status, "bold red")
         took = duration(timedelta(seconds=time.monotonic() - self._began))
         parts = [status, f"{self._steps} steps", took]
-        tokens = (self._interaction.get("usage") or {}).get("total_tokens")
-        if tokens is not None:
-            parts.append(f"{int(tokens):,} tokens")
+        usage = self._interaction.get("usage") or {}
+        if usage.get("total_tokens") is not None:
+            parts.append(f"{int(usage['total_tokens']):,} tokens")
+        if usage.get("cost_usd") is not None:
+            parts.append(dollars(float(usage["cost_usd"])))
         self._console.out()
         self._console.out(" · ".join(parts), style=style, highlight=False)
         for early in (self._interaction.get("errors") or []) if status == "incomplete" else []:

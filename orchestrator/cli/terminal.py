@@ -5,6 +5,7 @@ obeys what is written to it.
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from datetime import datetime, timedelta
@@ -55,6 +56,14 @@ def size(count: int) -> str:
         (count / 10**9, "GB"),
     )
     return f"{number:.0f} {unit}" if number >= 10 else f"{number:.1f} {unit}"
+
+
+def dollars(amount: float) -> str:
+    """US dollars for people: `$12.30`, `$0.25`, `$0.0041`: of less than a cent the first two digits that count."""
+    if amount >= 1 or amount == 0:
+        return f"${amount:,.2f}"
+    places = max(2, 1 - math.floor(math.log10(amount)))
+    return f"${amount:.{places}f}"
 
 
 def duration(span: timedelta) -> str:

@@ -10,8 +10,9 @@ Tool calls always leave a model as `FunctionCall` steps, whatever the tool; how 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Literal
 
 from orchestrator.wire.generation import GenerationConfig
@@ -55,15 +56,29 @@ class ModelRequest:
     purpose: Literal["turn", "compaction"] = "turn"
 
 
+MODALITIES = ("text", "image", "audio", "video", "document")
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one model call."""
+    """Tokens of one model call. By modality only as far as the provider tells it."""
 
     input_tokens: int = 0
+    """With what was cached, without what tools of the provider put in."""
     output_tokens: int = 0
+    """Without thoughts."""
     thought_tokens: int = 0
     cached_tokens: int = 0
+    """Of the input: read from a cache."""
     tool_use_tokens: int = 0
+    cache_write_tokens: int = 0
+    """Of the input: written to a cache, which costs more at some providers."""
+    input_by_modality: Mapping[str, int] = field(default_factory=dict)
+    output_by_modality: Mapping[str, int] = field(default_factory=dict)
+    cached_by_modality: Mapping[str, int] = field(default_factory=dict)
+    tool_use_by_modality: Mapping[str, int] = field(default_factory=dict)
+    cost_usd: Decimal | None = None
+    """What the call cost, in US dollars; None where its price is not known."""
 
 
 @dataclass(frozen=True, slots=True)

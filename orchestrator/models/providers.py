@@ -10,6 +10,7 @@ from functools import partial
 
 from orchestrator.config import ProviderSettings, Settings
 from orchestrator.models.port import ModelProvider
+from orchestrator.models.prices import Prices
 from orchestrator.models.registry import BUILT_IN, ModelRegistry
 from orchestrator.models.remote import ADDRESSES, Endpoint, RemoteModel
 
@@ -55,13 +56,14 @@ def open_registry(settings: Settings) -> ModelRegistry:
     """
     made: dict[str, Callable[[], ModelProvider]] = dict(BUILT_IN)
     missing: dict[str, str] = {}
+    prices = Prices(settings.model_prices)
     for offer in offers(settings):
         if offer.missing:
             missing[offer.name] = offer.missing
         elif offer.kind != "scripted":
             given = settings.providers.get(offer.name, ProviderSettings())
             endpoint = Endpoint(offer.name, offer.kind, offer.base_url, _key(given), given.context_limit_tokens)
-            made[offer.name] = partial(RemoteModel, endpoint)
+            made[offer.name] = partial(RemoteModel, endpoint, prices)
     return ModelRegistry(settings.model, made, settings.model_aliases, missing)
 
 

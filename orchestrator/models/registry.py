@@ -57,6 +57,11 @@ class ModelRegistry:
         """Names of all providers, sorted."""
         return sorted(self._providers)
 
+    @property
+    def named(self) -> set[str]:
+        """Full names of the models that the settings name."""
+        return {self.default, *(target for target in self._aliases.values() if target != DEFAULT)}
+
     def knows(self, model: str) -> bool:
         """Whether `resolve` finds it."""
         return self._is_provided(self._full_name(model))

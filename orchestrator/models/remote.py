@@ -9,17 +9,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import ModelError
-from orchestrator.models.port import ModelEvent, ModelProvider, ModelRequest, TurnEnd, Usage
+from orchestrator.models.port import MODALITIES, ModelEvent, ModelProvider, ModelRequest, TurnEnd, Usage
+from orchestrator.models.prices import Prices
 from orchestrator.wire.generation import GenerationConfig
 
 if TYPE_CHECKING:
     import httpx2
     from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
     from pydantic_ai.settings import ModelSettings
+    from pydantic_ai.usage import RequestUsage
 
 ADDRESSES = {
     "gemini": "https://generativelanguage.googleapis.com",
@@ -50,9 +52,10 @@ class Endpoint:
 class RemoteModel(ModelProvider):
     """All models of one endpoint."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, prices: Prices | None = None) -> None:
         self._endpoint = endpoint
         self.context_limit_tokens = endpoint.context_limit_tokens
+        self._prices = prices or Prices()
         self._opening = asyncio.Lock()
         self._http: httpx2.AsyncClient | None = None
         self._provider: Any = None
@@ -101,7 +104,14 @@ class RemoteModel(ModelProvider):
                     yield event
             for event in translation.finish():
                 yield event
-            yield _end(stream, self._endpoint.name)
+            end = _end(stream, self._endpoint.name)
+            yield replace(end, usage=self._priced(request.model, stream, end.usage))
+
+    def _priced(self, model: str, stream: StreamedResponse, usage: Usage) -> Usage:
+        if stream.usage.unmeasured_requests:
+            return usage  # nothing was told, which is not the same as that nothing was used
+        terms = {name: value for name, value in (stream.provider_details or {}).items() if isinstance(value, str)}
+        return replace(usage, cost_usd=self._prices.cost_usd(model, self._endpoint.base_url, usage, terms))
 
     async def _open(self) -> None:
         async with self._opening:
@@ -113,6 +123,7 @@ class RemoteModel(ModelProvider):
 
         from orchestrator.models import faults, messages, parts  # noqa: F401 - first use is slow: here, in a thread
 
+        self._prices.load()
         http = create_async_httpx2_client()
         end = self._endpoint
         if end.kind == "gemini":
@@ -211,12 +222,25 @@ def _end(stream: StreamedResponse, provider: str) -> TurnEnd:
 
 
 def _usage(stream: StreamedResponse) -> Usage:
-    """pydantic-ai counts thoughts as output, as some providers do; here they are apart."""
+    """pydantic-ai counts thoughts as output and tools as input, as some providers do; here they are apart."""
     given = stream.usage
     thoughts = given.output_reasoning_tokens or given.details.get("thoughts_tokens", 0)
+    tool_use = given.details.get("tool_use_prompt_tokens", 0)
     return Usage(
-        input_tokens=given.input_tokens,
+        input_tokens=max(0, given.input_tokens - tool_use),
         output_tokens=max(0, given.output_tokens - thoughts),
         thought_tokens=thoughts,
         cached_tokens=given.cache_read_tokens,
+        tool_use_tokens=tool_use,
+        cache_write_tokens=given.cache_write_tokens,
+        input_by_modality=_by_modality(given, "prompt", audio=given.input_audio_tokens),
+        output_by_modality=_by_modality(given, "candidates", audio=given.output_audio_tokens),
+        cached_by_modality=_by_modality(given, "cache", audio=given.cache_audio_read_tokens),
+        tool_use_by_modality=_by_modality(given, "tool_use_prompt"),
     )
+
+
+def _by_modality(given: RequestUsage, part: str, *, audio: int = 0) -> dict[str, int]:
+    """Gemini tells all modalities; servers of OpenAI's format tell audio alone."""
+    told = {name: given.details.get(f"{name}_{part}_tokens", 0) for name in MODALITIES}
+    return {name: tokens for name, tokens in told.items() if tokens} or ({"audio": audio} if audio else {})

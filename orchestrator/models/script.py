@@ -11,7 +11,8 @@ A fenced block with the info string `script` holds YAML:
       - text: "There is {{last}}"           # {{last}} is the text of the latest tool result
         chunk: 20                           # characters per delta; without it one delta per step
         again: [nothing, "[1, 2]"]          # what it says instead when the answer's form was not the wanted one
-        usage: {input_tokens: 10, output_tokens: 5}                 # else estimated
+        usage:                              # else estimated, and without a cost
+          {input_tokens: 10, output_tokens: 5, input_by_modality: {text: 4, audio: 6}, cost_usd: 0.002}
 
 YAML is read as JSON with a nicer face: plain scalars are null, true, false, numbers or text; aliases, tags and
 duplicate keys are refused. Every fault is a `ModelError` with code `model_bad_request` that names line and field.
@@ -19,16 +20,18 @@ duplicate keys are refused. Every fault is a `ModelError` with code `model_bad_r
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import yaml
 
 from orchestrator.errors import ModelError
-from orchestrator.models.port import Usage
+from orchestrator.models.port import MODALITIES, Usage
 
 ERROR_CODES: Mapping[str, bool] = {
     "model_auth": False,
@@ -46,6 +49,7 @@ ERROR_CODES: Mapping[str, bool] = {
 
 LANGUAGES = ("python", "bash")
 _MAX_SLEEP_MS = 24 * 3600 * 1000
+_MAX_AMOUNT = 1_000_000
 _FENCE = re.compile(r"^ {0,3}(?P<fence>`{3,}(?=[^`]*$)|~{3,})[ \t]*(?P<info>\S*)", re.MULTILINE)
 
 
@@ -193,6 +197,14 @@ class _Reader:
             raise self.fault(node, path, f"expected {least} to {most}")
         return number
 
+    def amount(self, node: yaml.Node, path: str) -> Decimal:
+        if not isinstance(node, yaml.ScalarNode) or not node.tag.endswith((":int", ":float")):
+            raise self.fault(node, path, "expected a number")
+        number = Decimal(node.value)
+        if not 0 <= number <= _MAX_AMOUNT:
+            raise self.fault(node, path, f"expected 0 to {_MAX_AMOUNT}")
+        return number
+
     def value(self, node: yaml.Node, path: str) -> Any:
         """The node as JSON."""
         if isinstance(node, yaml.MappingNode):
@@ -299,9 +311,17 @@ def _error(reader: _Reader, node: yaml.Node, path: str) -> Fault:
 
 
 def _usage(reader: _Reader, node: yaml.Node, path: str) -> Usage:
-    names = ("input_tokens", "output_tokens", "thought_tokens", "cached_tokens", "tool_use_tokens")
-    fields = reader.fields(node, path, names)
-    return Usage(**{name: reader.count(field, _join(path, name), 0, 1 << 53) for name, field in fields.items()})
+    values: dict[str, Any] = {}
+    for name, field in reader.fields(node, path, tuple(each.name for each in dataclasses.fields(Usage))).items():
+        here = _join(path, name)
+        if name == "cost_usd":
+            values[name] = reader.amount(field, here)
+        elif name.endswith("_by_modality"):
+            told = reader.fields(field, here, MODALITIES)
+            values[name] = {key: reader.count(value, _join(here, key), 0, 1 << 53) for key, value in told.items()}
+        else:
+            values[name] = reader.count(field, here, 0, 1 << 53)
+    return Usage(**values)
 
 
 def _join(path: str, name: str) -> str:

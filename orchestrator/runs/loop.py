@@ -24,6 +24,7 @@ from orchestrator.runs.recorder import Recorder
 from orchestrator.runs.repeats import TOLD_FROM, failures_alike, told
 from orchestrator.runs.turn import Turn
 from orchestrator.runs.window import Window
+from orchestrator.telemetry.metrics import Metrics
 from orchestrator.tools.forms import AnyResult, arguments_of, result_step, tool_of
 from orchestrator.tools.mediator import Begun, Mediator, ToolCall
 from orchestrator.tools.rendering import with_last_line
@@ -43,6 +44,7 @@ class Brain:
     agent: AgentDefinition
     model: str
     provider: ModelProvider
+    metrics: Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,8 @@ class Loop:
         self._mediator = mediator
         self._recorder = recorder
         self._limits = limits
-        self._window = Window(history, recorder, brain.provider.context_limit_tokens or limits.context_limit_tokens)
+        limit_tokens = brain.provider.context_limit_tokens or limits.context_limit_tokens
+        self._window = Window(history, recorder, limit_tokens, brain.metrics)
         self._ending = ending
         self._has_environment = has_environment
         self.spent_s = spent_s
@@ -128,6 +131,7 @@ class Loop:
                 self._toolbox,
                 holds_answer=self._schema is not None,
                 hides_thoughts=self._generation is not None and self._generation.thinking_summaries == "none",
+                metrics=self._brain.metrics,
             )
             request = await self._request_that_fits()
             moments.passed("turn.asked")
@@ -193,8 +197,7 @@ class Loop:
             return _why("repeated_failure", f"the same call failed {times} times and nothing worked in between")
         budget = self._request.token_budget
         usage = self._recorder.usage
-        spent = usage.total_input_tokens + usage.total_output_tokens + usage.total_thought_tokens
-        if budget is not None and spent - usage.total_cached_tokens >= budget:
+        if budget is not None and usage.total_tokens - usage.total_cached_tokens >= budget:
             return _why("max_total_tokens", f"the budget of {budget} tokens is used up")
         return None
 

@@ -65,6 +65,8 @@ class Recorder:
         """How many refused answers the turn that is asked next has had."""
         self.usage = Usage()
         """Of all turns that ended and summaries, as the last of them noted it."""
+        self.untold: Usage | None = None
+        """What of it no step has told: of summaries, and turns whose text is held, or that showed nothing."""
         self.measured = (0, 0)
         """Input tokens of the last turn: as the provider counted them, and as they were reckoned before."""
         self.context_exceeded_tokens: int | None = None
@@ -139,9 +141,9 @@ class Recorder:
         partial = True if is_partial else None
         self.emit(events.StepStop(index=index, usage=self.usage, step_usage=step_usage, is_partial=partial))
 
-    def whole(self, step: Step) -> None:
+    def whole(self, step: Step, step_usage: Usage | None = None) -> None:
         """Queues a complete step."""
-        for event in events.step_events(step, self._index, usage=self.usage):
+        for event in events.step_events(step, self._index, usage=self.usage, step_usage=step_usage):
             self.emit(event)
         self._index += 1
 
@@ -149,13 +151,13 @@ class Recorder:
         """Queues the held answer, as a step with `text`; or its rest, if an earlier holder was lost in the middle."""
         if self.held_at is None:
             if text:
-                self.whole(ModelOutput(content=[TextContent(text=text)]))
+                self.whole(ModelOutput(content=[TextContent(text=text)]), self.untold)
         elif self.held_at in self.folder.open_types:
             begun = self.folder.open_step
             shown = output_text([begun]) if begun is not None else ""
             if missing := text[len(shown) :]:
                 self.delta(self.held_at, events.TextDelta(text=missing))
-            self.end(self.held_at)
+            self.end(self.held_at, self.untold)
 
     async def flush(self) -> None:
         """Returns when everything queued so far is durable and visible.
@@ -221,11 +223,14 @@ class Recorder:
                     self.asked_again = 0
                 self.unshown.update(turn["unshown"])
                 self.usage = Usage.model_validate(turn["usage"])
+                self.untold = _usage(turn.get("untold"))
                 self.measured = (turn.get("counted_tokens", 0), self._reckoned_tokens)
             elif kind == "turn.started":
                 self._reckoned_tokens = json.loads(body).get("reckoned_tokens", 0)
             elif kind == "context.shortened":
-                self.usage = Usage.model_validate(json.loads(body)["usage"])
+                shortened = json.loads(body)
+                self.usage = Usage.model_validate(shortened["usage"])
+                self.untold = _usage(shortened.get("untold"))
             elif kind == "context.exceeded":
                 tokens = int(json.loads(body)["tokens"])
                 self.context_exceeded_tokens = min(tokens, self.context_exceeded_tokens or tokens)
@@ -252,3 +257,7 @@ class Recorder:
             self._queue = []
         finally:
             self._writing = None
+
+
+def _usage(noted: Any) -> Usage | None:
+    return None if noted is None else Usage.model_validate(noted)

@@ -40,6 +40,7 @@ from orchestrator.sandboxes.environments import Environments
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.store.port import Store
 from orchestrator.store.records import InteractionRow, RunKey
+from orchestrator.telemetry.metrics import Metrics
 from orchestrator.tools.mediator import Mediator
 from orchestrator.tools.toolbox import Toolbox
 from orchestrator.wire.interactions import TERMINAL_STATUSES, InteractionError, InteractionRequest, Status
@@ -73,6 +74,7 @@ class Supervisor:
         generation: int,
         slots: Slots,
         max_runs_per_project: int,
+        metrics: Metrics,
     ) -> None:
         self._store = store
         self._environments = environments
@@ -83,6 +85,7 @@ class Supervisor:
         self._generation = generation
         self._max_runs_per_project = max_runs_per_project
         self._slots = slots
+        self._metrics = metrics
         self._projects: Counter[str] = Counter()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._cancelled: set[str] = set()
@@ -238,12 +241,16 @@ class Supervisor:
     async def _attempt(self, key: RunKey) -> None:
         if key.id in self._cancelled:
             row = await self._claimed(key.id)
-            log.info("run_ended", status=await (await self._ending(row)).write("cancelled"))
+            self._note_end(await (await self._ending(row)).write("cancelled"))
             return
         async with self._slots.slot(key.project_id, key.tier):
             row = await self._claimed(key.id)
             if row.status not in TERMINAL_STATUSES:
-                log.info("run_ended", status=await self._run(row))
+                self._note_end(await self._run(row))
+
+    def _note_end(self, status: Status) -> None:
+        log.info("run_ended", status=status)
+        self._metrics.interaction_ended(status)
 
     async def _run(self, row: InteractionRow) -> Status:
         error = InteractionError(
@@ -330,7 +337,7 @@ class Supervisor:
         limits = agent.bounds.limits(self._limits)
         ending = Ending(row, recorder, self._clock, functools.partial(self._stop, row))
         mediator = Mediator(toolbox, sandbox, limits, recorder, self._clock, recorder.last_guest or history.last_guest)
-        brain = Brain(agent, model, provider)
+        brain = Brain(agent, model, provider, self._metrics)
         return Loop(
             request,
             history,

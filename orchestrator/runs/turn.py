@@ -23,10 +23,11 @@ from orchestrator.models.port import (
     ThoughtSignature,
     TurnEnd,
 )
-from orchestrator.models.port import Usage as ModelUsage
 from orchestrator.runs.loose_ends import break_turn
 from orchestrator.runs.recorder import Recorder
 from orchestrator.runs.retries import attempts
+from orchestrator.runs.usage import counts_of, wire_usage
+from orchestrator.telemetry.metrics import Metrics
 from orchestrator.tools.forms import Form, shows
 from orchestrator.tools.mediator import ToolCall
 from orchestrator.tools.toolbox import Toolbox
@@ -42,13 +43,20 @@ class Turn:
     """Plays one model call into the log and gathers the tool calls it makes."""
 
     def __init__(
-        self, recorder: Recorder, toolbox: Toolbox, *, holds_answer: bool = False, hides_thoughts: bool = False
+        self,
+        recorder: Recorder,
+        toolbox: Toolbox,
+        *,
+        metrics: Metrics,
+        holds_answer: bool = False,
+        hides_thoughts: bool = False,
     ) -> None:
         """`holds_answer`: text is shown when a call follows it; the last text is left to whoever looks at its form.
         `hides_thoughts`: of thoughts only what the provider needs again is kept.
         """
         self._recorder = recorder
         self._toolbox = toolbox
+        self._metrics = metrics
         self._holds_answer = holds_answer
         self._hides_thoughts = hides_thoughts
         self._held: list[str] = []
@@ -84,16 +92,18 @@ class Turn:
         self._held.clear()
         reckoned = {"reckoned_tokens": self._reckoned_tokens} if self._reckoned_tokens else {}
         self._recorder.note("turn.started", turn=request.turn, attempt=number, model=request.model, **reckoned)
-        async with contextlib.aclosing(provider.stream(replace(request, attempt=number))) as stream:
-            async for event in stream:
-                if isinstance(event, TurnEnd):
-                    self._end(event)
-                    return
-                self._take(event)
-                await self._recorder.breathe()
-                # A model that has everything ready must not keep other runs and readers waiting.
-                await asyncio.sleep(0)
-        raise ModelError("the model's answer broke off", code="model_stream_broken", retryable=True)
+        with self._metrics.model_call(request.model) as call:
+            async with contextlib.aclosing(provider.stream(replace(request, attempt=number))) as stream:
+                async for event in stream:
+                    if isinstance(event, TurnEnd):
+                        self._end(event)
+                        call.took(counts_of(event.usage), event.usage.cost_usd)
+                        return
+                    self._take(event)
+                    await self._recorder.breathe()
+                    # A model that has everything ready must not keep other runs and readers waiting.
+                    await asyncio.sleep(0)
+            raise ModelError("the model's answer broke off", code="model_stream_broken", retryable=True)
 
     def _end(self, event: TurnEnd) -> None:
         if self._calls:
@@ -101,7 +111,9 @@ class Turn:
         own = wire_usage(event.usage)
         self._recorder.usage = self._recorder.usage.plus(own)
         # Providers tell what a whole call took: the last of its steps has it.
-        self.close(own)
+        untold = own if self._recorder.untold is None else self._recorder.untold.plus(own)
+        left = {} if self._open is not None else {"untold": untold.model_dump(exclude_defaults=True)}
+        self.close(untold)
         usage = self._recorder.usage.model_dump(exclude_defaults=True)
         # A later holder of the run must see what the model sent, also where a step cannot show it.
         held = {"held": "".join(self._held)} if self._holds_answer and not self._calls else {}
@@ -113,7 +125,7 @@ class Turn:
         }
         calls = [call.id for call in self._calls]
         counted = {"counted_tokens": own.total_input_tokens} if own.total_input_tokens else {}
-        self._recorder.note("turn.ended", calls=calls, usage=usage, unshown=unshown, **held, **cut, **counted)
+        self._recorder.note("turn.ended", calls=calls, usage=usage, unshown=unshown, **left, **held, **cut, **counted)
 
     def _show_held(self) -> None:
         """There is a call beside it, so it is not the answer."""
@@ -239,16 +251,3 @@ class _OpenWholeCall(_OpenStep):
     def close(self, step_usage: Usage | None = None) -> None:
         self._recorder.delta(self._index, self._form.delta(self._form.shown("".join(self._arguments))))
         super().close(step_usage)
-
-
-def wire_usage(usage: ModelUsage) -> Usage:
-    """What one model call took, as answers and events show it."""
-    return Usage(
-        total_input_tokens=usage.input_tokens,
-        total_output_tokens=usage.output_tokens,
-        total_thought_tokens=usage.thought_tokens,
-        total_cached_tokens=usage.cached_tokens,
-        total_tool_use_tokens=usage.tool_use_tokens,
-        total_tokens=usage.input_tokens + usage.output_tokens + usage.thought_tokens + usage.tool_use_tokens,
-        initial_input_tokens=usage.input_tokens,
-    )

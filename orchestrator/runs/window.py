@@ -19,10 +19,12 @@ from orchestrator.runs.compaction import Shortened
 from orchestrator.runs.context import History
 from orchestrator.runs.recorder import Recorder
 from orchestrator.runs.retries import attempts
-from orchestrator.runs.turn import wire_usage
+from orchestrator.runs.usage import counts_of, wire_usage
+from orchestrator.telemetry.metrics import Metrics
 from orchestrator.wire.base import encode_json
 from orchestrator.wire.content import TextContent
 from orchestrator.wire.steps import Step, UserInput
+from orchestrator.wire.usage import Usage
 
 log = structlog.get_logger(__name__)
 
@@ -53,11 +55,12 @@ _SCALES = (0.5, 4.0)
 class Window:
     """Of one run."""
 
-    def __init__(self, history: History, recorder: Recorder, limit_tokens: int) -> None:
+    def __init__(self, history: History, recorder: Recorder, limit_tokens: int, metrics: Metrics) -> None:
         """`limit_tokens`: a conversation that is longer is shortened before its next turn."""
         self._history = history
         self._recorder = recorder
         self._limit_tokens = limit_tokens
+        self._metrics = metrics
 
     @property
     def limit_tokens(self) -> int:
@@ -130,12 +133,14 @@ class Window:
         def own(place: int) -> int:
             return transcript.number(place - before) if place > before else place - before
 
+        untold = self._recorder.untold
         self._recorder.note(
             "context.shortened",
             begin=own(shortened.begin),
             elided=own(shortened.elided),
             summary=shortened.summary,
             usage=self._recorder.usage.model_dump(exclude_defaults=True),
+            **({} if untold is None else {"untold": untold.model_dump(exclude_defaults=True)}),
         )
 
     async def _summary(self, provider: ModelProvider, request: ModelRequest, summary: str, steps: list[Step]) -> str:
@@ -166,20 +171,28 @@ class Window:
 
         async def ask(number: int) -> None:
             said.clear()
-            async with contextlib.aclosing(provider.stream(replace(asked, attempt=number))) as stream:
-                async for event in stream:
-                    if isinstance(event, TextDelta):
-                        said.append(event.text)
-                    elif isinstance(event, TurnEnd):
-                        self._recorder.usage = self._recorder.usage.plus(wire_usage(event.usage))
-                        return
-            raise ModelError("the model's summary broke off", code="model_stream_broken", retryable=True)
+            with self._metrics.model_call(request.model) as call:
+                async with contextlib.aclosing(provider.stream(replace(asked, attempt=number))) as stream:
+                    async for event in stream:
+                        if isinstance(event, TextDelta):
+                            said.append(event.text)
+                        elif isinstance(event, TurnEnd):
+                            call.took(counts_of(event.usage), event.usage.cost_usd)
+                            self._take(wire_usage(event.usage))
+                            return
+                raise ModelError("the model's summary broke off", code="model_stream_broken", retryable=True)
 
         def failed(error: ModelError, number: int) -> None:
             log.warning("summary_failed", code=error.code, attempt=number + 1)
 
         await attempts(ask, failed)
         return "".join(said)
+
+    def _take(self, usage: Usage) -> None:
+        """No step shows a summary: the next one that tells what it took tells this, too."""
+        recorder = self._recorder
+        recorder.usage = recorder.usage.plus(usage)
+        recorder.untold = usage if recorder.untold is None else recorder.untold.plus(usage)
 
 
 def _fixed_tokens(request: ModelRequest) -> int:

@@ -234,7 +234,14 @@ def shell(step: Step) -> dict[str, Any]:
     return {name: value for name, value in dump(step).items() if name in _SHELL_FIELDS}
 
 
-def step_events(step: Step, index: int, *, usage: Usage | None = None, split: Split | None = None) -> list[PublicEvent]:
+def step_events(
+    step: Step,
+    index: int,
+    *,
+    usage: Usage | None = None,
+    step_usage: Usage | None = None,
+    split: Split | None = None,
+) -> list[PublicEvent]:
     """A complete step as its start, deltas and stop.
 
     `split` cuts a text or arguments into the pieces to send, which together make the text; without it they go whole.
@@ -247,7 +254,7 @@ def step_events(step: Step, index: int, *, usage: Usage | None = None, split: Sp
     return [
         StepStart(index=index, step=shell(step)),
         *(StepDelta(index=index, delta=delta) for delta in _deltas(step, pieces)),
-        StepStop(index=index, usage=usage),
+        StepStop(index=index, usage=usage, step_usage=step_usage),
     ]
 
 

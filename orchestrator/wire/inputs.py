@@ -112,7 +112,7 @@ _TurnsAdapter: TypeAdapter[list[Turn]] = TypeAdapter(ListOf[Turn])
 class AnsweringInput(WireModel):
     """A user input with answers to calls among its contents, as some clients send them."""
 
-    type: Literal["user_input"] = "user_input"
+    type: Literal["user_input"]
     content: ListOf[
         Annotated[
             TextContent | ImageContent | AudioContent | VideoContent | DocumentContent | FunctionResult,

@@ -1,12 +1,16 @@
-"""Tokens used by a run, as answers and events show them (reference, section 8). No I/O."""
+"""Tokens used by a run, as answers and events show them (reference, section 8), and what they cost. No I/O."""
 
 from __future__ import annotations
 
-from typing import Self
+from decimal import Decimal
+from typing import Annotated, Self
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field, PlainSerializer
 
 from orchestrator.wire.base import Count, ListOf, WireResource
+
+Dollars = Annotated[Decimal, Field(ge=0), PlainSerializer(float, return_type=float)]
+"""Exact here; on the wire a number, as JSON has no other. Up to 15 digits come back as they were."""
 
 
 class ModalityTokens(WireResource):
@@ -37,6 +41,14 @@ class Usage(WireResource):
     cached_tokens_by_modality: ListOf[ModalityTokens] | None = None
     tool_use_tokens_by_modality: ListOf[ModalityTokens] | None = None
     grounding_tool_count: ListOf[GroundingToolCount] | None = None
+    cost_usd: Dollars | None = None
+    """What the model calls cost, in US dollars. An extension of this server. Absent unless the price of every one of
+    them is known: part of a cost must not look like all of it."""
+
+    @property
+    def has_calls(self) -> bool:
+        """Whether it is of any model call."""
+        return self.initial_input_tokens is not None
 
     def plus(self, other: Usage) -> Self:
         """The sum of both. `initial_input_tokens` is that of the earlier one, which is `self`."""
@@ -61,6 +73,7 @@ class Usage(WireResource):
                     self.tool_use_tokens_by_modality, other.tool_use_tokens_by_modality
                 ),
                 "grounding_tool_count": _add_counts(self.grounding_tool_count, other.grounding_tool_count),
+                "cost_usd": _add_costs(self, other),
             }
         )
 
@@ -83,3 +96,9 @@ def _add_counts(
     for part in (*left, *right):
         sums[part.type] = sums.get(part.type, 0) + part.count
     return [GroundingToolCount(type=name, count=count) for name, count in sums.items()]
+
+
+def _add_costs(left: Usage, right: Usage) -> Decimal | None:
+    costs = [each.cost_usd for each in (left, right) if each.has_calls or each.cost_usd is not None]
+    known = [cost for cost in costs if cost is not None]
+    return sum(known, Decimal(0)) if known and len(known) == len(costs) else None

@@ -7,9 +7,12 @@ import base64
 import json
 from collections.abc import AsyncGenerator
 from dataclasses import replace
+from decimal import Decimal
+from typing import Any
 
 import pytest
 
+from orchestrator.config import PriceSettings
 from orchestrator.errors import ModelError
 from orchestrator.models.port import (
     ModelEvent,
@@ -22,6 +25,7 @@ from orchestrator.models.port import (
     TurnEnd,
     Usage,
 )
+from orchestrator.models.prices import Prices
 from orchestrator.models.remote import Endpoint, RemoteModel
 from orchestrator.wire.content import ImageContent, TextContent
 from orchestrator.wire.generation import GenerationConfig
@@ -80,6 +84,73 @@ REPLIES: dict[str, Reply] = {
     "long": TooLong(),
     "bad": BadRequest(),
     "garbage": Garbage(),
+}
+
+
+PRICE = PriceSettings(input_mtok=2, output_mtok=10, cached_input_mtok=Decimal("0.5"), cache_write_mtok=3)
+TOLD: dict[str, tuple[dict[str, Any], Usage]] = {
+    "gemini": (
+        {
+            "promptTokenCount": 100,
+            "promptTokensDetails": [
+                {"modality": "TEXT", "tokenCount": 60},
+                {"modality": "IMAGE", "tokenCount": 30},
+                {"modality": "DOCUMENT", "tokenCount": 10},
+            ],
+            "cachedContentTokenCount": 40,
+            "cacheTokensDetails": [{"modality": "TEXT", "tokenCount": 25}, {"modality": "IMAGE", "tokenCount": 15}],
+            "toolUsePromptTokenCount": 8,
+            "toolUsePromptTokensDetails": [{"modality": "TEXT", "tokenCount": 8}],
+            "candidatesTokenCount": 30,
+            "candidatesTokensDetails": [{"modality": "TEXT", "tokenCount": 30}],
+            "thoughtsTokenCount": 12,
+            "totalTokenCount": 150,
+        },
+        Usage(
+            input_tokens=100,
+            output_tokens=30,
+            thought_tokens=12,
+            cached_tokens=40,
+            tool_use_tokens=8,
+            input_by_modality={"text": 60, "image": 30, "document": 10},
+            output_by_modality={"text": 30},
+            cached_by_modality={"text": 25, "image": 15},
+            tool_use_by_modality={"text": 8},
+        ),
+    ),
+    "openai": (
+        {
+            "prompt_tokens": 100,
+            "completion_tokens": 42,
+            "total_tokens": 142,
+            "prompt_tokens_details": {"cached_tokens": 40, "audio_tokens": 35},
+            "completion_tokens_details": {"reasoning_tokens": 12, "audio_tokens": 20},
+        },
+        Usage(
+            input_tokens=100,
+            output_tokens=30,
+            thought_tokens=12,
+            cached_tokens=40,
+            input_by_modality={"audio": 35},
+            output_by_modality={"audio": 20},
+        ),
+    ),
+    "anthropic": (
+        {
+            "input_tokens": 10,
+            "cache_read_input_tokens": 40,
+            "cache_creation_input_tokens": 50,
+            "output_tokens": 42,
+            "output_tokens_details": {"thinking_tokens": 12},
+        },
+        Usage(input_tokens=100, output_tokens=30, thought_tokens=12, cached_tokens=40, cache_write_tokens=50),
+    ),
+}
+"""What providers tell, in their words and in ours."""
+COSTS = {
+    "gemini": Decimal("0.000576"),  # 60 and 8 at 2, 40 at 0.5, 42 at 10
+    "openai": Decimal("0.00056"),  # 60 at 2, 40 at 0.5, 42 at 10
+    "anthropic": Decimal("0.00061"),  # 10 at 2, 40 at 0.5, 50 at 3, 42 at 10
 }
 
 
@@ -159,6 +230,21 @@ class Wire(ModelSuite):
         end = (await collect(self.model, self.says()))[-1]
         thoughts = 0 if self.kind == "anthropic" else THOUGHT
         assert end == TurnEnd(Usage(INPUT, OUTPUT, thoughts, CACHED))
+
+    async def test_tokens_are_told_by_modality_as_far_as_the_provider_does(self) -> None:
+        self.server.replies["told"] = Answer(text=("abc",), usage=TOLD[self.kind][0])
+        end = (await collect(self.model, asks(self.kind, "told")))[-1]
+        assert end == TurnEnd(TOLD[self.kind][1])
+
+    async def test_a_call_costs_what_its_tokens_do(self) -> None:
+        own = Prices({f"{self.kind}:told": PRICE})
+        self.server.replies["told"] = Answer(text=("abc",), usage=TOLD[self.kind][0])
+        model = RemoteModel(Endpoint(self.kind, self.kind, self.server.url, KEY), own)
+        try:
+            end = (await collect(model, asks(self.kind, "told")))[-1]
+        finally:
+            await model.aclose()
+        assert end == TurnEnd(replace(TOLD[self.kind][1], cost_usd=COSTS[self.kind]))
 
     async def test_text_and_thoughts_come_as_they_are_said(self) -> None:
         events: list[ModelEvent] = await collect(self.model, self.says())
@@ -244,11 +330,22 @@ class Wire(ModelSuite):
             assert json.dumps(LONG.thought) in sent
 
 
-class TestGemini(Wire):
+class TellsTokensOrNot(Wire):
+    async def test_a_call_whose_tokens_are_not_told_has_no_cost(self) -> None:
+        self.server.replies["untold"] = Answer(text=("abc",), usage={})
+        model = RemoteModel(Endpoint(self.kind, self.kind, self.server.url, KEY), Prices({"untold": PRICE}))
+        try:
+            end = (await collect(model, asks(self.kind, "untold")))[-1]
+        finally:
+            await model.aclose()
+        assert end == TurnEnd(Usage())
+
+
+class TestGemini(TellsTokensOrNot):
     kind = "gemini"
 
 
-class TestOpenAI(Wire):
+class TestOpenAI(TellsTokensOrNot):
     kind = "openai"
 
 
@@ -256,4 +353,4 @@ class TestAnthropic(Wire):
     kind = "anthropic"
 
 
-del Wire
+del Wire, TellsTokensOrNot

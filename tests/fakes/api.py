@@ -53,6 +53,7 @@ class Api:
             intake,
             self.world.replies,
             Authenticator(store, clock, host),
+            self.world.metrics,
             LIMIT_BYTES,
         )
         self.client = httpx2.AsyncClient(

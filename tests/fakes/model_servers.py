@@ -30,6 +30,8 @@ class Answer:
     """Name and JSON text of the arguments."""
     stop: str = ""
     """The format's own word for why it ended; the usual one if empty."""
+    usage: Mapping[str, Any] | None = None
+    """The format's own words for what it took; the usual ones if None, and nothing is said if empty."""
 
 
 @dataclass(frozen=True)
@@ -261,7 +263,8 @@ class OpenAIServer(ModelServer):
             "prompt_tokens_details": {"cached_tokens": CACHED},
             "completion_tokens_details": {"reasoning_tokens": THOUGHT},
         }
-        yield chunk({}, None, choices=[], usage=usage)
+        if answer.usage != {}:
+            yield chunk({}, None, choices=[], usage=answer.usage or usage)
         yield "data: [DONE]\n\n"
 
     def error(self, fault: Fault) -> Any:
@@ -299,6 +302,9 @@ class AnthropicServer(ModelServer):
             "cache_creation_input_tokens": 0,
             "output_tokens": 1,
         }
+        last = {"output_tokens": OUTPUT}
+        if answer.usage is not None:
+            usage = last = dict(answer.usage)
         message = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "content": []}
         yield event("message_start", message={**message, "stop_reason": None, "stop_sequence": None, "usage": usage})
         for index, (shell, deltas) in enumerate(blocks):
@@ -307,9 +313,7 @@ class AnthropicServer(ModelServer):
                 yield event("content_block_delta", index=index, delta=delta)
             yield event("content_block_stop", index=index)
         stop = answer.stop or ("tool_use" if answer.calls else "end_turn")
-        yield event(
-            "message_delta", delta={"stop_reason": stop, "stop_sequence": None}, usage={"output_tokens": OUTPUT}
-        )
+        yield event("message_delta", delta={"stop_reason": stop, "stop_sequence": None}, usage=last)
         yield event("message_stop")
 
     def error(self, fault: Fault) -> Any:
@@ -349,7 +353,8 @@ class GeminiServer(ModelServer):
             "thoughtsTokenCount": THOUGHT,
             "totalTokenCount": INPUT + OUTPUT + THOUGHT,
         }
-        yield chunk(finish=answer.stop or "STOP", usageMetadata=usage)
+        told = usage if answer.usage is None else answer.usage
+        yield chunk(finish=answer.stop or "STOP", **({"usageMetadata": told} if told else {}))
 
     def error(self, fault: Fault) -> Any:
         words = {429: "RESOURCE_EXHAUSTED", 401: "UNAUTHENTICATED", 400: "INVALID_ARGUMENT", 500: "INTERNAL"}

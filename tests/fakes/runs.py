@@ -24,6 +24,7 @@ from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.profiles import Profiles
 from orchestrator.store.port import Store
 from orchestrator.store.records import EnvironmentRow, Event, InteractionRow, NewEvent
+from orchestrator.telemetry.metrics import Metrics
 from orchestrator.wire.environments import EnvironmentSpec
 from orchestrator.wire.events import fold
 from orchestrator.wire.steps import CodeExecutionCall, CodeExecutionResult, FunctionCall, FunctionResult, Step
@@ -142,6 +143,7 @@ class RunWorld:
         self.environments = FakeEnvironments(store, sandbox if sandbox is not None else self.sandbox)
         provider = model or ScriptedModel()
         models = ModelRegistry("played", {"played": lambda: provider})
+        self.metrics = Metrics(models.named)
         clock = SystemClock()
         self.supervisor = Supervisor(
             store,
@@ -153,6 +155,7 @@ class RunWorld:
             generation=generation,
             slots=Slots(slots, slots),
             max_runs_per_project=per_project,
+            metrics=self.metrics,
         )
         self.replies = Replies(store, clock, generation, 300.0)
         self.intake = Intake(

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import ProviderSettings
+from orchestrator.config import PriceSettings, ProviderSettings
 from tests.fakes.local_driver import LocalDriver
-from tests.fakes.local_server import RunningServer, running
+from tests.fakes.local_server import RunningServer, event_of, frames, running
 from tests.fakes.model_servers import SERVERS, Answer, Cut, ModelServer, RateLimited, TooLong, WrongKey
 
 pytestmark = pytest.mark.anyio
@@ -40,13 +40,13 @@ class Playing:
 
 @asynccontextmanager
 async def world(
-    kind: str, folder: Path, sandboxes: Path, *turns: Any
+    kind: str, folder: Path, sandboxes: Path, *turns: Any, **more: Any
 ) -> AsyncGenerator[tuple[RunningServer, Any], None]:
     provider = SERVERS[kind]({"wrong": WrongKey(KEY)})
     Playing(provider, *turns)
     async with provider.running():
         given = ProviderSettings(kind=kind, base_url=provider.url, api_key=KEY)
-        settings = {"providers": {"local": given}, "model": "local:agent"}
+        settings = {"providers": {"local": given}, "model": "local:agent", **more}
         async with running(folder / "data", LocalDriver(sandboxes), **settings) as server:
             yield server, provider
 
@@ -67,6 +67,49 @@ async def test_an_agent_calls_a_tool_and_reads_what_came_of_it(kind: str, tmp_pa
     assert "from inside" in json.dumps(provider.requests[1])
     assert done["usage"]["total_input_tokens"] == 200
     assert done["usage"]["total_cached_tokens"] == 80
+
+
+async def test_tokens_and_costs_are_the_same_in_answers_streams_and_counters(tmp_path: Path, sandboxes: Path) -> None:
+    told = {
+        "promptTokenCount": 100,
+        "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 70}, {"modality": "IMAGE", "tokenCount": 30}],
+        "cachedContentTokenCount": 40,
+        "candidatesTokenCount": 30,
+        "thoughtsTokenCount": 12,
+        "toolUsePromptTokenCount": 8,
+    }
+    turns = (Answer(text=("First.",), calls=(CALL,), usage=told), Answer(text=("Done.",), usage=told))
+    price = PriceSettings(input_mtok=2, output_mtok=10, cached_input_mtok=1)
+    cost = 0.000596  # of a call: 60 and 8 at 2, 40 at 1, 42 at 10
+    async with world("gemini", tmp_path, sandboxes, *turns, *turns, model_prices={"local:agent": price}) as (server, _):
+        unary = await server.create("Go.", environment="remote")
+        begun = await server.create("Go.", environment="remote", background=True)
+        events = [event_of(frame) for frame in frames(await server.stream(begun["id"]))[:-1]]
+        read = await server.read(begun["id"])
+        counters = (await server.client.get("/metrics")).text
+    assert unary["usage"] == {
+        "total_input_tokens": 200,
+        "total_cached_tokens": 80,
+        "total_output_tokens": 60,
+        "total_thought_tokens": 24,
+        "total_tool_use_tokens": 16,
+        "total_tokens": 300,
+        "initial_input_tokens": 100,
+        "input_tokens_by_modality": [{"modality": "text", "tokens": 140}, {"modality": "image", "tokens": 60}],
+        "cost_usd": 2 * cost,
+    }
+    assert events[-1]["interaction"]["usage"] == read["usage"] == unary["usage"]
+    stops = [event for event in events if event["event_type"] == "step.stop"]
+    assert [stop.get("step_usage", {}).get("cost_usd") for stop in stops] == [None, cost, None, cost]
+    assert [stop["usage"].get("cost_usd") for stop in stops] == [None, cost, cost, 2 * cost]
+    counted = {
+        line.partition(" ")[0]: float(line.partition(" ")[2]) for line in counters.splitlines() if line[0] != "#"
+    }
+    assert counted['corral_model_cost_usd_total{model="local:agent"}'] == pytest.approx(4 * cost)
+    assert counted['corral_model_calls_total{model="local:agent",outcome="ok"}'] == 4
+    for kind in ("input", "cached", "output", "thought", "tool_use"):
+        told_tokens = unary["usage"][f"total_{kind}_tokens"]
+        assert counted[f'corral_model_tokens_total{{kind="{kind}",model="local:agent"}}'] == 2 * told_tokens
 
 
 async def test_arguments_that_cannot_be_read_are_told_to_the_model(tmp_path: Path, sandboxes: Path) -> None:

@@ -60,6 +60,16 @@ def test_a_model_that_answers(corral: Corral, local: None) -> None:
     assert "\x1b" not in outcome.out
     report = json.loads(corral("models", "check", "local:good", "--json").out)
     assert (report["ok"], report["usage"]["input_tokens"]) == (True, 100)
+    assert report["usage"]["cost_usd"] is None
+
+
+def test_what_a_call_cost_is_shown_where_it_is_known(
+    corral: Corral, local: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CORRAL_MODEL_PRICES", '{"good": {"input_mtok": 2, "output_mtok": 10}}')
+    assert corral("models", "check", "local:good").out.endswith(" 142 tokens, $0.00062)\n")
+    report = json.loads(corral("models", "check", "local:good", "--json").out)
+    assert report["usage"]["cost_usd"] == 0.00062
 
 
 def test_a_model_that_fails_says_why_without_the_key(corral: Corral, local: None) -> None:

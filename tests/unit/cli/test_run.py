@@ -79,10 +79,16 @@ def test_steps_are_shown_in_order_and_harmless(corral: Corral) -> None:
         "Two files.",
     ]
     assert "completed · 6 steps · " in outcome.out
-    assert "4,396 tokens" in outcome.out
+    assert "4,396 tokens\n" in outcome.out
     assert INTERACTION in outcome.out
     assert ENVIRONMENT in outcome.out
     assert "\x1b" not in outcome.out
+
+
+def test_what_a_run_cost_is_shown_where_it_is_known(corral: Corral) -> None:
+    end = completed(usage={"total_tokens": 4396, "cost_usd": 0.0123})
+    outcome = corral("run", "Look", server=FakeServer(sse(created(), *STEPS, end)))
+    assert " · 4,396 tokens · $0.012\n" in outcome.out
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.cli.terminal import duration, moment, neutralise, size
+from orchestrator.cli.terminal import dollars, duration, moment, neutralise, size
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,21 @@ def test_no_control_survives_whatever_the_mixture(text: str) -> None:
 )
 def test_sizes(count: int, shown: str) -> None:
     assert size(count) == shown
+
+
+@pytest.mark.parametrize(
+    ("amount", "shown"),
+    [
+        (0, "$0.00"),
+        (12.3, "$12.30"),
+        (1234.567, "$1,234.57"),
+        (0.25, "$0.25"),
+        (0.00412, "$0.0041"),
+        (1e-6, "$0.0000010"),
+    ],
+)
+def test_dollars(amount: float, shown: str) -> None:
+    assert dollars(amount) == shown
 
 
 @pytest.mark.parametrize(

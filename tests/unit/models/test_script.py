@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import textwrap
+from decimal import Decimal
 
 import pytest
 from hypothesis import given
@@ -33,7 +34,7 @@ def test_every_field_of_a_turn() -> None:
             sleep_ms: 5
             chunk: 3
             error: {code: model_overloaded, message: Busy., times: 2}
-            usage: {input_tokens: 1, cached_tokens: 4}
+            usage: {input_tokens: 1, cached_tokens: 4, input_by_modality: {text: 1, audio: 2}, cost_usd: 0.002}
         """
     )
     assert turn == Turn(
@@ -46,7 +47,9 @@ def test_every_field_of_a_turn() -> None:
         sleep_ms=5,
         chunk=3,
         error=Fault("model_overloaded", "Busy.", 2),
-        usage=Usage(input_tokens=1, cached_tokens=4),
+        usage=Usage(
+            input_tokens=1, cached_tokens=4, input_by_modality={"text": 1, "audio": 2}, cost_usd=Decimal("0.002")
+        ),
     )
 
 
@@ -77,6 +80,10 @@ def test_text_may_look_like_a_number() -> None:
         ("turns:\n- error: {code: overloaded}", 5, "turns[0].error.code", "expected one of model_auth"),
         ("turns:\n- error: {times: 1}", 5, "turns[0].error.code", "is missing"),
         ("turns:\n- usage: {tokens: 1}", 5, "turns[0].usage.tokens", "unknown field"),
+        ("turns:\n- usage: {cost_usd: -1}", 5, "turns[0].usage.cost_usd", "expected 0 to 1000000"),
+        ("turns:\n- usage: {cost_usd: much}", 5, "turns[0].usage.cost_usd", "expected a number"),
+        ("turns:\n- usage: {cost_usd: 1e999}", 5, "turns[0].usage.cost_usd", "expected 0 to 1000000"),
+        ("turns:\n- usage: {input_by_modality: {smell: 1}}", 5, "turns[0].usage.input_by_modality.smell", "unknown"),
         ("turns: []", 4, "turns", "at least one turn"),
         ("turns:\n- text: [a", 6, "script", "not valid YAML"),
         ("turns:\n- &a {text: x}\n- *a", 6, "script", "aliases are not allowed"),

@@ -20,6 +20,7 @@ from orchestrator.runs.ending import Ending
 from orchestrator.runs.recorder import Recorder
 from orchestrator.runs.turn import Turn
 from orchestrator.store.sqlite import SqliteStore
+from orchestrator.telemetry.metrics import Metrics
 from orchestrator.tools.toolbox import Toolbox
 from orchestrator.wire import events
 from orchestrator.wire.interactions import Interaction
@@ -54,7 +55,8 @@ async def store(tmp_path: Path) -> AsyncGenerator[SqliteStore, None]:
 @pytest.mark.anyio
 async def test_usage_of_ended_turns_outlives_the_holder_of_the_run(store: SqliteStore) -> None:
     recorder = await _recorder(store)
-    (call,) = await Turn(recorder, Toolbox.choose([CodeExecutionTool()], has_environment=True)).play(OneCall(), REQUEST)
+    toolbox = Toolbox.choose([CodeExecutionTool()], has_environment=True)
+    (call,) = await Turn(recorder, toolbox, metrics=Metrics()).play(OneCall(), REQUEST)
     await recorder.flush()
     later = Recorder(store, recorder.interaction_id, 1, await store.read(recorder.interaction_id))
     assert later.usage == recorder.usage

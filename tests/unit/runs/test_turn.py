@@ -28,6 +28,7 @@ from orchestrator.runs.recorder import Recorder
 from orchestrator.runs.turn import Turn
 from orchestrator.store.records import NewEvent
 from orchestrator.store.sqlite import SqliteStore
+from orchestrator.telemetry.metrics import Metrics
 from orchestrator.tools.mediator import ToolCall
 from orchestrator.tools.toolbox import Toolbox
 from orchestrator.wire.content import TextContent
@@ -72,10 +73,11 @@ class Played:
     def __init__(self, *attempts: list[ModelEvent | Exception]) -> None:
         self.log = Log()
         self.recorder = Recorder(self.log, "v1_x", 1, [])  # type: ignore[arg-type]
+        self.metrics = Metrics()
         self.model = PlayedModel(lambda request: attempts[min(request.attempt, len(attempts) - 1)])
 
     async def calls(self) -> list[ToolCall]:
-        turn = Turn(self.recorder, TOOLS)
+        turn = Turn(self.recorder, TOOLS, metrics=self.metrics)
         try:
             return await turn.play(self.model, REQUEST)
         finally:
@@ -356,7 +358,7 @@ async def test_everything_of_a_turn_is_durable_when_it_returns(store: SqliteStor
     row = interaction_row(project.id)
     await store.create_interaction(row, [])
     recorder = Recorder(store, row.id, 1, [])
-    await Turn(recorder, TOOLS).play(PlayedModel(lambda _: [TextDelta("a"), TurnEnd()]), REQUEST)
+    await Turn(recorder, TOOLS, metrics=Metrics()).play(PlayedModel(lambda _: [TextDelta("a"), TurnEnd()]), REQUEST)
     stored = await store.read(row.id)
     assert [event.kind for event in stored] == [
         "turn.started",

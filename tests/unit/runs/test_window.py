@@ -128,6 +128,8 @@ async def test_the_log_says_what_was_done_and_readers_do_not_see_it(store: Sqlit
     own = [turn["counted_tokens"] for turn in turns]
     assert total == Tokens.model_validate(turns[-1]["usage"])
     assert total.total_input_tokens == sum(own) + 100 * len([note for note in notes if note["summary"]])
+    stops = [stop["step_usage"] for stop in bodies(log, "step.stop") if "step_usage" in stop]
+    assert total.total_input_tokens == sum(stop["total_input_tokens"] for stop in stops)  # no summary is forgotten
 
 
 async def test_the_next_interaction_goes_on_with_the_summary(store: SqliteStore) -> None:

@@ -55,6 +55,8 @@ INPUTS: list[Any] = [
     [{"type": "text", "text": "hi"}],
     {"type": "user_input", "content": "hi"},
     [{"type": "user_input", "content": {"type": "text", "text": "hi"}}],
+    [{"content": [{"type": "text", "text": "hi"}]}],
+    [{"type": None, "content": [{"type": "text", "text": "hi"}]}],
     {"role": "user", "content": "hi"},
     [{"role": "user", "content": [{"type": "image", "data": "YQ", "mime_type": "image/png"}]}],
     "",

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
-from orchestrator.wire.base import dump, parse
+from decimal import Decimal
+
+import pytest
+
+from orchestrator.errors import InvalidRequest
+from orchestrator.wire.base import dump, encode_json, parse
 from orchestrator.wire.usage import GroundingToolCount, ModalityTokens, Usage
 
 
@@ -49,6 +54,15 @@ def test_nothing_is_the_neutral_element() -> None:
     usage = Usage(total_tokens=3, initial_input_tokens=2)
     assert Usage().plus(usage) == usage
     assert usage.plus(Usage()) == usage
+
+
+def test_a_cost_is_a_number_and_comes_back_as_it_was() -> None:
+    usage = parse(Usage, {"initial_input_tokens": 1, "cost_usd": 0.1})
+    assert usage.cost_usd == Decimal("0.1")
+    assert dump(usage)["cost_usd"] == 0.1
+    assert encode_json(usage.plus(usage)).endswith(b'"cost_usd":0.2}')
+    with pytest.raises(InvalidRequest):
+        parse(Usage, {"cost_usd": -1})
 
 
 def test_strings_of_digits_are_numbers() -> None:
