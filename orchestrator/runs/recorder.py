@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from orchestrator.agents.guidance import NO_GUIDANCE, Guidance
 from orchestrator.errors import LeaseLost, LogDamaged, StoreError
 from orchestrator.store.port import Store
 from orchestrator.store.records import Event, NewEvent
@@ -74,6 +75,8 @@ class Recorder:
         """Answers that did not have the wanted form."""
         self.asked_again = 0
         """How many of them the turn that is asked next has had."""
+        self.guidance = NO_GUIDANCE
+        """What the environment told when the run began."""
         self.usage = Usage()
         """Of all turns that ended, as the last of them noted it."""
         self._store = store
@@ -208,6 +211,8 @@ class Recorder:
                 output = json.loads(body)
                 begun = self.begun[output["call_id"]]
                 self.begun[output["call_id"]] = replace(begun, shown_bytes=output.get("until_bytes", 0))
+            elif kind == "context.read":
+                self.guidance = Guidance.parse(json.loads(body))
             elif kind == "answer.refused":
                 answer = json.loads(body)
                 self.refused.append(Refused(len(self.folder.steps), answer["text"], answer["problem"]))
