@@ -11,13 +11,12 @@ from collections.abc import Iterator
 from tests.fakes.model_servers import SERVERS, ModelServer, Reply, Turns
 
 KEY = "canary-0123456789"
-MODEL = "local:agent"
 
 
 @contextlib.contextmanager
-def provider(kind: str, *turns: Reply) -> Iterator[ModelServer]:
-    """A server of that format whose model `agent` answers with one of `turns` after the other."""
-    server = SERVERS[kind]({"agent": Turns(*turns)})
+def provider(kind: str, *turns: Reply, model: str = "agent") -> Iterator[ModelServer]:
+    """A server of that format whose `model` answers with one of `turns` after the other."""
+    server = SERVERS[kind]({model: Turns(*turns)})
     is_up, loop, ending = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
 
     async def serve() -> None:
@@ -36,7 +35,7 @@ def provider(kind: str, *turns: Reply) -> Iterator[ModelServer]:
         loop.close()
 
 
-def settings_of(server: ModelServer) -> dict[str, str]:
-    """What a `ServerProcess` is given so that its agents ask that model."""
-    given = {"local": {"kind": server.kind, "base_url": server.url, "api_key": KEY}}
-    return {"PROVIDERS": json.dumps(given), "MODEL": MODEL}
+def settings_of(server: ModelServer, name: str = "local") -> dict[str, str]:
+    """What a `ServerProcess` is given so that it has that provider, and its agents ask its model `agent`."""
+    given = {name: {"kind": server.kind, "base_url": server.url, "api_key": KEY}}
+    return {"PROVIDERS": json.dumps(given), "MODEL": f"{name}:agent"}
