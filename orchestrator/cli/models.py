@@ -4,7 +4,6 @@ that runs.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -56,6 +55,8 @@ def check(
     as_json: JsonFlag = False,
 ) -> None:
     """Make one small call to a model. Exit code 1 if it fails."""
+    import asyncio
+
     from orchestrator.config import Settings
     from orchestrator.models.providers import open_registry
 
@@ -83,6 +84,8 @@ def check(
 
 
 async def _ask(registry: ModelRegistry, name: str) -> tuple[str, TurnEnd]:
+    import asyncio
+
     from orchestrator.models.port import ModelRequest, TextDelta, TurnEnd
     from orchestrator.wire.content import TextContent
     from orchestrator.wire.steps import UserInput

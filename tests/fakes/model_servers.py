@@ -105,6 +105,16 @@ class Garbage:
     """Frames that are no JSON."""
 
 
+class Turns:
+    """Another reply to each call."""
+
+    def __init__(self, *replies: Reply) -> None:
+        self._replies = list(replies)
+
+    def next(self) -> Reply:
+        return self._replies.pop(0)
+
+
 Reply = Answer | Fault | Cut | Ended | Slow | Garbage
 
 
@@ -113,7 +123,7 @@ class ModelServer(ABC):
 
     kind = ""
 
-    def __init__(self, replies: Mapping[str, Reply]) -> None:
+    def __init__(self, replies: Mapping[str, Reply | Turns]) -> None:
         self.replies = dict(replies)
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -152,7 +162,8 @@ class ModelServer(ABC):
                 body = json.loads(await reader.readexactly(int(headers.get("content-length", "0"))))
                 self.headers.append(headers)
                 self.requests.append(body)
-                if not await self._reply(self.replies[self.model(path, body)], writer):
+                reply = self.replies[self.model(path, body)]
+                if not await self._reply(reply.next() if isinstance(reply, Turns) else reply, writer):
                     return
         except (ConnectionError, asyncio.IncompleteReadError):
             pass

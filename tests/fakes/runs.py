@@ -68,6 +68,11 @@ class FakeEnvironments:
         self.held: list[str] = []
         self.let: list[str] = []
         self.claims: Callable[[str], Awaitable[set[str]]] | None = None
+        self.image = "test"
+        self.holds: Sequence[str] = ()
+        """Places at which there may be files."""
+        self.looked_at: list[bool] = []
+        """For each time that somebody asked for those: whether the sandbox was being got ready already."""
 
     @asynccontextmanager
     async def drafted(
@@ -83,6 +88,11 @@ class FakeEnvironments:
 
     async def change(self, _row: EnvironmentRow, _spec: EnvironmentSpec) -> None:
         await asyncio.sleep(0)
+
+    async def may_hold(self, environment_id: str, places: Sequence[str]) -> bool:
+        await asyncio.sleep(0)
+        self.looked_at.append(environment_id in self.prepared)
+        return any(place in self.holds for place in places)
 
     @contextmanager
     def hold(self, environment_id: str) -> Iterator[None]:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from tests.fakes.model_servers import Answer, OpenAIServer, WrongKey
 from tests.unit.cli.conftest import Corral
 
 KEY = "canary-0123456789"
+OPERATIONS = Path(__file__).resolve().parents[3] / "docs" / "operations.md"
 
 
 @pytest.fixture
@@ -51,6 +53,14 @@ def test_the_list_says_what_is_there_and_what_is_missing(corral: Corral, monkeyp
     missing = {each["name"]: bool(each["missing"]) for each in report["providers"]}
     assert missing == {"scripted": False, "anthropic": True, "gemini": False, "openai": True}
     assert KEY not in shown + json.dumps(report)
+
+
+def test_the_documentation_shows_what_is_printed(corral: Corral, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:11434/v1")
+    shown = corral("models", "list").out + corral("models", "check", "anthropic:claude-sonnet-5").err
+    documented = OPERATIONS.read_text(encoding="utf-8")
+    assert [line for line in shown.splitlines() if line.rstrip() not in documented] == []
 
 
 def test_a_model_that_answers(corral: Corral, local: None) -> None:
