@@ -78,6 +78,8 @@ def test_text_may_look_like_a_number() -> None:
         ("turns:\n- error: {times: 1}", 5, "turns[0].error.code", "is missing"),
         ("turns:\n- usage: {tokens: 1}", 5, "turns[0].usage.tokens", "unknown field"),
         ("turns: []", 4, "turns", "at least one turn"),
+        ("turns:\n- image: 'a b!'", 5, "turns[0].image", "expected base64"),
+        ("turns:\n- image: AAAA", 5, "turns[0].image", "expected a PNG"),
         ("turns:\n- text: [a", 6, "script", "not valid YAML"),
         ("turns:\n- &a {text: x}\n- *a", 6, "script", "aliases are not allowed"),
         ("turns:\n- calls: [{tool: a, arguments: {x: !!python/name:os.system ''}}]", 5, "arguments.x", "not allowed"),

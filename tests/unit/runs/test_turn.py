@@ -15,6 +15,7 @@ from orchestrator.errors import LeaseLost, ModelError, StoreError
 from orchestrator.models.port import (
     CallDelta,
     CallStart,
+    MediaOutput,
     ModelEvent,
     ModelRequest,
     TextDelta,
@@ -30,7 +31,7 @@ from orchestrator.store.records import NewEvent
 from orchestrator.store.sqlite import SqliteStore
 from orchestrator.tools.mediator import ToolCall
 from orchestrator.tools.toolbox import Toolbox
-from orchestrator.wire.content import TextContent
+from orchestrator.wire.content import AudioContent, ImageContent, TextContent
 from orchestrator.wire.events import fold
 from orchestrator.wire.steps import CodeExecutionCall, FunctionCall, ModelOutput, Step, Thought
 from orchestrator.wire.tools import CodeExecutionTool
@@ -40,6 +41,7 @@ from tests.fakes.runs import PlayedModel
 
 pytestmark = pytest.mark.anyio
 
+IMAGE = ImageContent(data="iVBORw0KGgo=", mime_type="image/png")
 REQUEST = ModelRequest(model="played", system="", history=(), tools=(), turn=0)
 TOOLS = Toolbox.choose([CodeExecutionTool()], has_environment=True)
 
@@ -109,6 +111,31 @@ async def test_text_and_thought_become_steps_in_their_order() -> None:
     assert (second.signature, str(second.summary)) == (None, str([TextContent(text="another")]))
     kinds = [step.type for step in played.log.steps]
     assert kinds == ["thought", "thought", "model_output", "thought", "model_output"]
+
+
+async def test_media_stand_beside_text_in_the_order_in_which_they_came() -> None:
+    sound = AudioContent(data="AAAA", mime_type="audio/wav")
+    said: list[ModelEvent | Exception] = [TextDelta("a"), TextDelta("b"), MediaOutput(IMAGE), MediaOutput(sound)]
+    played = Played([*said, TextDelta("c"), ThoughtSignature("sig"), MediaOutput(IMAGE), TurnEnd()])
+    await played.calls()
+    first, second, third = played.log.steps
+    assert first == ModelOutput(content=[TextContent(text="ab"), IMAGE, sound, TextContent(text="c")])
+    assert second == Thought(signature="sig", summary=[])
+    assert third == ModelOutput(content=[IMAGE])
+
+
+async def test_a_medium_is_stored_before_more_is_taken() -> None:
+    played = Played([*[MediaOutput(IMAGE)] * 5, TurnEnd()])
+    await played.calls()
+    assert max(kinds.count("step.delta") for kinds in played.log.appends) == 1
+
+
+async def test_media_are_shown_while_an_answer_of_a_form_is_held() -> None:
+    played = Played([TextDelta("{"), MediaOutput(IMAGE), TextDelta("}"), TurnEnd()])
+    turn = Turn(played.recorder, TOOLS, holds_answer=True)
+    await turn.play(played.model, REQUEST)
+    assert played.log.steps == [ModelOutput(content=[IMAGE])]
+    assert [note["held"] for note in played.log.notes("turn.ended")] == ["{}"]
 
 
 async def test_calls_keep_their_arguments_apart() -> None:
@@ -231,7 +258,7 @@ async def test_a_failure_that_stays_is_not_tried_again() -> None:
     assert len(played.model.requests) == 1
 
 
-@pytest.mark.parametrize("shown", [ThoughtDelta("hm"), TextDelta("a"), CallStart("code_execution")])
+@pytest.mark.parametrize("shown", [ThoughtDelta("hm"), TextDelta("a"), MediaOutput(IMAGE), CallStart("code_execution")])
 async def test_nothing_is_tried_again_once_something_was_shown(shown: ModelEvent) -> None:
     played = Played([shown, overloaded()], [TextDelta("again"), TurnEnd()])
     with pytest.raises(ModelError, match="busy"):
@@ -280,6 +307,7 @@ EVENTS: dict[str, Any] = {
     "thought": st.builds(ThoughtDelta, st.text(max_size=5)),
     "signature": st.builds(ThoughtSignature, st.text(min_size=1, max_size=5)),
     "text": st.builds(TextDelta, st.text(max_size=5)),
+    "media": st.just(MediaOutput(IMAGE)),
     "call": st.builds(CallStart, st.sampled_from(["code_execution", "read_file", "nothing"])),
     "delta": st.builds(CallDelta, st.sampled_from(["{", "}", '"code"', ":", '"x"', "{}", '{"code": "x"}', "", "[]"])),
 }
@@ -302,7 +330,10 @@ def test_any_order_of_events_gives_whole_steps_or_a_models_error(events: list[Mo
             assert ends
             assert [call.id for call in calls] == made
         text = "".join(event.text for event in events if isinstance(event, TextDelta))
-        said = "".join(block.text for step in steps if isinstance(step, ModelOutput) for block in step.content)  # type: ignore[union-attr]
+        output = [block for step in steps if isinstance(step, ModelOutput) for block in step.content]
+        said = "".join(block.text for block in output if isinstance(block, TextContent))
+        media = sum(isinstance(event, MediaOutput) for event in events)
+        assert sum(block == IMAGE for block in output) == media or calls is None
         assert text.startswith(said)
         if calls is not None:
             assert said == text
