@@ -29,7 +29,7 @@ _QUESTION = "Answer with the one word: yes"
 def list_models(as_json: JsonFlag = False) -> None:
     """List the providers of models: what each can do, and what is to be set for those that are not there."""
     from orchestrator.config import Settings
-    from orchestrator.models.providers import offers
+    from orchestrator.models.providers import further_kinds, offers
 
     settings = Settings.load()
     found = offers(settings)
@@ -41,11 +41,14 @@ def list_models(as_json: JsonFlag = False) -> None:
 
     table = Table(box=None, pad_edge=False)
     for heading in ("PROVIDER", "WHERE", "CAN"):
-        table.add_column(heading, no_wrap=heading == "PROVIDER")
+        table.add_column(heading, no_wrap=heading == "PROVIDER", overflow="fold")
     for offer in found:
+        where = offer.base_url or ("embedded" if offer.kind == "scripted" else "as its library knows")
         last = f"not there: {offer.missing}" if offer.missing else ", ".join(offer.can)
-        table.add_row(*(Text(neutralise(cell)) for cell in (offer.name, offer.base_url or "embedded", last)))
+        table.add_row(*(Text(neutralise(cell)) for cell in (offer.name, where, last)))
     console().print(table)
+    kinds = ", ".join(further_kinds(settings))
+    console().print(Text(f"\nFurther kinds of providers, by the setting `providers`: {kinds}."))
     typer.echo(f"\nModels are named PROVIDER:model. Agents that name none use {neutralise(settings.model)}.")
 
 
@@ -59,8 +62,11 @@ def check(
 
     from orchestrator.config import Settings
     from orchestrator.models.providers import open_registry
+    from orchestrator.telemetry import logs
 
-    registry = open_registry(Settings.load())
+    settings = Settings.load()
+    logs.configure("warning", settings.log_format)  # libraries of providers warn as they like
+    registry = open_registry(settings)
     full, _ = registry.resolve(name)
     begin = time.monotonic()
     try:

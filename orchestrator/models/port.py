@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
 
+from orchestrator.wire.content import AudioContent, DocumentContent, ImageContent, VideoContent
 from orchestrator.wire.generation import GenerationConfig
 from orchestrator.wire.steps import Step, UserInput
 
@@ -97,6 +98,13 @@ class TextDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class MediaOutput:
+    """A medium, whole. It belongs to the same step as the text beside it."""
+
+    content: ImageContent | AudioContent | VideoContent | DocumentContent
+
+
+@dataclass(frozen=True, slots=True)
 class CallStart:
     """The model begins a tool call. Argument fragments follow; the next start of anything, or the end, closes it."""
 
@@ -118,8 +126,10 @@ class TurnEnd:
     """It stopped because it may not say more, and not because it had said all."""
 
 
-ModelEvent = ThoughtDelta | ThoughtSignature | TextDelta | CallStart | CallDelta | TurnEnd
-"""Consecutive deltas of one sort belong to one step; a delta of another sort, or a `CallStart`, begins the next."""
+ModelEvent = ThoughtDelta | ThoughtSignature | TextDelta | MediaOutput | CallStart | CallDelta | TurnEnd
+"""Consecutive deltas of one sort belong to one step, texts and media being of one sort; a delta of another sort, or a
+`CallStart`, begins the next.
+"""
 
 
 class ModelProvider(ABC):
