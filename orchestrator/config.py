@@ -262,6 +262,12 @@ class Settings(BaseSettings):
     speak OpenAI's chat format, such as vLLM, Ollama, llama.cpp and gateways, are of the kind `openai` and need a
     `base_url`. What the tables of these three names leave out is taken from `GEMINI_API_KEY` or `GOOGLE_API_KEY`,
     `OPENAI_API_KEY` and `OPENAI_BASE_URL`, `ANTHROPIC_API_KEY`."""
+    record: bool = False
+    """Whether each interaction's exchanges with its model are written down, for replays without tokens. What is not to
+    be stored (`store: false`) is not recorded."""
+    cassettes_dir: Path | None = None
+    """The folder of recordings: new ones go to `PROJECT/INTERACTION.jsonl` in it, and the models `replay:PATH` are
+    files in it. Unset: `cassettes` in the data folder."""
     retention_days: Annotated[int, Field(ge=0)] = 55
     """Days after which ended interactions are deleted, where the project has no number of its own (`corral projects`).
     0 keeps them."""
@@ -299,7 +305,7 @@ class Settings(BaseSettings):
     @classmethod
     def _name_providers(cls, value: dict[str, ProviderSettings]) -> dict[str, ProviderSettings]:
         for name, provider in value.items():
-            if not _PROVIDER_NAME.fullmatch(name) or name in ("scripted", "default"):
+            if not _PROVIDER_NAME.fullmatch(name) or name in ("scripted", "replay", "default"):
                 raise ValueError(f"{name!r} cannot be the name of a provider")
             kind = provider.kind or name
             if kind not in ("gemini", "openai", "anthropic"):
@@ -309,6 +315,11 @@ class Settings(BaseSettings):
             if provider.base_url is not None and not provider.base_url.startswith(("http://", "https://")):
                 raise ValueError(f"the 'base_url' of {name!r} must begin with http:// or https://")
         return value
+
+    @property
+    def cassettes(self) -> Path:
+        """The folder of recordings."""
+        return (self.cassettes_dir or self.data_dir / "cassettes").expanduser().absolute()
 
     @property
     def server_url(self) -> str:

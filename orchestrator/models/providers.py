@@ -12,6 +12,8 @@ from orchestrator.config import ProviderSettings, Settings
 from orchestrator.models.port import ModelProvider
 from orchestrator.models.registry import BUILT_IN, ModelRegistry
 from orchestrator.models.remote import ADDRESSES, Endpoint, RemoteModel
+from orchestrator.models.replayed import NAME as REPLAY
+from orchestrator.models.replayed import ReplayedModel
 
 _KEY_VARIABLES = {"gemini": "GEMINI_API_KEY", "openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 _ABILITIES = {
@@ -19,6 +21,7 @@ _ABILITIES = {
     "openai": ("text", "thoughts as far as the server shows them", "calls", "images", "answers of a form"),
     "anthropic": ("text", "thoughts", "calls", "images", "answers of a form"),
     "scripted": ("plays scripts and code blocks of the input, without a language model",),
+    REPLAY: ("plays back what was recorded: replay:PATH",),
 }
 
 
@@ -35,8 +38,8 @@ class Offer:
 
 
 def offers(settings: Settings) -> list[Offer]:
-    """All providers that are there or could be, the embedded one first."""
-    found = [Offer("scripted", "scripted", "", _ABILITIES["scripted"])]
+    """All providers that are there or could be, the embedded ones first."""
+    found = [Offer(name, name, "", _ABILITIES[name]) for name in ("scripted", REPLAY)]
     for name in sorted({*settings.providers, *ADDRESSES}):
         given = settings.providers.get(name, ProviderSettings())
         kind = given.kind or name
@@ -53,15 +56,20 @@ def open_registry(settings: Settings) -> ModelRegistry:
     Raises:
         ConfigError: the default model, or an alias, leads to a provider that is not there.
     """
-    made: dict[str, Callable[[], ModelProvider]] = dict(BUILT_IN)
+    made: dict[str, Callable[[], ModelProvider]] = {**BUILT_IN, REPLAY: partial(ReplayedModel, settings.cassettes)}
     missing: dict[str, str] = {}
     for offer in offers(settings):
         if offer.missing:
             missing[offer.name] = offer.missing
-        elif offer.kind != "scripted":
+        elif offer.name not in made:
             key = _key(settings.providers.get(offer.name, ProviderSettings()))
             made[offer.name] = partial(RemoteModel, Endpoint(offer.name, offer.kind, offer.base_url, key))
     return ModelRegistry(settings.model, made, settings.model_aliases, missing)
+
+
+def keys(settings: Settings) -> list[str]:
+    """The keys of all providers, which must never be written anywhere."""
+    return [key for given in settings.providers.values() if (key := _key(given))]
 
 
 def _key(given: ProviderSettings) -> str:
