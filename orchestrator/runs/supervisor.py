@@ -29,11 +29,13 @@ from orchestrator.errors import (
     SandboxError,
     StoreError,
 )
+from orchestrator.models.recording import Recordings
 from orchestrator.models.registry import ModelRegistry
 from orchestrator.policy.limits import Limits
+from orchestrator.runs.brains import Brains
 from orchestrator.runs.context import History, read_history, read_request, spent_s
 from orchestrator.runs.ending import Ending
-from orchestrator.runs.loop import Brain, Loop
+from orchestrator.runs.loop import Loop
 from orchestrator.runs.recorder import Recorder
 from orchestrator.runs.slots import Slots
 from orchestrator.sandboxes.environments import Environments
@@ -73,11 +75,12 @@ class Supervisor:
         generation: int,
         slots: Slots,
         max_runs_per_project: int,
+        recordings: Recordings | None = None,
     ) -> None:
         self._store = store
         self._environments = environments
         self._agents = agents
-        self._models = models
+        self._brains = Brains(store, models, recordings)
         self._limits = limits
         self._clock = clock
         self._generation = generation
@@ -320,7 +323,7 @@ class Supervisor:
     async def _prepare(self, row: InteractionRow) -> Loop:
         request = read_request(row)
         agent = AgentDefinition(row.agent, model=row.agent) if row.is_model else self._agents.resolve(row.agent)
-        model, provider = self._models.resolve(request.agent_model or agent.model)
+        brain = await self._brains.of(row, request, agent)
         stored = await self._store.read(row.id)
         recorder = Recorder(self._store, row.id, self._generation, stored)
         history = await read_history(self._store, row, request)
@@ -330,7 +333,6 @@ class Supervisor:
         limits = agent.bounds.limits(self._limits)
         ending = Ending(row, recorder, self._clock, functools.partial(self._stop, row))
         mediator = Mediator(toolbox, sandbox, limits, recorder, self._clock, recorder.last_guest or history.last_guest)
-        brain = Brain(agent, model, provider)
         return Loop(
             request,
             history,

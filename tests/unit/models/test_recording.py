@@ -27,7 +27,7 @@ from orchestrator.models.port import (
 )
 from orchestrator.models.recording import Recordings
 from orchestrator.wire.content import TextContent
-from orchestrator.wire.steps import ModelOutput, UserInput
+from orchestrator.wire.steps import ModelOutput, Step, UserInput
 from tests.conformance.model_suite import collect
 from tests.fakes.runs import PlayedModel
 
@@ -39,7 +39,7 @@ Played = Sequence[ModelEvent | Exception]
 
 
 def request(turn: int = 0, *more: str, **fields: Any) -> ModelRequest:
-    history = [
+    history: list[Step] = [
         UserInput(content=[TextContent(text="Go.")]),
         *(ModelOutput(content=[TextContent(text=x)]) for x in more),
     ]
@@ -70,7 +70,14 @@ class Recorded:
 
 
 async def test_it_says_the_same_and_writes_it_down(tmp_path: Path) -> None:
-    events = [TextDelta("He"), TextDelta("llo"), ThoughtSignature("s"), CallStart("f"), CallDelta("{"), CallDelta("}")]
+    events: list[ModelEvent] = [
+        TextDelta("He"),
+        TextDelta("llo"),
+        ThoughtSignature("s"),
+        CallStart("f"),
+        CallDelta("{"),
+        CallDelta("}"),
+    ]
     recorded = Recorded(tmp_path / "c", [*events, TurnEnd()])
     assert await collect(recorded.model, request()) == [*events, TurnEnd()]
     (exchange,) = recorded.cassette().exchanges.values()
