@@ -15,18 +15,9 @@ from pathlib import Path
 import structlog
 
 from orchestrator.errors import ModelError
-from orchestrator.models.cassettes import (
-    Exchange,
-    Failure,
-    Header,
-    Key,
-    Reading,
-    dump_exchange,
-    dump_header,
-    merged,
-    scrubbed,
-)
+from orchestrator.models.cassettes import Exchange, Failure, Header, Key, dump_exchange, dump_header, merged, scrubbed
 from orchestrator.models.port import ModelEvent, ModelProvider, ModelRequest, TurnEnd
+from orchestrator.models.readings import Reading
 from orchestrator.policy.redaction import Scrubber
 
 log = structlog.get_logger(__name__)

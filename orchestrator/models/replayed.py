@@ -16,8 +16,9 @@ from pathlib import Path, PurePosixPath
 
 from orchestrator import ids
 from orchestrator.errors import InvalidRequest, ModelError
-from orchestrator.models.cassettes import Cassette, Exchange, Key, Reading, difference, filled, parse_cassette
+from orchestrator.models.cassettes import Cassette, Exchange, Key, filled, parse_cassette
 from orchestrator.models.port import CallDelta, ModelEvent, ModelProvider, ModelRequest, TextDelta, ThoughtDelta
+from orchestrator.models.readings import Reading, difference
 from orchestrator.policy.redaction import Scrubber
 
 NAME = "replay"

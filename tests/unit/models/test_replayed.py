@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import ModelError
-from orchestrator.models.cassettes import Exchange, Failure, Header, Key, Reading, dump_exchange, dump_header
+from orchestrator.models.cassettes import Exchange, Failure, Header, Key, dump_exchange, dump_header
 from orchestrator.models.port import (
     CallDelta,
     CallStart,
@@ -23,6 +23,7 @@ from orchestrator.models.port import (
     TurnEnd,
     Usage,
 )
+from orchestrator.models.readings import Reading
 from orchestrator.models.replayed import ReplayedModel
 from orchestrator.policy.redaction import Scrubber
 from orchestrator.wire.content import TextContent
