@@ -62,13 +62,11 @@ class _Reading:
             if self._turn is not None:
                 self._turn.feed(event)
             return
-        if event.kind not in ("turn.started", "turn.ended", "answer.refused", "run.started"):
+        if event.kind not in ("turn.started", "turn.ended", "answer.refused"):
             return
         fields = json.loads(event.body)
         if event.kind == "turn.started":
             self._turn = _Turn(Key("turn", fields["turn"], self._asked_again))
-        elif event.kind == "run.started":
-            self._turn = None  # a turn that its holder's loss cut off: it was asked again
         elif event.kind == "answer.refused":
             self._asked_again += 1
         elif self._turn is not None:

@@ -196,6 +196,16 @@ async def test_a_long_unfinished_line_is_found_to_its_beginning(tmp_path: Path) 
     assert len(recorded.cassette().exchanges) == 1
 
 
+async def test_a_file_that_somebody_removes_begins_anew_and_whole(tmp_path: Path) -> None:
+    recorded = Recorded(tmp_path, [TextDelta("a"), TurnEnd()])
+    await collect(recorded.model, request(0))
+    recorded.file.unlink()
+    await collect(recorded.model, request(1, "x"))
+    last = recorded.cassette().exchanges[Key("turn", 1)].reading
+    assert last is not None
+    assert len(last.history) == 2
+
+
 async def test_a_disk_that_refuses_is_an_error_in_the_log_and_nothing_more(tmp_path: Path) -> None:
     recorded = Recorded(tmp_path, [TextDelta("a"), TurnEnd()])
     recorded.file.parent.parent.mkdir(exist_ok=True)
