@@ -321,6 +321,12 @@ class Settings(BaseSettings):
     with `input_mtok` and `output_mtok`, and where they differ `cached_input_mtok` and `cache_write_mtok`: US dollars
     per million tokens. They win over the public prices of Gemini, OpenAI, Anthropic and other known addresses, which
     come with the library `genai-prices` and are those of its release."""
+    record: bool = False
+    """Whether each interaction's exchanges with its model are written down, for replays without tokens. What is not to
+    be stored (`store: false`) is not recorded."""
+    cassettes_dir: Path | None = None
+    """The folder of recordings: new ones go to `PROJECT/INTERACTION.jsonl` in it, and the models `replay:PATH` are
+    files in it. Unset: `cassettes` in the data folder."""
     retention_days: Annotated[int, Field(ge=0)] = 55
     """Days after which ended interactions are deleted, where the project has no number of its own (`corral projects`).
     0 keeps them."""
@@ -358,7 +364,7 @@ class Settings(BaseSettings):
     @classmethod
     def _name_providers(cls, value: dict[str, ProviderSettings]) -> dict[str, ProviderSettings]:
         for name, provider in value.items():
-            if not _PROVIDER_NAME.fullmatch(name) or name in ("scripted", "default"):
+            if not _PROVIDER_NAME.fullmatch(name) or name in ("scripted", "replay", "default"):
                 raise ValueError(f"{name!r} cannot be the name of a provider")
             kind = provider.kind or name
             if kind not in PROVIDER_KEYS:
@@ -378,6 +384,11 @@ class Settings(BaseSettings):
         if any(name.partition(":")[0] == "scripted" for name in value):
             raise ValueError("the scripted model costs nothing; a script can say what a turn of it is to cost")
         return value
+
+    @property
+    def cassettes(self) -> Path:
+        """The folder of recordings."""
+        return (self.cassettes_dir or self.data_dir / "cassettes").expanduser().absolute()
 
     @property
     def server_url(self) -> str:

@@ -49,7 +49,9 @@ class ModelRequest:
     attempt: int = 0
     """0 for the first try of this turn."""
     asked_again: int = 0
-    """How often the turn was asked before without an answer of the wanted form; the history has what was wrong."""
+    """How often the turn was asked before without an answer of the wanted form; the history has what was wrong. Of
+    a summary, which piece of what is to be told it is.
+    """
     generation: GenerationConfig | None = None
     """How it is to answer, as far as somebody said so."""
     answer_schema: dict[str, Any] | bool | None = None

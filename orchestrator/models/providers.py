@@ -13,6 +13,8 @@ from orchestrator.models.port import ModelProvider
 from orchestrator.models.prices import Prices
 from orchestrator.models.registry import BUILT_IN, ModelRegistry
 from orchestrator.models.remote import Endpoint, RemoteModel
+from orchestrator.models.replayed import NAME as REPLAY
+from orchestrator.models.replayed import ReplayedModel
 from orchestrator.models.vendors import VENDORS, is_chat
 
 _ALWAYS_SHOWN = ("gemini", "openai", "anthropic")
@@ -34,6 +36,7 @@ _ABILITIES = {
     ),
     "anthropic": ("text", "thoughts", "calls", "images and PDFs", "answers of a form"),
     "scripted": ("plays scripts and code blocks of the input, without a language model",),
+    REPLAY: ("plays back what was recorded: replay:PATH",),
 }
 _OTHERS_CAN = ("text", "calls", "more as its models do")
 
@@ -51,8 +54,8 @@ class Offer:
 
 
 def offers(settings: Settings) -> list[Offer]:
-    """The providers that are set up, and those that most people look for; the embedded one first."""
-    found = [Offer("scripted", "scripted", "", _ABILITIES["scripted"])]
+    """The providers that are set up, and those that most people look for; the embedded ones first."""
+    found = [Offer(name, name, "", _ABILITIES[name]) for name in ("scripted", REPLAY)]
     return found + [_offer(settings, name) for name in sorted({*settings.providers, *_ALWAYS_SHOWN})]
 
 
@@ -77,17 +80,22 @@ def open_registry(settings: Settings) -> ModelRegistry:
     Raises:
         ConfigError: the default model, or an alias, leads to a provider that is not there.
     """
-    made: dict[str, Callable[[], ModelProvider]] = dict(BUILT_IN)
+    made: dict[str, Callable[[], ModelProvider]] = {**BUILT_IN, REPLAY: partial(ReplayedModel, settings.cassettes)}
     missing = {name: _offer(settings, name).missing for name in further_kinds(settings)}
     prices = Prices(settings.model_prices)
     for offer in offers(settings):
         if offer.missing:
             missing[offer.name] = offer.missing
-        elif offer.kind != "scripted":
+        elif offer.name not in made:
             given = settings.providers.get(offer.name, ProviderSettings())
             endpoint = Endpoint(offer.name, offer.kind, offer.base_url, _key(given), given.context_limit_tokens)
             made[offer.name] = partial(RemoteModel, endpoint, prices)
     return ModelRegistry(settings.model, made, settings.model_aliases, missing)
+
+
+def keys(settings: Settings) -> list[str]:
+    """The keys of all providers, which must never be written anywhere."""
+    return [key for given in settings.providers.values() if (key := _key(given))]
 
 
 def _key(given: ProviderSettings) -> str:

@@ -30,12 +30,14 @@ from orchestrator.errors import (
     SandboxError,
     StoreError,
 )
+from orchestrator.models.recording import Recordings
 from orchestrator.models.registry import ModelRegistry
 from orchestrator.policy.limits import Limits
+from orchestrator.runs.brains import Brains
 from orchestrator.runs.context import History, read_history, read_request, spent_s
 from orchestrator.runs.ending import Ending
 from orchestrator.runs.guidance import PLACES, read_guidance
-from orchestrator.runs.loop import Brain, Loop
+from orchestrator.runs.loop import Loop
 from orchestrator.runs.recorder import Recorder
 from orchestrator.runs.slots import Slots
 from orchestrator.sandboxes.environments import Environments
@@ -77,11 +79,12 @@ class Supervisor:
         slots: Slots,
         max_runs_per_project: int,
         metrics: Metrics,
+        recordings: Recordings | None = None,
     ) -> None:
         self._store = store
         self._environments = environments
         self._agents = agents
-        self._models = models
+        self._brains = Brains(store, models, metrics, recordings)
         self._limits = limits
         self._clock = clock
         self._generation = generation
@@ -338,7 +341,7 @@ class Supervisor:
     async def _prepare(self, row: InteractionRow, *, has_guidance: bool) -> Loop:
         request = read_request(row)
         agent = AgentDefinition(row.agent, model=row.agent) if row.is_model else self._agents.resolve(row.agent)
-        model, provider = self._models.resolve(request.agent_model or agent.model)
+        brain = await self._brains.of(row, request, agent)
         stored = await self._store.read(row.id)
         recorder = Recorder(self._store, row.id, self._generation, stored)
         history = await read_history(self._store, row, request)
@@ -348,7 +351,6 @@ class Supervisor:
         limits = agent.bounds.limits(self._limits)
         ending = Ending(row, recorder, self._clock, functools.partial(self._stop, row))
         mediator = Mediator(toolbox, sandbox, limits, recorder, self._clock, recorder.last_guest or history.last_guest)
-        brain = Brain(agent, model, provider, self._metrics)
         return Loop(
             request,
             history,

@@ -12,6 +12,7 @@ from typing import Any
 from orchestrator.agents.registry import AgentDefinition, AgentRegistry
 from orchestrator.clock import SystemClock
 from orchestrator.models.port import ModelEvent, ModelProvider, ModelRequest
+from orchestrator.models.recording import Recordings
 from orchestrator.models.registry import ModelRegistry
 from orchestrator.models.scripted import ScriptedModel
 from orchestrator.policy.bounds import UNBOUND, Bounds
@@ -147,6 +148,7 @@ class RunWorld:
         generation: int = 1,
         slots: int = 8,
         per_project: int = 50,
+        recordings: Recordings | None = None,
     ) -> None:
         self.store = store
         self.sandbox = sandbox if isinstance(sandbox, FakeSandbox) else FakeSandbox()
@@ -166,6 +168,7 @@ class RunWorld:
             slots=Slots(slots, slots),
             max_runs_per_project=per_project,
             metrics=self.metrics,
+            recordings=recordings,
         )
         self.replies = Replies(store, clock, generation, 300.0)
         self.intake = Intake(

@@ -83,7 +83,7 @@ def test_the_list_says_what_is_there_and_what_is_missing(corral: Corral, monkeyp
     report = json.loads(corral("models", "list", "--json").out)
     assert report["default"] == "scripted"
     missing = {each["name"]: bool(each["missing"]) for each in report["providers"]}
-    assert missing == {"scripted": False, "anthropic": True, "gemini": False, "openai": True}
+    assert missing == {"scripted": False, "replay": False, "anthropic": True, "gemini": False, "openai": True}
     assert KEY not in shown + json.dumps(report)
 
 

@@ -95,7 +95,7 @@ def test_providers_that_are_set_up_are_there() -> None:
     gemini = ProviderSettings(api_key=SecretStr("canary"))
     settings = Settings(model="local:qwen", providers={"local": local, "gemini": gemini})
     registry = open_registry(settings)
-    assert registry.providers == ["gemini", "local", "scripted"]
+    assert registry.providers == ["gemini", "local", "replay", "scripted"]
     assert registry.resolve("gemini:g")[0] == "gemini:g"
     assert [offer.base_url for offer in offers(settings) if offer.name == "local"] == ["http://127.0.0.1:8000/v1"]
     assert "canary" not in repr(settings) + repr(offers(settings)) + repr(Endpoint("g", "gemini", "http://x", "canary"))
