@@ -58,7 +58,7 @@ async def read_guidance(sandbox: Callable[[], Awaitable[Sandbox]], patience_s: f
         SandboxError: there is no sandbox, as for a tool call.
     """
     retrying = AsyncRetrying(
-        retry=retry_if_exception(lambda error: isinstance(error, SandboxGone)),
+        retry=retry_if_exception(lambda error: isinstance(error, SandboxGone) and error.retryable),
         stop=stop_after_delay(patience_s),
         wait=wait_exponential(multiplier=_FIRST_WAIT_S, max=_LONGEST_WAIT_S),
         reraise=True,
@@ -78,9 +78,12 @@ async def _read(sandbox: Callable[[], Awaitable[Sandbox]]) -> CallOutcome:
     wanted = [{"path": path, "limit_bytes": _GUIDE_LIMIT_BYTES} for path in _GUIDES]
     wanted += [{"path": f"{folder}/*/SKILL.md", "limit_bytes": _SKILL_LIMIT_BYTES} for folder in _SKILLS]
     arguments = {"wanted": wanted, "within": _LINKS_WITHIN, "file_limit": _FILE_LIMIT}
-    outcome = await inside.file(
-        call_id, "excerpts", arguments, output_limit_bytes=_ANSWER_LIMIT_BYTES, timeout_s=_TIMEOUT_S
-    )
+    try:
+        outcome = await inside.file(
+            call_id, "excerpts", arguments, output_limit_bytes=_ANSWER_LIMIT_BYTES, timeout_s=_TIMEOUT_S
+        )
+    except SandboxGone as cut:
+        raise SandboxGone(cut.message, retryable=True) from cut
     inside.acknowledge(call_id)
     return outcome
 

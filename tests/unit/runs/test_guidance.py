@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.agents.guidance import Guide, Skill
-from orchestrator.errors import EngineUnavailable, SandboxGone
+from orchestrator.errors import EngineUnavailable, SandboxError, SandboxGone
 from orchestrator.models.port import CallDelta, CallStart, ModelEvent, ModelRequest, TextDelta, TurnEnd
 from orchestrator.models.port import Usage as ModelUsage
 from orchestrator.policy.limits import Limits
@@ -246,14 +246,15 @@ async def test_a_link_that_is_cut_is_no_end_of_it(store: SqliteStore) -> None:
     assert len({asked.call_id for asked in reader.readings}) == 3
 
 
-async def test_without_a_sandbox_the_run_fails_as_for_a_tool_call(store: SqliteStore) -> None:
+@pytest.mark.parametrize("error", [EngineUnavailable("it does not answer"), SandboxGone("it was removed")])
+async def test_without_a_sandbox_the_run_fails_as_for_a_tool_call(store: SqliteStore, error: SandboxError) -> None:
     model = PlayedModel(play)
-    run = RunWorld(store, EngineUnavailable("the engine does not answer"), model=model)
+    run = RunWorld(store, error, model=model)
     run.environments.holds = PLACES
     row = await run.run("Go.")
     assert row.status == "failed"
-    (error,) = bodies(await run.log(row.id), "error")
-    assert error["error"]["code"] == "engine_unavailable"
+    (told,) = bodies(await run.log(row.id), "error")
+    assert told["error"]["code"] == error.code
     assert model.requests == []
 
 
