@@ -128,6 +128,7 @@ class Sandbox:
         *,
         output_limit_bytes: int = 1 << 20,
         output_total_limit_bytes: int = OUTPUT_TOTAL_LIMIT_BYTES,
+        timeout_s: float | None = None,
     ) -> CallOutcome:
         """One file operation: `read`, `write`, `edit`, `list`, `search`, `delete` (see the guest's `file_tools`)."""
         request = {
@@ -135,7 +136,7 @@ class Sandbox:
             "call": call_id,
             "operation": operation,
             "arguments": dict(arguments),
-            "timeout_s": FILE_TIMEOUT_S,
+            "timeout_s": timeout_s or FILE_TIMEOUT_S,
             "output_limit_bytes": output_limit_bytes,
             "output_total_limit_bytes": output_total_limit_bytes,
             "input": content is not None,
