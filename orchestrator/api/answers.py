@@ -64,9 +64,14 @@ class EnvironmentList(WireResource):
 
 class FileList(WireResource):
     files: list[FileEntry]
-    """Of a folder, in the order of their bytes; of an upload, what it has written."""
+    """Of a folder, in the order of their bytes."""
     next_page_token: str | None = None
     """Absent on the last page."""
+
+
+class UploadAnswer(WireResource):
+    files: list[FileEntry] | None = None
+    """What it has written; absent before its end."""
 
 
 class Health(WireResource):

@@ -10,7 +10,7 @@ import binascii
 import contextlib
 import re
 from collections.abc import AsyncGenerator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import quote, unquote_to_bytes
 
 import structlog
@@ -78,10 +78,10 @@ async def read(
 
 
 @router.get("/files/environment-{environment_id}:download", response_model=None)
-async def snapshot(environment_id: str, caller: TheCaller, services: TheServices, alt: _Alt = None) -> Response:
+async def snapshot(
+    environment_id: str, caller: TheCaller, services: TheServices, alt: Annotated[Literal["media"], Query()]
+) -> Response:
     """All files of an environment as a tar, whose names begin with `./`. An older route."""
-    if alt != "media":
-        raise InvalidRequest("Invalid value at 'alt': expected 'media'.")
     where = await _Where.find(services, caller.project_id, environment_id, b"")
     return await _download(where, is_recursive=True, prefix="./")
 

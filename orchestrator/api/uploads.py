@@ -101,7 +101,7 @@ async def begin(
     upload = await services.uploads.begin(caller.project_id, row.id, target, _count(request, name))
     version = request.url.path.split("/")[2]
     url = f"{request.base_url}upload/{version}/uploads/{upload.id}"
-    return Response(headers={"location": url} if is_older else {_STATUS: "active", _URL: url})
+    return JSONResponse({}, headers={"location": url} if is_older else {_STATUS: "active", _URL: url})
 
 
 async def _at_once(
@@ -156,10 +156,10 @@ async def _command(request: Request, services: Services, upload: Upload) -> Resp
     commands = _commands(request)
     if commands == ["query"]:
         status = "active" if upload.written is None else "final"
-        return Response(headers={_STATUS: status, _RECEIVED: str(upload.received_bytes)})
+        return JSONResponse({}, headers={_STATUS: status, _RECEIVED: str(upload.received_bytes)})
     if commands == ["cancel"]:
         await services.uploads.cancel(upload)
-        return Response(headers={_STATUS: "cancelled"})
+        return JSONResponse({}, headers={_STATUS: "cancelled"})
     if not commands or commands not in (["upload"], ["upload", "finalize"], ["finalize"]):
         raise InvalidRequest(f"Invalid value at 'X-Goog-Upload-Command': {quote(', '.join(commands))}.")
     if "upload" in commands:
@@ -173,7 +173,7 @@ async def _command(request: Request, services: Services, upload: Upload) -> Resp
     if commands[-1] == "finalize":
         await services.uploads.finish(upload)
         return _written(upload, {_STATUS: "final"})
-    return Response(headers={_STATUS: "active", _RECEIVED: str(upload.received_bytes)})
+    return JSONResponse({}, headers={_STATUS: "active", _RECEIVED: str(upload.received_bytes)})
 
 
 async def _older(request: Request, services: Services, upload: Upload) -> Response:

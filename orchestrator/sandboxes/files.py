@@ -6,6 +6,7 @@ guest says is checked here; what makes no sense is `SandboxGone`. Which paths ar
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
@@ -17,6 +18,7 @@ from orchestrator import ids
 from orchestrator.errors import (
     CallerError,
     Conflict,
+    CorralError,
     InvalidRequest,
     NotFound,
     OutOfRange,
@@ -38,6 +40,7 @@ _LISTING_LIMIT_BYTES = 64 << 20
 """What an upload tells of all that it wrote."""
 _PIECE_TIMEOUT_S = 3600.0
 """What a piece may take: a sender may be slow."""
+_MEASURE_S, _MEASURE_LIMIT_S = 1.0, 2.0
 _KINDS = frozenset({"file", "directory", "symlink", "other"})
 _SIZE_LIMIT = 1 << 63
 _NOT_FOUND = frozenset({"enoent", "enotdir"})
@@ -178,6 +181,15 @@ async def measure(sandbox: Sandbox, patience_s: float) -> FilesTotal | None:
     if result.get("is_complete") is not True:
         return None
     return FilesTotal(_size(result.get("files")), _size(result.get("size_bytes")))
+
+
+async def measure_soon(sandbox: Sandbox) -> FilesTotal | None:
+    """The same within a second or two; None if the sandbox is too busy, has too many files, or goes away."""
+    try:
+        async with asyncio.timeout(_MEASURE_LIMIT_S):
+            return await measure(sandbox, _MEASURE_S)
+    except (TimeoutError, CorralError):
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -412,6 +412,8 @@ class EnvironmentCreate(WireModel):
     from_environment: EnvironmentId | None = None
     sources: ListOf[Source] = Field(default_factory=list)
     network: Network | None = None
+    env: Variables = Field(default_factory=dict)
+    """An extension: of a fork, these come on top of the other's."""
 
     @model_validator(mode="after")
     def _fork_has_no_sources(self) -> Self:
@@ -428,6 +430,8 @@ class EnvironmentResource(WireResource):
     created: str
     updated: str
     last_accessed: str
+    expires: str | None = None
+    """When it is deleted unless somebody uses it; an extension. Absent: never."""
     file_count: Count | None = None
     size_bytes: Count | None = None
     network: Network | None = None

@@ -505,3 +505,32 @@ async def test_archives_that_are_refused_write_nothing(files: Files, data: bytes
     answer = await files.http.put(f"{files.up}/workspace", content=data, params={"extract": "true"})
     assert error(answer)[0] in (400, 409), answer.text
     assert files.names == []
+
+
+# environments
+
+
+async def test_an_environment_says_what_it_holds_and_when_it_expires(files: Files) -> None:
+    (files.workspace / "a").write_text("123")
+    answer = (await files.http.get(f"/v1beta/environments/{files.id}")).json()
+    assert (answer["file_count"], answer["size_bytes"]) == ("1", "3")
+    assert answer["expires"][:10] > answer["last_accessed"][:10]
+
+
+async def test_variables_at_creation_and_of_a_fork(server: RunningServer) -> None:
+    made = await server.client.post("/v1beta/environments", json={"env": {"A": "1", "B": {"value": "2"}}})
+    fork = await server.client.post(
+        "/v1beta/environments", json={"from_environment": made.json()["id"], "env": {"B": "3"}}
+    )
+    for environment, expected in ((made, "1 2"), (fork, "1 3")):
+        assert "env" not in environment.json()
+        ran = await server.create("```bash\necho $A $B\n```", environment=environment.json()["id"])
+        assert expected in str(ran["steps"])
+    refused = await server.client.post("/v1beta/environments", json={"env": {"A": {"credential": "x"}}})
+    assert error(refused) == (400, "not_supported")
+
+
+async def test_a_run_may_close_the_network_of_an_environment(files: Files) -> None:
+    place = {"type": "remote", "environment_id": files.id, "network": "disabled"}
+    await files.server.create("```bash\ntrue\n```", environment=place)
+    assert (await files.http.get(f"/v1beta/environments/{files.id}")).json()["network"] == "disabled"
