@@ -83,7 +83,7 @@ async def snapshot(
 ) -> Response:
     """All files of an environment as a tar, whose names begin with `./`. An older route."""
     where = await _Where.find(services, caller.project_id, environment_id, b"")
-    return await _download(where, is_recursive=True, prefix="./")
+    return await _download(where, is_recursive=True, is_snapshot=True)
 
 
 def file_path(encoded: str) -> bytes:
@@ -171,11 +171,16 @@ def _wanted(header: str | None) -> ByteRange | None:
     return None if last is not None and last < first else ByteRange(first, last)
 
 
-async def _download(where: _Where, *, is_recursive: bool, prefix: str = "", part: ByteRange | None = None) -> Response:
+async def _download(
+    where: _Where, *, is_recursive: bool, is_snapshot: bool = False, part: ByteRange | None = None
+) -> Response:
     stack = contextlib.AsyncExitStack()
     try:
         sandbox = await stack.enter_async_context(where.sandbox())
-        media = await files.media(sandbox, where.path, is_recursive=is_recursive, prefix=prefix, part=part)
+        prefix = "./" if is_snapshot else ""
+        media = await files.media(
+            sandbox, where.path, is_recursive=is_recursive, prefix=prefix, part=part, is_snapshot=is_snapshot
+        )
         stack.callback(media.close)
     except BaseException:
         await stack.aclose()

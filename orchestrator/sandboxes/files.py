@@ -34,6 +34,8 @@ from orchestrator.wire.paths import quote
 
 _ROOTS = [root.lstrip("/") for root in TARGET_ROOTS]
 _LASTING = [root for root in _ROOTS if root != "tmp"]
+_COUNTED = ["workspace", ".agents"]
+"""What the environment's users work with; the home folder has a thousand files of the image's own."""
 _LINE_LIMIT_BYTES = 64 * 1024
 """An entry has one path, which the kernel holds below 4 KiB; as JSON a byte may take six."""
 _LISTING_LIMIT_BYTES = 64 << 20
@@ -46,6 +48,7 @@ _SIZE_LIMIT = 1 << 63
 _NOT_FOUND = frozenset({"enoent", "enotdir"})
 _NOT_ALLOWED = frozenset({"eacces", "eperm", "erofs"})
 _IN_THE_WAY = frozenset({"eexist", "enotempty", "eisdir", "is_a_directory"})
+_MOVED = frozenset({"exdev", "estale"})
 _FULL = frozenset({"enospc", "edquot"})
 _WHERE = f"Files are below {', '.join(_ROOTS)}."
 
@@ -136,10 +139,17 @@ async def entries(
 
 
 async def media(
-    sandbox: Sandbox, path: bytes, *, is_recursive: bool = False, prefix: str = "", part: ByteRange | None = None
+    sandbox: Sandbox,
+    path: bytes,
+    *,
+    is_recursive: bool = False,
+    prefix: str = "",
+    part: ByteRange | None = None,
+    is_snapshot: bool = False,
 ) -> Media:
     """What is at `path`: of a file its bytes, or `part` of them; of a folder a tar of the files in it, or of all that
-    is below, the members' names relative to it behind `prefix`. Close it.
+    is below, the members' names relative to it behind `prefix`; with `is_snapshot` without `/tmp`, which does not last
+    as long as the environment. Close it.
 
     Raises:
         NotFound, PermissionDenied, SandboxGone. InvalidRequest: neither a file nor a folder. OutOfRange.
@@ -147,6 +157,7 @@ async def media(
     part = part or ByteRange(None, None)
     arguments = {
         **_where(path),
+        **({"roots": _LASTING} if is_snapshot else {}),
         "is_recursive": is_recursive,
         "prefix": prefix,
         "first": part.first,
@@ -172,11 +183,12 @@ async def media(
 
 
 async def measure(sandbox: Sandbox, patience_s: float) -> FilesTotal | None:
-    """How many files there are and how large they are together, without `/tmp`; None if that takes longer.
+    """How many files there are in `/workspace` and `/.agents` and how large they are together; None if that takes
+    longer.
 
     Raises `SandboxGone`.
     """
-    arguments = {"base": "/", "roots": _LASTING, "patience_s": patience_s}
+    arguments = {"base": "/", "roots": _COUNTED, "patience_s": patience_s}
     result, _ = await _perform(sandbox, "measure", arguments, about="files")
     if result.get("is_complete") is not True:
         return None
@@ -306,6 +318,8 @@ def _refusal(code: str, message: str, about: str) -> CallerError | SandboxGone:
         return Conflict(f"File {name} is there already; say 'overwrite' to replace it.")
     if code in _IN_THE_WAY:
         return Conflict(f"At {about} is a folder.")
+    if code in _MOVED:
+        return Conflict(f"The place of {about} was changed meanwhile; try again.")
     if code in _FULL:
         return Conflict("The environment's disk is full.", code="disk_full")
     if code == "lost":
