@@ -243,6 +243,34 @@ def test_a_gigabyte_up_and_down_takes_no_memory(start_server: StartServer) -> No
         assert _memory_mib(server, "VmHWM") - before < FLAT_MIB
 
 
+def test_the_command_line_moves_files(server: ServerProcess, place: str, tmp_path: Path) -> None:
+    content = os.urandom(3_000_000)
+    (tmp_path / "data/deep").mkdir(parents=True)
+    (tmp_path / "data/deep/a.bin").write_bytes(content)
+    (tmp_path / "data/b.txt").write_text("b")
+
+    def corral(*arguments: str) -> str:
+        ran = server.cli(*arguments)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    sent = corral("files", "sync", place, str(tmp_path / "data"), "workspace/data")
+    assert len(sent.splitlines()) == 2
+    assert corral("files", "sync", place, str(tmp_path / "data"), "workspace/data") == ""
+    assert "workspace/data/deep/a.bin" in corral("files", "ls", place, "workspace/data", "-r")
+    assert corral("files", "cat", place, "workspace/data/b.txt") == "b"
+    corral("files", "get", place, "workspace/data", str(tmp_path / "back"))
+    assert (tmp_path / "back/deep/a.bin").read_bytes() == content
+    corral("files", "put", place, str(tmp_path / "data/b.txt"), "workspace/c.txt")
+    fork = corral("env", "fork", place).strip()
+    assert corral("files", "cat", fork, "workspace/c.txt") == "b"
+    assert fork in corral("env", "list")
+    assert "file count" in corral("env", "get", fork)
+    assert corral("env", "delete", fork).strip() == fork
+    refused = server.cli("files", "put", place, str(tmp_path / "data/b.txt"), "workspace/c.txt")
+    assert (refused.returncode, "409 aborted" in refused.stderr) == (2, True)
+
+
 def _memory_mib(server: ServerProcess, field: str) -> float:
     lines = Path(f"/proc/{server.pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
