@@ -133,6 +133,8 @@ def _check_environment(spec: EnvironmentSpec) -> None:
     if spec.sources and spec.environment_id is not None:
         raise _refusal("environment.sources", "together with 'environment_id'")
     _check_variables(spec.env, "environment.env")
+    if spec.setup is not None:
+        raise _refusal("environment.setup", "other than in the base environment of an agent")
 
 
 def _check_variables(variables: Mapping[str, EnvVar], at: str) -> None:

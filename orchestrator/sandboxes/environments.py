@@ -139,7 +139,7 @@ class Environments:
         """A new environment, stored; its sandbox is made at first use.
 
         `profile` is what its sandbox may take, the server's own if None. With `base` it begins as a fork of a template
-        that holds the sources of `base` and is built once for all of them.
+        that holds the sources of `base`, in which its setup ran, and is built once for all of them.
 
         Raises:
             LimitExceeded: the project has as many as it may.
@@ -163,7 +163,7 @@ class Environments:
         row = self._new_row(project_id, dump_spec(spec))
         if profile is not None:
             row = replace(row, profile=dump_profile(profile))
-        files = dump_spec(base) if base is not None and base.sources else None
+        files = dump_spec(base) if base is not None and (base.sources or base.setup) else None
         if files is not None:
             row = replace(row, template=template_name(self._lifecycle.profile_of(row), files))
         async with self._room(project_id):

@@ -822,3 +822,31 @@ async def test_a_paused_sandbox_goes_on_when_it_is_needed(world: World) -> None:
     await LocalDriver(world.root).pause(sandbox.ref)
     second = await world.server()
     assert await says(await second.sandbox(row.id), "cat f", "c2") == "kept\n"
+
+
+# setup of templates
+
+
+async def test_a_setup_runs_once_and_all_that_begin_with_it_have_what_it_made(world: World) -> None:
+    environments = await world.server()
+    base = spec_of({**WITH_SOURCE, "setup": ["cp data.txt copy", "echo $(cat copy) twice >> ready"]})
+    rows = [await environments.create(world.project, spec_of(), base=base) for _ in range(2)]
+    for row in rows:
+        assert await says(await environments.sandbox(row.id), "cat ready copy") == "given twice\ngiven"
+    alone = await environments.create(
+        world.project, spec_of(), base=spec_of({"type": "remote", "setup": ["echo 1 > x"]})
+    )
+    assert await says(await environments.sandbox(alone.id), "cat x") == "1\n"
+
+
+async def test_a_setup_that_fails_is_told_with_its_output_and_leaves_nothing(world: World) -> None:
+    environments = await world.server()
+    base = spec_of({"type": "remote", "setup": ["true", "echo no such package: x >&2; exit 100", "touch never"]})
+    row = await environments.create(world.project, spec_of(), base=base)
+    for _ in range(2):
+        with pytest.raises(
+            SandboxStartFailed, match=r"command 2 of its setup failed \(exit code 100\): no such package: x"
+        ):
+            await environments.sandbox(row.id)
+        assert await world.owned() == set()
+    assert (await world.row(row.id)).status == "pending"
