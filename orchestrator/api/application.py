@@ -38,6 +38,7 @@ def create_application(services: Services) -> FastAPI:
         app.include_router(files.router, prefix=f"/{version}")
         app.include_router(uploads.misplaced, prefix=f"/{version}")
         app.include_router(uploads.router, prefix=f"/upload/{version}")
+        app.include_router(uploads.pieces, prefix=f"/upload/{version}")
     app.include_router(ops.router)
     app.include_router(reach.router)
     app.add_api_route("/openapi.json", description, include_in_schema=False)

@@ -302,6 +302,7 @@ def describe() -> dict[str, Any]:
     app.include_router(files.router, prefix=PREFIX)
     app.include_router(uploads.misplaced, prefix=PREFIX)
     app.include_router(uploads.router, prefix=_UPLOAD_PREFIX)
+    app.include_router(uploads.pieces, prefix=_UPLOAD_PREFIX)
     app.include_router(ops.router)
     app.include_router(reach.router)
     found = get_openapi(

@@ -14,21 +14,23 @@ import re
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import AliasChoices
 from starlette.requests import ClientDisconnect
 
 from orchestrator.api import errors
+from orchestrator.api.auth import key_of
 from orchestrator.api.files import file_path, public
-from orchestrator.api.parameters import OnlyKnown
-from orchestrator.api.services import Services, TheCaller, TheServices
-from orchestrator.errors import CallerError, CorralError, InvalidRequest, NotSupported
+from orchestrator.api.parameters import OnlyKnown, check_parameters
+from orchestrator.api.services import Services, TheCaller, TheServices, caller_of
+from orchestrator.errors import CallerError, CorralError, InvalidRequest, NotSupported, Unauthenticated
 from orchestrator.sandboxes.files import Target, shown
 from orchestrator.sandboxes.uploads import Upload
 from orchestrator.wire.base import quote
 
 router = APIRouter(tags=["files"], dependencies=[OnlyKnown])
+pieces = APIRouter(tags=["files"])
 misplaced = APIRouter(tags=["files"], dependencies=[OnlyKnown])
 
 _STATUS, _URL, _RECEIVED = "x-goog-upload-status", "x-goog-upload-url", "x-goog-upload-size-received"
@@ -122,12 +124,31 @@ async def _at_once(
     return _written(upload, {})
 
 
-@router.post("/uploads/{upload_id}", response_model=None)
-@router.put("/uploads/{upload_id}", response_model=None)
-async def go_on(request: Request, upload_id: str, caller: TheCaller, services: TheServices) -> Response:
+async def sender_of(request: Request) -> str | None:
+    """The project of the caller; None for one that shows no key at all. The address of an upload, 192 random bits, is a
+    key to it: clients send nothing else with the bytes.
+
+    Raises `Unauthenticated` for a key that is none, `PermissionDenied`.
+    """
+    try:
+        sender = (await caller_of(request)).project_id
+    except Unauthenticated:
+        if key_of(request) is not None:
+            raise
+        sender = None
+    check_parameters(request)
+    return sender
+
+
+TheSender = Annotated[str | None, Depends(sender_of)]
+
+
+@pieces.post("/uploads/{upload_id}", response_model=None)
+@pieces.put("/uploads/{upload_id}", response_model=None)
+async def go_on(request: Request, upload_id: str, sender: TheSender, services: TheServices) -> Response:
     """A piece of a resumable upload, its end, or how far it has come."""
     try:
-        upload = services.uploads.find(caller.project_id, upload_id)
+        upload = services.uploads.find(sender, upload_id)
     except CorralError as error:
         return _refused(error, None)
     try:
@@ -138,10 +159,10 @@ async def go_on(request: Request, upload_id: str, caller: TheCaller, services: T
         return _refused(error, upload)
 
 
-@router.delete("/uploads/{upload_id}", response_model=None)
-async def cancel(upload_id: str, caller: TheCaller, services: TheServices) -> JSONResponse:
+@pieces.delete("/uploads/{upload_id}", response_model=None)
+async def cancel(upload_id: str, sender: TheSender, services: TheServices) -> JSONResponse:
     """Gives a resumable upload up."""
-    await services.uploads.cancel(services.uploads.find(caller.project_id, upload_id))
+    await services.uploads.cancel(services.uploads.find(sender, upload_id))
     return JSONResponse({})
 
 

@@ -20,6 +20,7 @@ from orchestrator.errors import (
     Conflict,
     CorralError,
     InvalidRequest,
+    LimitExceeded,
     NotFound,
     OutOfRange,
     PermissionDenied,
@@ -45,6 +46,7 @@ _PIECE_TIMEOUT_S = 3600.0
 _MEASURE_S, _MEASURE_LIMIT_S = 1.0, 2.0
 _KINDS = frozenset({"file", "directory", "symlink", "other"})
 _SIZE_LIMIT = 1 << 63
+_AT_ONCE = 32
 _NOT_FOUND = frozenset({"enoent", "enotdir"})
 _NOT_ALLOWED = frozenset({"eacces", "eperm", "erofs"})
 _IN_THE_WAY = frozenset({"eexist", "enotempty", "eisdir", "is_a_directory"})
@@ -84,11 +86,21 @@ class FilesTotal:
 class Media:
     """The bytes of a file, or of a folder as a tar: iterate once, and close it."""
 
-    def __init__(self, channel: Channel, entry: Entry, first: int, count: int | None, rest: bytes, about: str) -> None:
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        channel: Channel,
+        entry: Entry,
+        first: int,
+        count: int | None,
+        rest: bytes,
+        about: str,
+    ) -> None:
         self.entry = entry
         self.first = first
         self.count = count
         """So many bytes follow; None: nobody knows, it is a tar."""
+        self._sandbox = sandbox
         self._channel = channel
         self._rest = rest
         self._about = about
@@ -109,8 +121,9 @@ class Media:
             raise SandboxGone("the guest sent less than it said")
 
     def close(self) -> None:
-        """Lets go. May be called twice."""
+        """Lets go."""
         self._channel.close()
+        self._sandbox.transfers -= 1
 
 
 async def entries(
@@ -120,10 +133,10 @@ async def entries(
     these were the last ones.
 
     Raises:
-        NotFound, InvalidRequest, PermissionDenied: as the path is. SandboxGone.
+        NotFound, InvalidRequest, PermissionDenied: as the path is. LimitExceeded, SandboxGone.
     """
     arguments = {**_where(path), "is_recursive": is_recursive, "after": _text(after), "limit": limit}
-    channel = sandbox.link.channel({"service": "get", "operation": "entries", "arguments": arguments})
+    channel = _open(sandbox, "entries", arguments)
     try:
         found: list[Entry] = []
         rest = b""
@@ -135,6 +148,7 @@ async def entries(
         result = await _result(channel, shown(path))
     finally:
         channel.close()
+        sandbox.transfers -= 1
     return found, result.get("is_complete") is True
 
 
@@ -163,7 +177,7 @@ async def media(
         "first": part.first,
         "last": part.last,
     }
-    channel = sandbox.link.channel({"service": "get", "operation": "media", "arguments": arguments})
+    channel = _open(sandbox, "media", arguments)
     try:
         begun = b""
         while b"\n" not in begun:
@@ -176,9 +190,10 @@ async def media(
         line, _, rest = begun.partition(b"\n")
         told = _parsed(line)
         first, count = (_size(told["first"]), _size(told["count"])) if "count" in told else (0, None)
-        return Media(channel, _entry(told.get("entry")), first, count, rest, shown(path))
+        return Media(sandbox, channel, _entry(told.get("entry")), first, count, rest, shown(path))
     except BaseException:
         channel.close()
+        sandbox.transfers -= 1
         raise
 
 
@@ -262,6 +277,23 @@ def _where(path: bytes) -> dict[str, Any]:
     return {"base": "/", "roots": _ROOTS, "path": _text(path)}
 
 
+def _open(sandbox: Sandbox, operation: str, arguments: Mapping[str, Any]) -> Channel:
+    """Whoever closes it takes it out of the sandbox's transfers."""
+    _count_in(sandbox)
+    try:
+        return sandbox.link.channel({"service": "get", "operation": operation, "arguments": dict(arguments)})
+    except BaseException:
+        sandbox.transfers -= 1
+        raise
+
+
+def _count_in(sandbox: Sandbox) -> None:
+    # Each is a process inside, which takes of what the agent may have.
+    if sandbox.transfers >= _AT_ONCE:
+        raise LimitExceeded(f"{_AT_ONCE} transfers of files are under way in this environment.")
+    sandbox.transfers += 1
+
+
 def _text(path: bytes) -> str:
     return path.decode("utf-8", "surrogateescape")
 
@@ -277,9 +309,14 @@ async def _perform(
 ) -> tuple[dict[str, Any], list[bytes]]:
     """What a file operation told, and the whole lines that it wrote."""
     call_id = f"files-{ids.new_sandbox_id()}"
-    outcome = await sandbox.file(
-        call_id, operation, arguments, content, output_limit_bytes=2 * _LISTING_LIMIT_BYTES, timeout_s=timeout_s
-    )
+    limit_bytes = 2 * _LISTING_LIMIT_BYTES
+    _count_in(sandbox)
+    try:
+        outcome = await sandbox.file(
+            call_id, operation, arguments, content, output_limit_bytes=limit_bytes, timeout_s=timeout_s
+        )
+    finally:
+        sandbox.transfers -= 1
     sandbox.acknowledge(call_id)
     if outcome.result is None:
         _refuse(*_reason(outcome), about)

@@ -34,6 +34,8 @@ class Sandbox:
         self.link = link
         self.variables = dict(variables)
         """Environment variables of every command and cell."""
+        self.transfers = 0
+        """How many transfers of files are under way; see `files`."""
 
     @property
     def guest_id(self) -> str:

@@ -84,10 +84,10 @@ class Uploads:
             await self.finish(upload)
         return upload
 
-    def find(self, project_id: str, upload_id: str) -> Upload:
-        """Raises `NotFound` if the project has no such upload, or it was given up."""
+    def find(self, project_id: str | None, upload_id: str) -> Upload:
+        """Raises `NotFound` if the project, or with None any, has no such upload, or it was given up."""
         upload = self._uploads.get(upload_id)
-        if upload is None or upload.project_id != project_id:
+        if upload is None or project_id not in (None, upload.project_id):
             raise NotFound("No such upload, or it was given up.")
         upload.used = self._clock.monotonic()
         return upload

@@ -243,6 +243,17 @@ def test_a_gigabyte_up_and_down_takes_no_memory(start_server: StartServer) -> No
         assert _memory_mib(server, "VmHWM") - before < FLAT_MIB
 
 
+def test_an_upload_that_does_not_fit_leaves_nothing(start_server: StartServer) -> None:
+    server = start_server(RESOURCES__DISK_BYTES=str(64 << 20))
+    with server.caller() as caller:
+        environment = caller.new_environment()
+        for _ in range(2):
+            refused = put(caller, environment, "/workspace/large", content=bytes(100 << 20))
+            assert (refused.status_code, refused.json()["error"]["code"]) == (409, "disk_full")
+        assert put(caller, environment, "/workspace/small", content=bytes(10 << 20)).status_code == 200
+        assert run(caller, environment, "ls -A") == "small\n"
+
+
 def test_the_command_line_moves_files(server: ServerProcess, place: str, tmp_path: Path) -> None:
     content = os.urandom(3_000_000)
     (tmp_path / "data/deep").mkdir(parents=True)

@@ -236,7 +236,11 @@ def test_keys(start_server: StartServer) -> None:
     server.keys = [key]
     running = [python_program("keys", where=line).start(server.url, GOOD_KEY=key) for line in (LATEST, OLDER)]
     for program in running:
-        assert end(program) == {"status": "completed", "refused": ["AuthenticationError", 401]}
+        assert end(program) == {
+            "status": "completed",
+            "refused": ["AuthenticationError", 401],
+            "came_back": ["one", "two"],
+        }
 
 
 @every_line

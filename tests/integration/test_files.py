@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
 import io
 import os
 import tarfile
@@ -14,6 +16,7 @@ import httpx2
 import pytest
 
 from tests.fakes.local_server import RunningServer
+from tests.fakes.rows import key_row
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -454,6 +457,40 @@ async def test_two_senders_of_one_name(files: Files) -> None:
     assert error(late) == (409, "aborted")
     assert late.headers["x-goog-upload-status"] == "cancelled"
     assert (files.workspace / "a").read_text() == "one"
+
+
+async def test_a_sandbox_has_so_many_transfers_at_once(files: Files) -> None:
+    (files.workspace / "big").write_bytes(bytes(20_000_000))
+    at = f"{files.at}/workspace/big"
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(32):
+            begun = files.http.stream("GET", at, params={"alt": "media"})
+            assert (await stack.enter_async_context(begun)).status_code == 200
+        refused = await files.http.get(at)
+        assert error(refused) == (429, "too_many_requests")
+        assert refused.headers["retry-after"] == "1"
+    async with asyncio.timeout(10):
+        while (await files.http.get(at)).status_code != 200:
+            await asyncio.sleep(0.01)
+
+
+async def test_the_address_of_an_upload_is_a_key_to_it_and_others_are_none(files: Files) -> None:
+    url = await files.start("/workspace/a", 3)
+    store = files.server.services.store
+    for project, secret in (("default", b"own"), ("other", b"foreign")):
+        row = await store.default_project() if project == "default" else await store.ensure_project(project)
+        await store.create_key(key_row(row.id), hashlib.sha256(secret).digest())
+    async with asyncio.timeout(10):
+        while (await files.http.get(files.at)).status_code != 401:  # the first key is noticed within a second
+            await asyncio.sleep(0.05)
+    headers = {"x-goog-upload-command": "query"}
+    seen = {}
+    for key in ("foreign", "wrong", "own", None):
+        shown = {"x-goog-api-key": key} if key else {}
+        seen[key] = (await files.http.post(url, headers={**headers, **shown})).status_code
+    assert seen == {"foreign": 404, "wrong": 401, "own": 200, None: 200}
+    guessed = await files.http.post(f"{url[:-1]}{'0' if url[-1] != '0' else '1'}", headers=headers)
+    assert error(guessed) == (404, "not_found")
 
 
 # archives
