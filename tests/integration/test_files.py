@@ -381,8 +381,10 @@ async def test_an_empty_file_is_there_at_the_start(files: Files) -> None:
 
 async def test_without_a_size_the_sender_says_when_it_ends(files: Files) -> None:
     url = await files.start("/workspace/a", None)
+    await files.send(url, "upload", 0, b"longer")
     await files.send(url, "upload", 0, b"abc")
     assert (await files.send(url, "finalize")).json()["files"][0]["size_bytes"] == "3"
+    assert (files.workspace / "a").read_text() == "abc"
 
 
 async def test_what_came_before_a_cut_counts(files: Files) -> None:
