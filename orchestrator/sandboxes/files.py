@@ -47,6 +47,7 @@ _MEASURE_S, _MEASURE_LIMIT_S = 1.0, 2.0
 _KINDS = frozenset({"file", "directory", "symlink", "other"})
 _SIZE_LIMIT = 1 << 63
 _AT_ONCE = 32
+_OLDER_GUEST = "The sandbox is of an earlier release, which moved no files like this; a fork of the environment does."
 _NOT_FOUND = frozenset({"enoent", "enotdir"})
 _NOT_ALLOWED = frozenset({"eacces", "eperm", "erofs"})
 _IN_THE_WAY = frozenset({"eexist", "enotempty", "eisdir", "is_a_directory"})
@@ -140,7 +141,7 @@ async def entries(
     try:
         found: list[Entry] = []
         rest = b""
-        while data := await channel.read():
+        while data := await _begun(channel):
             *lines, rest = (rest + data).split(b"\n")
             if len(rest) > _LINE_LIMIT_BYTES or len(found) + len(lines) > limit + 1:
                 raise SandboxGone("the guest sent more than was asked for")
@@ -181,7 +182,7 @@ async def media(
     try:
         begun = b""
         while b"\n" not in begun:
-            data = await channel.read()
+            data = await _begun(channel)
             if not data:
                 await _result(channel, shown(path))
             if not data or len(begun) > _LINE_LIMIT_BYTES:
@@ -331,6 +332,16 @@ def _reason(outcome: CallOutcome) -> tuple[str, str]:
     return outcome.verdict.value, ""
 
 
+async def _begun(channel: Channel) -> bytes:
+    """What has come. Raises `Conflict` if the guest knows no such transfer."""
+    try:
+        return await channel.read()
+    except InvalidRequest as error:
+        if "KeyError" in error.message:  # it has looked for what the older transfers need
+            raise Conflict(_OLDER_GUEST) from error
+        raise
+
+
 async def _result(channel: Channel, about: str) -> dict[str, Any]:
     match await channel.message():
         case {"result": dict(result)}:
@@ -376,6 +387,8 @@ def _refusal(code: str, message: str, about: str) -> CallerError | SandboxGone:
         return InvalidRequest(f"The archive for {about} cannot be unpacked: {quote(message)}.")
     if code in (Verdict.KILLED, Verdict.OOM, Verdict.PIDS, Verdict.TIMEOUT, Verdict.CANCELLED):
         return SandboxGone(f"the transfer of {about} was ended inside: {code}")
+    if code == "bad_request":
+        return Conflict(_OLDER_GUEST)  # of ours none is
     return InvalidRequest(f"{about}: {quote(code)}.")
 
 
