@@ -194,13 +194,19 @@ def test_f10_ranges_are_bounded(caller: Caller, place: str) -> None:
         assert len(answer.content) <= 100
 
 
-def test_f11_uploads_under_a_watch_are_told_in_a_bounded_way(caller: Caller, place: str) -> None:
-    with caller.http.stream("GET", f"/ops/environments/{place}/watch") as watching:
+def test_f11_a_storm_of_uploads_under_a_watch_is_told_in_a_bounded_way(caller: Caller, place: str) -> None:
+    put(caller, place, "/workspace/storm/first")
+    at = f"/ops/environments/{place}/watch"
+    with caller.http.stream("GET", at, params={"path": "storm"}) as watching:
         lines = watching.iter_lines()
         for number in range(20):
-            assert put(caller, place, "/workspace/storm", content=b"%d" % number, overwrite="true").status_code == 200
-        told = [next(lines) for _ in range(8)]
-    assert any("storm" in line for line in told)
+            assert put(caller, place, "/workspace/storm/a", content=b"%d" % number, overwrite="true").status_code == 200
+        assert put(caller, place, "/workspace/storm/last").status_code == 200
+        told = []
+        while "storm/last" not in (line := next(lines)):
+            told.append(line)
+    assert any("storm/a" in each for each in told)
+    assert len([each for each in told if each.startswith("data:")]) <= 100
 
 
 def test_a_stopped_environment_is_started_for_its_files(start_server: StartServer) -> None:

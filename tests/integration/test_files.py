@@ -250,6 +250,35 @@ async def test_a_reader_who_leaves_ends_the_download(files: Files) -> None:
     assert await files.paths("/workspace") == ["workspace/big"]
 
 
+async def test_a_download_that_breaks_inside_breaks_the_connection(files: Files) -> None:
+    (files.workspace / "big").write_bytes(bytes(30_000_000))
+    async with files.http.stream("GET", f"{files.at}/workspace/big", params={"alt": "media"}) as answer:
+        pieces = answer.aiter_raw(1000)
+        assert await anext(pieces)
+        os.kill(int((files.root / "pid").read_text()), 9)
+        with pytest.raises(httpx2.RemoteProtocolError):
+            _ = [piece async for piece in pieces]
+    assert await files.paths("/workspace") == ["workspace/big"], "its sandbox is started again"
+
+
+async def test_a_file_that_becomes_shorter_breaks_the_connection_and_a_tar_goes_on(files: Files) -> None:
+    (files.workspace / "big").write_bytes(b"x" * 30_000_000)
+    for path, is_broken in (("big", True), ("", False)):
+        (files.workspace / "big").write_bytes(b"x" * 30_000_000)
+        seen = 0
+        try:
+            at = f"{files.at}/workspace/{path}"
+            async with files.http.stream("GET", at, params={"alt": "media"}) as answer:
+                async for piece in answer.aiter_raw(100_000):
+                    if not seen:
+                        os.truncate(files.workspace / "big", 100)
+                    seen += len(piece)
+            assert not is_broken
+        except httpx2.RemoteProtocolError:
+            assert is_broken
+    assert seen > 30_000_000
+
+
 # names
 
 
