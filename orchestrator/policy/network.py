@@ -24,6 +24,10 @@ _NUMBER = re.compile(r"0x[0-9a-f]*|[0-9]+")
 _TEXT_CHARS = 1024
 _NAME_CHARS = 253
 _PORT_LIMIT = 65535
+_NOT_TO_BE_SET = frozenset(
+    ("host", "connection", "content-length", "transfer-encoding", "upgrade", "te", "trailer", "expect", "keep-alive")
+)
+"""Headers that say whom a request is for and where it ends: with another one of these it would be another request."""
 
 _CLOSED_V4 = tuple(
     ipaddress.IPv4Network(each)
@@ -244,6 +248,9 @@ class NetworkPolicy:
 def _rule(rule: AllowedDomain, at: str) -> tuple[str, Mapping[str, str]]:
     if rule.credential is not None:
         raise NotSupported(f"Not supported: '{at}.credential'.")
+    for name in rule.transform or {}:
+        if name.lower() in _NOT_TO_BE_SET or name.lower().startswith("proxy-"):
+            raise InvalidRequest(f"Invalid value at '{at}.transform': {quote(name)} cannot be set.")
     try:
         return parse_pattern(rule.domain), dict(rule.transform or {})
     except HostProblem as error:

@@ -138,6 +138,12 @@ def test_credentials_are_not_offered() -> None:
         policy({"domain": "a.example", "credential": "c"})
 
 
+@pytest.mark.parametrize("name", ["Host", "host", "Content-Length", "Transfer-Encoding", "Proxy-Authorization"])
+def test_n4_headers_that_make_it_another_request_are_refused(name: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"network\.allowlist\[0\]\.transform"):
+        policy({"domain": "a.example", "transform": {name: "b.example"}})
+
+
 def test_no_rules_is_everybody_and_an_empty_list_or_disabled_is_nobody() -> None:
     assert is_allowed(NetworkPolicy.of(None, NetworkExceptions()), "example.com")
     assert not is_allowed(NetworkPolicy.of("disabled", NetworkExceptions()), "example.com")
