@@ -15,7 +15,7 @@ from orchestrator.api.parameters import OnlyKnown
 from orchestrator.api.services import TheCaller, TheServices
 from orchestrator.clock import rfc3339
 from orchestrator.errors import InvalidRequest, NotFound
-from orchestrator.policy.sources import check_inline
+from orchestrator.policy.sources import check_sources
 from orchestrator.sandboxes.specs import read_spec
 from orchestrator.store.records import EnvironmentRow, InteractionFilter
 from orchestrator.wire.base import parse
@@ -23,7 +23,6 @@ from orchestrator.wire.environments import (
     EnvironmentCreate,
     EnvironmentResource,
     EnvironmentSpec,
-    InlineSource,
     dump_environment,
     public_sources,
 )
@@ -39,7 +38,7 @@ async def create(request: Request, caller: TheCaller, services: TheServices) -> 
     """A new environment, or with `from_environment` a fork of one with its files as they are now."""
     wanted = parse(EnvironmentCreate, await read_json(request, services.request_limit_bytes))
     check_new_environment(wanted)
-    check_inline([source for source in wanted.sources if isinstance(source, InlineSource)], "sources")
+    check_sources(wanted.sources, wanted.network, "sources")
     if wanted.from_environment is None:
         spec = EnvironmentSpec(sources=wanted.sources, network=wanted.network)
         row = await services.environments.create(caller.project_id, spec)
@@ -100,5 +99,7 @@ def _public(row: EnvironmentRow) -> dict[str, Any]:
         network=spec.network,
         sources=None,
     )
-    sources = public_sources(spec.sources)
-    return dump_environment(resource, extra={"sources": sources} if sources else None)
+    extra: dict[str, Any] = {"sandbox_network": "none"}
+    if sources := public_sources(spec.sources):
+        extra["sources"] = sources
+    return dump_environment(resource, extra=extra)

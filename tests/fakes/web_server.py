@@ -81,7 +81,7 @@ def answer(request: BaseHTTPRequestHandler, body: bytes, *, status: int = 200, *
 
 def page(body: bytes, **headers: str) -> Page:
     """Answers that."""
-    return lambda request: answer(request, body, **headers)
+    return lambda request: answer(request, body, status=200, **headers)
 
 
 def redirect(location: str, status: int = 302) -> Page:

@@ -143,8 +143,8 @@ def test_n6_headers_go_to_the_host_whose_rule_has_them_and_nowhere_else(web: Web
     )
     asking = client(policy(*rules), resolve=lambda _host, _port: ["127.0.0.1"])
     with (
-        contextlib.closing(http),
-        http.get(Url.parse(f"http://first.example:{web.port}/a", ANY), {"X-Own": "own"}) as found,
+        contextlib.closing(asking),
+        asking.get(Url.parse(f"http://first.example:{web.port}/a", ANY), {"X-Own": "own"}) as found,
     ):
         assert found.status == 200
     (_, first), (_, second) = web.requests
