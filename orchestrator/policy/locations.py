@@ -63,9 +63,8 @@ def bucket_of(source: GcsSource | S3Source, at: str) -> tuple[str, str]:
     return bucket, path
 
 
-def s3_endpoint(source: S3Source, at: str, default: str | None = None) -> Url:
-    """The server of a bucket: the source's own, `default`, or Amazon's of its region."""
-    region = source.region or DEFAULT_REGION
+def s3_endpoint(source: S3Source, at: str, region: str, default: str | None = None) -> Url:
+    """The server of a bucket: the source's own, `default`, or Amazon's of the region."""
     text = source.endpoint or default or f"https://s3.{region}.amazonaws.com"
     try:
         return Url.parse(text, ("https", "http"))
@@ -97,7 +96,7 @@ def hosts_of(source: Source, at: str) -> Iterator[tuple[str, int]]:
             bucket_of(source, at)
         case S3Source():
             bucket_of(source, at)
-            url = s3_endpoint(source, at)
+            url = s3_endpoint(source, at, source.region or DEFAULT_REGION)
             if source.endpoint is not None or source.profile is None:
                 yield url.host, url.port
         case LocalSource():
