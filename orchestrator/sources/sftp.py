@@ -46,7 +46,7 @@ def _add_folder(files: Any, folder: str, below: str, tree: Tree, fetch: Fetch) -
     if below.count("/") > _DEPTH:
         raise SourceFailed(f"{shown(below)} is too deep")
     inner: list[str] = []
-    for entry in files.listdir_iter(folder or "/"):
+    for entry in _listing(files, folder or "/", fetch):
         fetch.check()
         name, mode = str(entry.filename), entry.st_mode or 0
         if name in (".", ".."):
@@ -67,6 +67,17 @@ def _add_folder(files: Any, folder: str, below: str, tree: Tree, fetch: Fetch) -
             raise SourceFailed(f"{shown(path)} is neither a file nor a folder nor a link")
     for name in inner:
         _add_folder(files, f"{folder}/{name}", f"{below}{name}/", tree, fetch)
+
+
+def _listing(files: Any, folder: str, fetch: Fetch) -> list[Any]:
+    """All of it before anything else is asked: the library takes whatever is answered next for more of the listing."""
+    found: list[Any] = []
+    for entry in files.listdir_iter(folder):
+        fetch.check()
+        found.append(entry)
+        if len(found) > fetch.limits.max_members:
+            raise SourceFailed(f"it has more than {fetch.limits.max_members} files and folders")
+    return found
 
 
 class _Pieces:
@@ -107,7 +118,10 @@ def _opened(
         try:
             transport.banner_timeout = transport.auth_timeout = _LOGIN_TIMEOUT_S
             _want_keys(transport, keys)
-            transport.start_client(timeout=min(_LOGIN_TIMEOUT_S, fetch.left_s))
+            try:
+                transport.start_client(timeout=min(_LOGIN_TIMEOUT_S, fetch.left_s))
+            except paramiko.ssh_exception.IncompatiblePeer as error:
+                raise SourceFailed(f"{url.host} has no host key of the kind that is known") from error
             key = transport.get_remote_server_key()
             if f"{key.get_name()} {key.get_base64()}" not in keys:
                 raise SourceFailed(f"{url.host} has another host key than the one that is known")
