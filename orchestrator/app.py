@@ -28,7 +28,8 @@ from orchestrator.api.services import Services
 from orchestrator.clock import SystemClock
 from orchestrator.config import EngineTlsSettings, S3Settings, Settings, SshSettings
 from orchestrator.errors import ConfigError
-from orchestrator.models.providers import open_registry
+from orchestrator.models.providers import keys, open_registry
+from orchestrator.models.recording import Recordings
 from orchestrator.policy.bounds import Bounds, Maxima
 from orchestrator.policy.limits import Limits
 from orchestrator.policy.network import NetworkExceptions
@@ -43,6 +44,7 @@ from orchestrator.sandboxes.environments import Environments, SandboxDefaults
 from orchestrator.sandboxes.pool import PoolSettings
 from orchestrator.sandboxes.profiles import Profiles
 from orchestrator.sandboxes.stages import StageSettings
+from orchestrator.sandboxes.uploads import Uploads
 from orchestrator.sources import Fetcher, S3Profile, SourceSettings, SshProfile
 from orchestrator.store.lock import DataFolderLock
 from orchestrator.store.port import Store
@@ -135,6 +137,7 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
             slots=Slots(settings.max_concurrent_runs, settings.max_concurrent_runs_per_project),
             max_runs_per_project=settings.max_runs_per_project,
             metrics=metrics,
+            recordings=Recordings(settings.cassettes, keys(settings)) if settings.record else None,
         )
         stack.callback(moments.passed, "stop.runs_let_go")
         stack.push_async_callback(in_time.end, "runs", supervisor.aclose, 0.5)
@@ -155,9 +158,12 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
             store, environments, supervisor, agents, models, clock, profiles, replies, generation=generation
         )
         authenticator = Authenticator(store, clock, settings.host)
+        uploads = Uploads(environments, clock)
+        stack.push_async_callback(in_time.end, "uploads", uploads.aclose, 0.5)
         yield Services(
             store,
             environments,
+            uploads,
             supervisor,
             intake,
             replies,

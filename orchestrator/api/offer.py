@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.errors import InvalidRequest, NotSupported
@@ -14,6 +14,7 @@ from orchestrator.wire.content import AudioContent, DocumentContent, ImageConten
 from orchestrator.wire.environments import (
     EnvironmentCreate,
     EnvironmentSpec,
+    EnvVar,
     Network,
     NetworkRules,
     RepositorySource,
@@ -62,6 +63,7 @@ def check_new_environment(create: EnvironmentCreate) -> None:
     """Raises `NotSupported`, naming the field, if the environment needs something that is not there."""
     _check_network(create.network, create.sources, "network")
     _check_sources(create.sources, "sources")
+    _check_variables(create.env, "env")
 
 
 def _check_generation(config: GenerationConfig | None) -> None:
@@ -132,9 +134,15 @@ def _check_environment(spec: EnvironmentSpec) -> None:
     _check_sources(spec.sources, "environment.sources")
     if spec.sources and spec.environment_id is not None:
         raise _refusal("environment.sources", "together with 'environment_id'")
-    for name, variable in spec.env.items():
+    _check_variables(spec.env, "environment.env")
+    if spec.setup is not None:
+        raise _refusal("environment.setup", "other than in the base environment of an agent")
+
+
+def _check_variables(variables: Mapping[str, EnvVar], at: str) -> None:
+    for name, variable in variables.items():
         if variable.credential is not None:
-            raise _refusal(f"environment.env.{name}.credential")
+            raise _refusal(f"{at}.{name}.credential")
 
 
 def _check_network(network: Network | None, sources: Sequence[Source], at: str) -> None:

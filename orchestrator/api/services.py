@@ -14,6 +14,7 @@ from orchestrator.runs.intake import Intake
 from orchestrator.runs.replies import Replies
 from orchestrator.runs.supervisor import Supervisor
 from orchestrator.sandboxes.environments import Environments
+from orchestrator.sandboxes.uploads import Uploads
 from orchestrator.store.port import Store
 from orchestrator.telemetry.metrics import Metrics
 
@@ -24,6 +25,7 @@ class Services:
 
     store: Store
     environments: Environments
+    uploads: Uploads
     supervisor: Supervisor
     intake: Intake
     replies: Replies

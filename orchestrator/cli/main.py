@@ -8,7 +8,21 @@ from typing import Annotated
 import typer
 
 import orchestrator
-from orchestrator.cli import doctor, environments, keys, logs, models, projects, ps, reach, run, serve, shell
+from orchestrator.cli import (
+    doctor,
+    environments,
+    files,
+    keys,
+    logs,
+    models,
+    projects,
+    ps,
+    reach,
+    replay,
+    run,
+    serve,
+    shell,
+)
 from orchestrator.cli.client import JsonFlag
 from orchestrator.cli.exits import Exit
 from orchestrator.cli.terminal import complain, print_json
@@ -23,6 +37,7 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("run")(run.run)
+app.command("replay")(replay.replay)
 app.command("ps")(ps.ps)
 app.command("logs")(logs.logs)
 app.command("rm")(environments.rm)
@@ -30,6 +45,8 @@ app.command("shell")(shell.shell)
 app.command("forward")(reach.forward)
 app.command("watch")(reach.watch)
 app.command("usage")(reach.usage)
+app.add_typer(environments.app, name="env")
+app.add_typer(files.app, name="files")
 app.add_typer(keys.app, name="keys")
 app.add_typer(projects.app, name="projects")
 app.add_typer(models.app, name="models")

@@ -34,6 +34,8 @@ class Sandbox:
         self.link = link
         self.variables = dict(variables)
         """Environment variables of every command and cell."""
+        self.transfers = 0
+        """How many transfers of files are under way; see `files`."""
 
     @property
     def guest_id(self) -> str:
@@ -126,16 +128,18 @@ class Sandbox:
         arguments: Mapping[str, Any],
         content: Content = None,
         *,
+        timeout_s: float | None = None,
         output_limit_bytes: int = 1 << 20,
         output_total_limit_bytes: int = OUTPUT_TOTAL_LIMIT_BYTES,
     ) -> CallOutcome:
-        """One file operation: `read`, `write`, `edit`, `list`, `search`, `delete` (see the guest's `file_tools`)."""
+        """One file operation: `read`, `write`, `edit`, `list`, `search`, `delete`, `excerpts` (see the guest's
+        `file_tools`)."""
         request = {
             "service": "file",
             "call": call_id,
             "operation": operation,
             "arguments": dict(arguments),
-            "timeout_s": FILE_TIMEOUT_S,
+            "timeout_s": timeout_s or FILE_TIMEOUT_S,
             "output_limit_bytes": output_limit_bytes,
             "output_total_limit_bytes": output_total_limit_bytes,
             "input": content is not None,

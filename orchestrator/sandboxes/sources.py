@@ -10,7 +10,7 @@ import json
 import tarfile
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from orchestrator import ids
@@ -18,7 +18,7 @@ from orchestrator.errors import SourceFailed
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.outcome import CallOutcome
 from orchestrator.sources.delivery import Delivery, Link
-from orchestrator.wire.environments import EnvironmentSpec, InlineSource
+from orchestrator.wire.environments import EnvironmentSpec, InlineSource, Source
 
 _PIECE_BYTES = 1 << 20
 _LINK_TIMEOUT_S = 120.0
@@ -57,6 +57,11 @@ def inline_archive(sources: Sequence[InlineSource]) -> bytes:
             member.size, member.mode = len(content), 0o644
             archive.addfile(member, io.BytesIO(content))
     return target.getvalue()
+
+
+def may_reach(source: Source, places: Sequence[str]) -> bool:
+    """Whether a source can put something at or below one of `places`. Of folders nobody knows what is in them."""
+    return not isinstance(source, InlineSource) or any(PurePosixPath(source.path).is_relative_to(at) for at in places)
 
 
 async def put_sources(sandbox: Sandbox, spec: EnvironmentSpec, port: SourcePort | None) -> None:

@@ -362,7 +362,7 @@ async def test_logins_are_of_profiles(tmp_path: Path, served: Path) -> None:
     key.write_private_key_file(str(key_file))
     with SftpServer(served, password="canary-password") as server:
         server.accepted = key
-        own = {"host": "127.0.0.1", "user": "me", "port": server.port, "host_keys": (server.host_key,)}
+        own: dict[str, Any] = {"host": "127.0.0.1", "user": "me", "port": server.port, "host_keys": (server.host_key,)}
         profiles = {
             "password": SshProfile(**own, password="canary-password"),
             "key": SshProfile(**own, key_file=key_file),

@@ -28,7 +28,9 @@ from orchestrator.sandboxes.driver import (
     SandboxState,
     SandboxStatus,
 )
+from orchestrator.sandboxes.stages import StageSettings
 from orchestrator.store.records import EnvironmentRow, SandboxRow
+from orchestrator.wire.environments import EnvironmentSpec
 from tests.fakes.lives import WITH_SOURCE, World, eventually, says, spec_of
 from tests.fakes.local_driver import (
     IMAGE,
@@ -82,12 +84,81 @@ async def test_variables_hold_from_the_start_and_from_each_change(world: World) 
     assert {name: each["value"] for name, each in stored["env"].items()} == {"A": "2", "B": "x y\nz", "C": "3"}
 
 
+async def test_new_network_rules_replace_the_old_ones_and_files_stay(world: World) -> None:
+    environments = await world.server()
+    row = await environments.create(world.project, spec_of({**WITH_SOURCE, "env": {"A": "1"}}))
+    await environments.change(row, spec_of({"type": "remote", "network": "disabled"}))
+    stored = json.loads((await world.row(row.id)).spec)
+    assert (stored["network"], stored["env"]["A"]["value"]) == ("disabled", "1")
+    assert await says(await environments.sandbox(row.id), "cat data.txt") == "given"
+    await environments.change(row, spec_of({"type": "remote", "env": {"A": "2"}}))
+    assert json.loads((await world.row(row.id)).spec)["network"] == "disabled"
+
+
+async def test_what_an_environment_holds_is_looked_up_while_it_runs_and_kept_when_it_stops(world: World) -> None:
+    environments = await world.server(stages=StageSettings(pause_after_s=0, stop_after_s=0.3, sweep_interval_s=0.05))
+    row = await environments.create(world.project, spec_of(WITH_SOURCE))
+    assert (await environments.measured(row)).file_count is None
+    with environments.hold(row.id):
+        sandbox = await environments.sandbox(row.id)
+        await says(sandbox, "mkdir d; printf 12345 > d/e; ln -s data.txt link; mkfifo pipe")
+        found = await environments.measured(await world.row(row.id))
+        assert (found.file_count, found.size_bytes) == (2, 10)
+        await says(sandbox, "printf 123 > new")
+
+    async def is_stopped() -> bool:
+        return (await world.row(row.id)).status == "stopped"
+
+    await eventually(is_stopped)
+    kept = await world.row(row.id)
+    assert (kept.file_count, kept.size_bytes) == (3, 13)
+    assert await environments.measured(kept) == kept
+    assert (await world.row(row.id)).status == "stopped"
+
+
 async def test_prepare_starts_ahead_and_its_failure_comes_again(world: World) -> None:
     environments = await world.server(FailsDuringCreate(world.root, "create", times=1))
     row = await environments.create(world.project, spec_of())
     environments.prepare(row.id)
     await eventually(lambda: _has_kind(world, row.id, "sandbox.gone"))
     assert await says(await environments.sandbox(row.id), "echo fine") == "fine\n"
+
+
+PLACES = ("/.agents", "/workspace/AGENTS.md")
+
+
+def with_files(*targets: str) -> EnvironmentSpec:
+    return spec_of({"sources": [{"type": "inline", "target": target, "content": "x"} for target in targets]})
+
+
+@pytest.mark.parametrize(
+    ("targets", "base", "may_hold"),
+    [
+        ((), (), False),
+        (("workspace/data.csv", "home/agent/.agents/AGENTS.md"), (), False),
+        (("workspace/AGENTS.md.bak",), ("workspace/x",), False),
+        (("workspace/data.csv", "/.agents//./AGENTS.md"), (), True),
+        ((".agents/skills/charts/SKILL.md",), (), True),
+        ((), ("workspace/AGENTS.md",), True),
+    ],
+)
+async def test_what_a_new_environment_may_hold_its_sources_say(
+    world: World, targets: tuple[str, ...], base: tuple[str, ...], may_hold: bool
+) -> None:
+    environments = await world.server(is_open=False)
+    row = await environments.create(world.project, with_files(*targets), base=with_files(*base) if base else None)
+    assert await environments.may_hold(row.id, PLACES) is may_hold
+
+
+async def test_what_a_used_environment_holds_nobody_knows(world: World) -> None:
+    environments = await world.server()
+    row = await environments.create(world.project, spec_of())
+    unused = await environments.fork(row)
+    await environments.sandbox(row.id)
+    used = await environments.fork(row)
+    held = {each.id: await environments.may_hold(each.id, PLACES) for each in (unused, row, used)}
+    assert list(held.values()) == [False, True, True]
+    assert await environments.may_hold("gone", PLACES)
 
 
 async def test_each_use_is_remembered(world: World) -> None:
@@ -789,3 +860,31 @@ async def test_a_paused_sandbox_goes_on_when_it_is_needed(world: World) -> None:
     await LocalDriver(world.root).pause(sandbox.ref)
     second = await world.server()
     assert await says(await second.sandbox(row.id), "cat f", "c2") == "kept\n"
+
+
+# setup of templates
+
+
+async def test_a_setup_runs_once_and_all_that_begin_with_it_have_what_it_made(world: World) -> None:
+    environments = await world.server()
+    base = spec_of({**WITH_SOURCE, "setup": ["cp data.txt copy", "echo $(cat copy) twice >> ready"]})
+    rows = [await environments.create(world.project, spec_of(), base=base) for _ in range(2)]
+    for row in rows:
+        assert await says(await environments.sandbox(row.id), "cat ready copy") == "given twice\ngiven"
+    alone = await environments.create(
+        world.project, spec_of(), base=spec_of({"type": "remote", "setup": ["echo 1 > x"]})
+    )
+    assert await says(await environments.sandbox(alone.id), "cat x") == "1\n"
+
+
+async def test_a_setup_that_fails_is_told_with_its_output_and_leaves_nothing(world: World) -> None:
+    environments = await world.server()
+    base = spec_of({"type": "remote", "setup": ["true", "echo no such package: x >&2; exit 100", "touch never"]})
+    row = await environments.create(world.project, spec_of(), base=base)
+    for _ in range(2):
+        with pytest.raises(
+            SandboxStartFailed, match=r"command 2 of its setup failed \(exit code 100\): no such package: x"
+        ):
+            await environments.sandbox(row.id)
+        assert await world.owned() == set()
+    assert (await world.row(row.id)).status == "pending"
