@@ -12,6 +12,7 @@ import os
 import re
 import select
 import shlex
+import shutil
 import signal
 import ssl
 import stat
@@ -71,6 +72,11 @@ class GitAccess:
     """Who is trusted; None: whom this machine trusts."""
     profile: SshProfile | None
     host_keys: tuple[str, ...]
+
+
+def has_git() -> bool:
+    """Whether this machine has the program, where it is looked for."""
+    return shutil.which("git", path=_PATH_OF_PROGRAMS) is not None
 
 
 def fetch_repository(source: RepositorySource, access: GitAccess, tree: Tree, fetch: Fetch, client: HttpClient) -> None:

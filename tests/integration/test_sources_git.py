@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from orchestrator.sources import Fetcher, SshProfile
+from orchestrator.sources import repository as repository_module
+from orchestrator.sources.repository import has_git
 from orchestrator.wire.environments import parse_environment
 from tests.fakes.far_engine import SSHD, SshServer
 from tests.fakes.git_server import GitServer, Repository
@@ -343,3 +345,11 @@ async def test_f5_another_host_key_is_refused(tmp_path: Path, ssh: SshServer, re
         await refused(fetcher, wanted, told="git: .*(Host key verification failed|access rights)")
     async with opened_fetcher(tmp_path, ssh={"own": profile_of(ssh, host_keys=())}) as fetcher:
         await refused(fetcher, wanted, told="host key of 127.0.0.1 is not known")
+
+
+async def test_a_server_without_git_says_so(
+    tmp_path: Path, fetcher: Fetcher, server: GitServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repository_module, "_PATH_OF_PROGRAMS", str(tmp_path))
+    assert not await asyncio.to_thread(has_git)
+    await refused(fetcher, source(server), told="git is not installed")
