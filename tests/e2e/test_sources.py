@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import shutil
 import tarfile
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.e2e.caller import ENVIRONMENTS, Caller, Json
+from tests.e2e.conftest import StartServer
 from tests.e2e.server import ServerProcess
 from tests.fakes.git_server import GitServer, Repository
 from tests.fakes.sftp_server import SftpServer
@@ -137,3 +140,27 @@ def test_private_addresses_are_refused(asked: Caller, web: WebServer, way: str) 
     assert made["status"] == "failed", made
     assert "is not public" in str(made["errors"])
     assert "/inner" not in [path for path, _ in web.requests]
+
+
+def test_a_server_that_ends_while_it_fetches_begins_again_at_its_next_start(
+    start_server: StartServer, web: WebServer
+) -> None:
+    asked, goes_on = threading.Event(), threading.Event()
+
+    def hang(request: BaseHTTPRequestHandler) -> None:
+        asked.set()
+        goes_on.wait(30)
+        request.close_connection = True
+
+    web.pages["/a"] = hang
+    server = start_server(NETWORK_EXCEPTIONS='["127.0.0.1"]')
+    with server.caller() as caller:
+        run = caller.start("```bash\ncat /workspace/in\n```", remote(http(f"{web.url}/a")))
+        assert asked.wait(20)
+    assert server.stop() == 0
+    goes_on.set()
+    web.pages["/a"] = page(b"whole")
+    server.start()
+    with server.caller() as caller:
+        assert seen(caller.wait(run)) == "whole"
+    assert not list((server.data_dir / "fetching").iterdir())
