@@ -26,12 +26,13 @@ from orchestrator.api.auth import Authenticator, is_loopback
 from orchestrator.api.server import Server, bind
 from orchestrator.api.services import Services
 from orchestrator.clock import SystemClock
-from orchestrator.config import EngineTlsSettings, Settings
+from orchestrator.config import EngineTlsSettings, S3Settings, Settings, SshSettings
 from orchestrator.errors import ConfigError
 from orchestrator.models.providers import keys, open_registry
 from orchestrator.models.recording import Recordings
 from orchestrator.policy.bounds import Bounds, Maxima
 from orchestrator.policy.limits import Limits
+from orchestrator.policy.network import NetworkExceptions
 from orchestrator.runs.intake import Intake
 from orchestrator.runs.replies import Replies
 from orchestrator.runs.retention import Retention
@@ -44,6 +45,7 @@ from orchestrator.sandboxes.pool import PoolSettings
 from orchestrator.sandboxes.profiles import Profiles
 from orchestrator.sandboxes.stages import StageSettings
 from orchestrator.sandboxes.uploads import Uploads
+from orchestrator.sources import Fetcher, S3Profile, SourceSettings, SshProfile
 from orchestrator.store.lock import DataFolderLock
 from orchestrator.store.port import Store
 from orchestrator.store.sqlite import SqliteStore
@@ -54,6 +56,7 @@ log = structlog.get_logger(__name__)
 
 DATABASE_NAME = "corral.db"
 _INSTANCE_NAME = "instance"
+_FETCHING_NAME = "fetching"
 _LISTENING_S = 1.5
 """Of the time to stop: until the listening socket is closed and all connections are."""
 _LAST_S = 0.5
@@ -117,7 +120,10 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         generation = await store.next_generation()
         if driver is None:
             driver = _docker(settings)
-        environments = Environments(store, driver, clock, _defaults(settings, profiles), generation)
+        fetcher = Fetcher(settings.data_dir / _FETCHING_NAME, clock, _sources(settings))
+        stack.push_async_callback(in_time.end, "sources", fetcher.aclose, 0.75)
+        await fetcher.open()
+        environments = Environments(store, driver, clock, _defaults(settings, profiles), generation, fetcher)
         stack.push_async_callback(in_time.end, "sandboxes", environments.aclose, 0.75)
         await environments.open()
         supervisor = Supervisor(
@@ -306,3 +312,43 @@ def _defaults(settings: Settings, profiles: Profiles) -> SandboxDefaults:
     )
     stages = StageSettings(**settings.lifecycle.model_dump())
     return SandboxDefaults(profiles.default, settings.max_environments_per_project, pool, stages)
+
+
+def _sources(settings: Settings) -> SourceSettings:
+    given = settings.sources
+    return SourceSettings(
+        limit_bytes=given.limit_bytes,
+        repository_limit_bytes=given.repository_limit_bytes,
+        bucket_limit_bytes=given.bucket_limit_bytes,
+        max_members=given.max_members,
+        timeout_s=given.timeout_s,
+        reserve_bytes=settings.disk_reserve_bytes,
+        at_once=given.at_once,
+        exceptions=NetworkExceptions.parse(settings.network_exceptions),
+        folders={name: folder.expanduser().absolute() for name, folder in given.folders.items()},
+        ssh={name: _ssh_profile(ssh) for name, ssh in given.ssh.items()},
+        s3={name: _s3_profile(s3) for name, s3 in given.s3.items()},
+        known_hosts_file=_expanded(given.known_hosts_file),
+        ca_file=_expanded(given.ca_file),
+        gcs_endpoint=given.gcs_endpoint,
+    )
+
+
+def _ssh_profile(ssh: SshSettings) -> SshProfile:
+    password = ssh.password.get_secret_value() if ssh.password is not None else None
+    return SshProfile(ssh.host, ssh.user, ssh.port, _expanded(ssh.key_file), password, ssh.host_keys)
+
+
+def _s3_profile(s3: S3Settings) -> S3Profile:
+    return S3Profile(
+        s3.access_key_id,
+        s3.secret_access_key.get_secret_value(),
+        s3.session_token.get_secret_value() if s3.session_token is not None else None,
+        s3.endpoint,
+        s3.region,
+        s3.buckets,
+    )
+
+
+def _expanded(path: Path | None) -> Path | None:
+    return path.expanduser().absolute() if path is not None else None

@@ -177,6 +177,84 @@ class LifecycleSettings(BaseModel):
     """How often rows and engine are compared and what is due is done."""
 
 
+class SshSettings(BaseModel):
+    """How to log in at one SSH server, for files and for repositories."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    host: str
+    """The server; the key is shown to no other."""
+    user: str
+    """Whom to log in as."""
+    port: Annotated[int, Field(gt=0, le=65535)] = 22
+    """Its port."""
+    key_file: Path | None = None
+    """A private key without a passphrase."""
+    password: SecretStr | None = None
+    """For files only: git asks nobody."""
+    host_keys: tuple[str, ...] = ()
+    """Public keys of the server, `ssh-ed25519 AAAA…`. Unset: those of `sources.known_hosts_file`."""
+
+    @model_validator(mode="after")
+    def _has_one_way_in(self) -> Self:
+        if (self.key_file is None) == (self.password is None):
+            raise ValueError("give 'key_file' or 'password'")
+        return self
+
+
+class S3Settings(BaseModel):
+    """Keys for buckets."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    access_key_id: str
+    """The key's name."""
+    secret_access_key: SecretStr
+    """The key."""
+    session_token: SecretStr | None = None
+    """Of keys that end."""
+    endpoint: str | None = None
+    """The server. Unset: Amazon's."""
+    region: str | None = None
+    """Its region. Unset: `us-east-1`."""
+    buckets: tuple[str, ...] = ()
+    """The keys are used for no others. Unset: for all of that server."""
+
+
+class SourceSettings(BaseModel):
+    """What is fetched for environments, outside their sandboxes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    limit_bytes: Positive = 1 << 30
+    """Largest source from a web or SSH server or a local folder, unpacked."""
+    repository_limit_bytes: Positive = 500 << 20
+    """Largest repository."""
+    bucket_limit_bytes: Positive = 2 << 30
+    """Largest source from a bucket."""
+    max_members: Positive = 100_000
+    """Files, folders and links in one source."""
+    timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """Longest time for one source."""
+    at_once: Annotated[int, Field(gt=0, le=64)] = 4
+    """Environments whose sources are fetched at the same time; others wait."""
+    folders: dict[str, Path] = Field(default_factory=dict)
+    """Folders of this machine that anybody with a key may have in their sandboxes, `name = "/path"`; for sources of the
+    type `local`."""
+    ssh: dict[str, SshSettings] = Field(default_factory=dict)
+    """Log-ins that sources may name as their `profile`, a table each: `[sources.ssh.NAME]` with `host`, `user`, `port`,
+    `key_file` or `password`, and `host_keys`."""
+    s3: dict[str, S3Settings] = Field(default_factory=dict)
+    """Keys that sources may name as their `profile`, a table each: `[sources.s3.NAME]` with `access_key_id`,
+    `secret_access_key`, `session_token`, `endpoint`, `region` and `buckets`."""
+    known_hosts_file: Path | None = None
+    """Host keys of SSH servers, as OpenSSH keeps them."""
+    ca_file: Path | None = None
+    """Certificates of authorities that are trusted beside the system's."""
+    gcs_endpoint: str = "https://storage.googleapis.com"
+    """Where sources of the type `gcs` are."""
+
+
 class EngineTlsSettings(BaseModel):
     """How to speak TLS with an engine at a `tcp://` address."""
 
@@ -270,6 +348,11 @@ class Settings(BaseSettings):
     Unset: four fifths of what is free at first start. It is sparse: it takes what sandboxes have written."""
     disk_reserve_bytes: Annotated[int, Field(ge=0)] = 64 << 20
     """Space on the data folder's file system below which new work is refused, so that running work can end."""
+    sources: SourceSettings = Field(default_factory=SourceSettings)
+    """Sources that are fetched."""
+    network_exceptions: tuple[str, ...] = ()
+    """What is not public but may be reached for environments all the same: networks (`10.1.0.0/16`), addresses, hosts
+    (`git.corp`, `*.corp`). Whoever has a key can have it read."""
     shutdown_timeout_s: Annotated[float, Field(ge=1)] = 5.0
     """Time from SIGTERM to the end of the process. Runs that do not end in it go on at the next start."""
     call_timeout_s: Annotated[float, Field(gt=0)] = 600.0

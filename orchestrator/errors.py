@@ -15,9 +15,11 @@
     │   ├─ EngineUnavailable       the container engine did not answer
     │   ├─ ImageMissing            the image is not there
     │   ├─ SandboxStartFailed      a stage of the start failed
+    │   │   └─ SourceFailed        a data source could not be had, or not put in place
     │   ├─ SandboxGone             it existed; it, or the link to it, does not now
     │   │   └─ NewerGeneration     its guest has served a server of a later generation
     │   └─ CallForgotten           the guest had this call and has let it go
+    ├─ NetworkError                something outside may not be reached, or does not answer
     ├─ ModelError                  the provider refused, failed or broke off
     ├─ ToolError                   said to the model, never to the client
     ├─ LeaseLost                   another worker owns this run; stop quietly
@@ -144,6 +146,16 @@ class SandboxStartFailed(SandboxError):
         self.stage = stage
 
 
+class SourceFailed(SandboxStartFailed):
+    """A data source could not be had, or not be put in place; no other was either. The message says which and why, and
+    has no secret in it. Whose fault it is depends: a wrong address, a rule of the network, a server that is away."""
+
+    code = "source_failed"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, stage="sources")
+
+
 class SandboxGone(SandboxError):
     """The sandbox, or the link to it, ended while it was needed."""
 
@@ -163,6 +175,12 @@ class CallForgotten(SandboxError):
     """The guest has had this call, and has forgotten what came of it: it is not carried out again."""
 
     code = "call_forgotten"
+
+
+class NetworkError(CorralError):
+    """Something outside may not be reached (`network_refused`), or cannot be: `network_failed`."""
+
+    code = "network_failed"
 
 
 class ModelError(CorralError):

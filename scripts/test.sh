@@ -43,6 +43,8 @@ unit() {
 
 integration() {
     title "integration"
+    scripts/git.sh
+    scripts/sshd.sh
     tests tests/integration
 }
 
@@ -54,6 +56,7 @@ e2e() {
         scripts/engine.sh ensure
         scripts/images.sh
         scripts/clients.sh
+        scripts/git.sh
         scripts/sshd.sh
     fi
     tests -m e2e tests/e2e

@@ -15,7 +15,7 @@ from orchestrator.api.parameters import OnlyKnown
 from orchestrator.api.services import Services, TheCaller, TheServices
 from orchestrator.clock import rfc3339
 from orchestrator.errors import InvalidRequest, NotFound
-from orchestrator.policy.sources import check_inline
+from orchestrator.policy.sources import check_sources
 from orchestrator.policy.variables import check_variables
 from orchestrator.sandboxes.specs import read_spec
 from orchestrator.store.records import EnvironmentRow, InteractionFilter
@@ -24,7 +24,6 @@ from orchestrator.wire.environments import (
     EnvironmentCreate,
     EnvironmentResource,
     EnvironmentSpec,
-    InlineSource,
     dump_environment,
     public_sources,
 )
@@ -41,7 +40,7 @@ async def create(request: Request, caller: TheCaller, services: TheServices) -> 
     wanted = parse(EnvironmentCreate, await read_json(request, services.request_limit_bytes))
     check_new_environment(wanted)
     check_variables(wanted.env, "env")
-    check_inline([source for source in wanted.sources if isinstance(source, InlineSource)], "sources")
+    check_sources(wanted.sources, wanted.network, "sources")
     if wanted.from_environment is None:
         spec = EnvironmentSpec(sources=wanted.sources, network=wanted.network, env=wanted.env)
         row = await services.environments.create(caller.project_id, spec)
@@ -107,6 +106,7 @@ def _public(services: Services, row: EnvironmentRow) -> dict[str, Any]:
         file_count=row.file_count,
         size_bytes=row.size_bytes,
         network=spec.network,
+        sandbox_network="none",
         sources=None,
     )
     sources = public_sources(spec.sources)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.errors import InvalidRequest, NotSupported
+from orchestrator.policy.sources import is_fetched
 from orchestrator.tools.toolbox import OWN_NAMES
 from orchestrator.wire.base import quote
 from orchestrator.wire.content import AudioContent, DocumentContent, ImageContent, VideoContent
@@ -14,9 +15,10 @@ from orchestrator.wire.environments import (
     EnvironmentCreate,
     EnvironmentSpec,
     EnvVar,
-    InlineSource,
     Network,
     NetworkRules,
+    RepositorySource,
+    SkillRegistrySource,
     Source,
 )
 from orchestrator.wire.generation import AntigravityConfig, GenerationConfig, TextFormat
@@ -59,7 +61,7 @@ def check_offered(request: InteractionRequest) -> None:
 
 def check_new_environment(create: EnvironmentCreate) -> None:
     """Raises `NotSupported`, naming the field, if the environment needs something that is not there."""
-    _check_network(create.network, "network")
+    _check_network(create.network, create.sources, "network")
     _check_sources(create.sources, "sources")
     _check_variables(create.env, "env")
 
@@ -128,7 +130,7 @@ def _check_content(blocks: Sequence[Any], at: str) -> None:
 
 
 def _check_environment(spec: EnvironmentSpec) -> None:
-    _check_network(spec.network, "environment.network")
+    _check_network(spec.network, spec.sources, "environment.network")
     _check_sources(spec.sources, "environment.sources")
     if spec.sources and spec.environment_id is not None:
         raise _refusal("environment.sources", "together with 'environment_id'")
@@ -143,17 +145,21 @@ def _check_variables(variables: Mapping[str, EnvVar], at: str) -> None:
             raise _refusal(f"{at}.{name}.credential")
 
 
-def _check_network(network: Network | None, at: str) -> None:
-    if isinstance(network, NetworkRules):
+def _check_network(network: Network | None, sources: Sequence[Source], at: str) -> None:
+    """Rules hold for what is fetched; without that they could only be meant for traffic from inside."""
+    if isinstance(network, NetworkRules) and not any(map(is_fetched, sources)):
         raise NotSupported(
-            f"Not supported: '{at}.allowlist'. Sandboxes have no way out yet; leave the field out or say 'disabled'."
+            f"Not supported: '{at}.allowlist' without a source that is fetched. Sandboxes have no way out yet; leave "
+            "the field out or say 'disabled'."
         )
 
 
 def _check_sources(sources: Sequence[Source], at: str) -> None:
     for index, source in enumerate(sources):
-        if not isinstance(source, InlineSource):
+        if isinstance(source, SkillRegistrySource):
             raise _refusal(f"{at}[{index}].type", repr(source.type))
+        if isinstance(source, RepositorySource) and source.lfs:
+            raise _refusal(f"{at}[{index}].lfs")
 
 
 def _refusal(field: str, what: str = "") -> NotSupported:

@@ -65,6 +65,7 @@ def _examine() -> Iterator[Check]:
     yield _storage(settings)
     yield _models(settings)
     yield _agents(settings)
+    yield _sources()
     yield _port(settings)
 
 
@@ -200,6 +201,15 @@ def _agents(settings: Settings) -> Check:
     except ConfigError as error:
         return Check("agents", "broken", error.message, "correct the file or the alias")
     return Check("agents", "ok", ", ".join(agent.id for agent in registry.agents))
+
+
+def _sources() -> Check:
+    from orchestrator.sources.repository import has_git
+
+    if has_git():
+        return Check("sources", "ok", "git is there, for sources of the type repository")
+    advice = "install git (apt-get install git); all other types of sources work without it"
+    return Check("sources", "warning", "no git: sources of the type repository fail", advice)
 
 
 def _port(settings: Settings) -> Check:

@@ -1,4 +1,4 @@
-"""Where data sources may be put and how large they may be. Pure."""
+"""Where data sources may be put, how large they may be, and from whom they may be fetched. Pure."""
 
 from __future__ import annotations
 
@@ -6,29 +6,66 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from orchestrator.errors import InvalidRequest
-from orchestrator.wire.environments import EnvironmentSpec, InlineSource
+from orchestrator.policy.locations import hosts_of
+from orchestrator.policy.network import NetworkExceptions, NetworkPolicy, Refusal
+from orchestrator.wire.environments import (
+    EnvironmentSpec,
+    HttpSource,
+    InlineSource,
+    LocalSource,
+    Network,
+    RepositorySource,
+    SkillRegistrySource,
+    Source,
+)
 
 TARGET_ROOTS = ("/workspace", "/.agents", "/home/agent", "/tmp")  # noqa: S108 - inside the sandbox
 """Design 4.6: targets are relative to `/` and may lie under these."""
 INLINE_LIMIT_BYTES = 16 << 20
 """One inline file. The request body's own limit bounds them together."""
+_ANY_ADDRESS = NetworkExceptions.parse(["0.0.0.0/0", "::/0"])
+"""Addresses are judged where they are dialled: what the operator allows is known there."""
 
 
-def check_inline(sources: Sequence[InlineSource], at: str = "environment.sources") -> None:
-    """Raises `InvalidRequest`, naming the field, if a target or a size is not allowed or two sources collide."""
+def is_fetched(source: Source) -> bool:
+    """Whether it comes from outside, under the environment's network rules."""
+    return not isinstance(source, InlineSource | LocalSource | SkillRegistrySource)
+
+
+def check_sources(sources: Sequence[Source], network: Network | None, at: str = "environment.sources") -> None:
+    """Raises `InvalidRequest`, naming the field, if a target, a size or an address is not allowed, two sources collide,
+    or a rule is none.
+    """
+    _check_places(sources, at)
+    policy = NetworkPolicy.of(network, _ANY_ADDRESS, f"{at.removesuffix('sources')}network")
+    for index, source in enumerate(sources):
+        where = f"{at}[{index}]"
+        if is_fetched(source) and policy.rules == ():
+            raise InvalidRequest(f"Invalid value at '{where}': it cannot be fetched where 'network' lets nothing out.")
+        for host, port in hosts_of(source, where):
+            if isinstance(verdict := policy.judge(host, port), Refusal):
+                raise InvalidRequest(f"Invalid value at '{where}.source': {verdict.reason}.")
+
+
+def _check_places(sources: Sequence[Source], at: str) -> None:
+    """Nothing lies where something else is. What lies below a fetched folder goes over it."""
+    taken: dict[PurePosixPath, int] = {}
     files: dict[PurePosixPath, int] = {}
     folders: dict[PurePosixPath, int] = {}
     for index, source in enumerate(sources):
+        if isinstance(source, SkillRegistrySource):
+            continue
         path = PurePosixPath(source.path)
         where = f"{at}[{index}]"
-        if not any(path.is_relative_to(root) and str(path) != root for root in TARGET_ROOTS):
-            roots = ", ".join(TARGET_ROOTS)
-            raise InvalidRequest(f"Invalid value at '{where}.target': must be a file below one of {roots}.")
-        if len(source.data) > INLINE_LIMIT_BYTES:
+        is_file = isinstance(source, InlineSource) or (isinstance(source, HttpSource) and not source.extract)
+        if not any(path.is_relative_to(root) and not (is_file and str(path) == root) for root in TARGET_ROOTS):
+            what, roots = "a file below" if is_file else "in", ", ".join(TARGET_ROOTS)
+            raise InvalidRequest(f"Invalid value at '{where}.target': must be {what} one of {roots}.")
+        if isinstance(source, InlineSource) and len(source.data) > INLINE_LIMIT_BYTES:
             raise InvalidRequest(f"Invalid value at '{where}.content': more than {INLINE_LIMIT_BYTES} bytes.")
-        if path in files:
-            raise InvalidRequest(f"Invalid value at '{where}.target': the same as '{at}[{files[path]}].target'.")
-        if path in folders:
+        if path in taken:
+            raise InvalidRequest(f"Invalid value at '{where}.target': the same as '{at}[{taken[path]}].target'.")
+        if is_file and path in folders:
             raise InvalidRequest(f"Invalid value at '{where}.target': '{at}[{folders[path]}].target' lies below it.")
         for parent in path.parents:
             if parent in files:
@@ -36,19 +73,24 @@ def check_inline(sources: Sequence[InlineSource], at: str = "environment.sources
                     f"Invalid value at '{where}.target': '{at}[{files[parent]}].target' is a file, not a folder."
                 )
             folders.setdefault(parent, index)
-        files[path] = index
+        taken[path] = index
+        if is_file:
+            files[path] = index
 
 
 def check_base(spec: EnvironmentSpec, at: str) -> None:
     """Whether a template can be built of it. Raises `InvalidRequest`, naming the field."""
-    for name in ("environment_id", "network", "env"):
+    for name in ("environment_id", "env"):
         if getattr(spec, name):
             raise InvalidRequest(f"Not supported: '{at}.{name}'.")
-    inline = [source for source in spec.sources if isinstance(source, InlineSource)]
-    if len(inline) < len(spec.sources):
-        raise InvalidRequest(f"Not supported: '{at}.sources' of a type other than 'inline'.")
-    check_inline(inline, f"{at}.sources")
-    for index, source in enumerate(inline):
+    if spec.network is not None and not any(map(is_fetched, spec.sources)):
+        raise InvalidRequest(f"Not supported: '{at}.network' without a source that is fetched.")
+    check_sources(spec.sources, spec.network, f"{at}.sources")
+    for index, source in enumerate(spec.sources):
+        if isinstance(source, SkillRegistrySource):
+            raise InvalidRequest(f"Not supported: '{at}.sources[{index}].type' {source.type!r}.")
+        if isinstance(source, RepositorySource) and source.lfs:
+            raise InvalidRequest(f"Not supported: '{at}.sources[{index}].lfs'.")
         if PurePosixPath(source.path).is_relative_to("/tmp"):  # noqa: S108 - inside the sandbox
             raise InvalidRequest(
                 f"Invalid value at '{at}.sources[{index}].target': /tmp is memory, which a template cannot hold."

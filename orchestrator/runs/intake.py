@@ -12,7 +12,7 @@ from orchestrator.clock import Clock
 from orchestrator.errors import Conflict, InvalidRequest, NotFound
 from orchestrator.models.registry import ModelRegistry
 from orchestrator.policy.bounds import UNBOUND
-from orchestrator.policy.sources import check_inline
+from orchestrator.policy.sources import check_sources
 from orchestrator.policy.variables import check_variables
 from orchestrator.runs.answers import answer_schema
 from orchestrator.runs.context import find_parent, open_calls, read_request, write_request
@@ -25,7 +25,7 @@ from orchestrator.sandboxes.specs import read_spec
 from orchestrator.store.port import Store
 from orchestrator.store.records import CreateCall, EnvironmentRow, InteractionRow, NewEvent
 from orchestrator.wire import events
-from orchestrator.wire.environments import EnvironmentSpec, InlineSource
+from orchestrator.wire.environments import EnvironmentSpec
 from orchestrator.wire.interactions import TERMINAL_STATUSES, Interaction, InteractionRequest
 from orchestrator.wire.steps import FunctionCall, FunctionResult
 
@@ -210,7 +210,7 @@ class Intake:
             await self._environments.change(known, spec)
             yield _Place(known.id)
             return
-        check_inline([source for source in spec.sources if isinstance(source, InlineSource)])
+        check_sources(spec.sources, spec.network)
         profile = self._profiles.of(agent.bounds if agent is not None else UNBOUND)
         base = agent.base if agent is not None else None
         async with self._environments.drafted(project_id, spec, profile=profile, base=base) as (new, of_template):

@@ -34,7 +34,7 @@ from orchestrator.sandboxes.lifecycle import Lifecycle
 from orchestrator.sandboxes.pool import PoolSettings
 from orchestrator.sandboxes.reconciler import Deeds, Reconciler
 from orchestrator.sandboxes.roster import Roster
-from orchestrator.sandboxes.sources import may_reach
+from orchestrator.sandboxes.sources import SourcePort, may_reach
 from orchestrator.sandboxes.specs import (
     dump_profile,
     dump_spec,
@@ -70,15 +70,22 @@ class Environments:
     """All environments of this server. `open` before use, `aclose` at the end; sandboxes stay."""
 
     def __init__(
-        self, store: Store, driver: SandboxDriver, clock: Clock, defaults: SandboxDefaults, generation: int
+        self,
+        store: Store,
+        driver: SandboxDriver,
+        clock: Clock,
+        defaults: SandboxDefaults,
+        generation: int,
+        sources: SourcePort | None = None,
     ) -> None:
+        """Without `sources` environments can have inline ones only."""
         self._store = store
         self._driver = driver
         self._clock = clock
         self._defaults = defaults
         self._roster = Roster()
         self._uses = Uses(clock)
-        self._lifecycle = Lifecycle(store, driver, clock, defaults.profile, defaults.pool, generation)
+        self._lifecycle = Lifecycle(store, driver, clock, defaults.profile, defaults.pool, generation, sources)
         self._stages = Stages(store, driver, self._lifecycle.queue, self._roster, self._uses, clock, defaults.stages)
         deeds = Deeds(self._finish_deletion, self._expire, self._ended)
         self._reconciler = Reconciler(

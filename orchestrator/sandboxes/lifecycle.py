@@ -35,7 +35,7 @@ from orchestrator.sandboxes.driver import (
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.link import Link
 from orchestrator.sandboxes.pool import Pools, PoolSettings, Waiting
-from orchestrator.sandboxes.sources import put_sources
+from orchestrator.sandboxes.sources import SourcePort, put_sources
 from orchestrator.sandboxes.specs import parse_profile, read_spec, ref_of, sandbox_spec, variables_of
 from orchestrator.sandboxes.stages import Claims
 from orchestrator.sandboxes.templates import Templates
@@ -79,6 +79,7 @@ class Lifecycle:
         profile: Profile,
         pool: PoolSettings,
         generation: int,
+        sources: SourcePort | None = None,
     ) -> None:
         self.queue = WorkQueue(clock, at_once=_STARTS_AT_ONCE, patience_s=_ENGINE_PATIENCE_S)
         self.pools = Pools(driver, clock, pool, self.queue, generation)
@@ -87,11 +88,14 @@ class Lifecycle:
         self._clock = clock
         self._profile = profile
         self._generation = generation
+        self._sources = sources
         self.claims: Claims | None = None
         """Who knows which calls are claimed; None: nobody, and no guest's calls are ended for it."""
         self._starting: set[str] = set()
         self._copying: set[str] = set()
-        self._templates = Templates(store, driver, self.queue, lambda ref: self._connect(ref, EnvironmentSpec()))
+        self._templates = Templates(
+            store, driver, self.queue, lambda ref: self._connect(ref, EnvironmentSpec()), sources
+        )
         self._tasks: set[asyncio.Task[None]] = set()
         self._undoing: set[asyncio.Task[None]] = set()
         self._has_let_go = False
@@ -272,7 +276,7 @@ class Lifecycle:
     async def _complete(self, row: EnvironmentRow, sandbox: Sandbox, spec: EnvironmentSpec) -> None:
         """Puts sources in place, unless the files that it began with hold them. From here on it needs no snapshot."""
         if row.status == "pending" and not row.snapshot:
-            await put_sources(sandbox, spec)
+            await put_sources(sandbox, spec, self._sources)
             moments.passed("start.furnished")
         await self._store.update_environment(
             row.id, status="active", target="", snapshot="", guest_id=sandbox.guest_id, accessed=True

@@ -16,7 +16,7 @@ from orchestrator.errors import SandboxError, SandboxStartFailed
 from orchestrator.sandboxes.driver import Profile, SandboxDriver, SandboxRef
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.outcome import Verdict
-from orchestrator.sandboxes.sources import put_sources
+from orchestrator.sandboxes.sources import SourcePort, put_sources
 from orchestrator.sandboxes.specs import parse_spec, sandbox_spec
 from orchestrator.sandboxes.work_queue import Urgency, WorkQueue
 from orchestrator.store.port import Store
@@ -37,8 +37,9 @@ class Templates:
         driver: SandboxDriver,
         queue: WorkQueue,
         connect: Callable[[SandboxRef], Awaitable[Sandbox]],
+        sources: SourcePort | None,
     ) -> None:
-        """`connect` opens the link to a new sandbox."""
+        """`connect` opens the link to a new sandbox, `sources` fetches what goes into it."""
         self.snapshots: set[str] = set()
         """Names of those that exist or are being built."""
         self.sandbox_ids: set[str] = set()
@@ -47,6 +48,7 @@ class Templates:
         self._driver = driver
         self._queue = queue
         self._connect = connect
+        self._sources = sources
         self._built: set[str] = set()
 
     async def ready(self, name: str, profile: Profile) -> str:
@@ -85,7 +87,7 @@ class Templates:
         if (base := await self._store.template(name)) is None:
             raise SandboxStartFailed("its template is not in the store", stage="sources")
         spec = parse_spec(base)
-        await put_sources(sandbox, spec)
+        await put_sources(sandbox, spec, self._sources)
         for number, command in enumerate(spec.setup or (), 1):
             await _set_up(sandbox, number, command)
         moments.passed("template.furnished")

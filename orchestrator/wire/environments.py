@@ -21,6 +21,7 @@ from orchestrator.wire.base import (
     ByType,
     Count,
     Few,
+    Flag,
     ListOf,
     WireModel,
     WireResource,
@@ -35,6 +36,11 @@ from orchestrator.wire.base import (
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_GIT_REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/@+{}#-]{0,254}")
+_PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_REGION = re.compile(r"[a-z0-9-]{1,64}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_HOST_KEY_LINE = re.compile(r"[a-z0-9@.-]{1,64} [A-Za-z0-9+/]{1,8192}={0,2}")
 _ID_CHARS = 128
 _TARGET_BYTES = 4096
 _SETUP_LIMIT, _SETUP_CHARS = 100, 65_536
@@ -58,6 +64,37 @@ def _target(value: str) -> str:
 Target = Annotated[
     str, AfterValidator(_target), described(pattern="^[^\\u0000]*[^\\u0000/.][^\\u0000]*$", maxLength=_TARGET_BYTES)
 ]
+
+
+def _matching(pattern: re.Pattern[str]) -> AfterValidator:
+
+    def check(value: str) -> str:
+        if not pattern.fullmatch(value):
+            raise PydanticCustomError("problem", "must match {pattern}", {"pattern": pattern.pattern})
+        return value
+
+    return AfterValidator(check)
+
+
+def _git_ref(value: str) -> str:
+    if not _GIT_REF.fullmatch(value) or ".." in value or "@{" in value or value.endswith((".lock", "/", ".")):
+        raise PydanticCustomError("problem", "expected a branch, a tag or a commit")
+    return value
+
+
+def _below(value: str) -> str:
+    parts = [part for part in value.split("/") if part not in ("", ".")]
+    if not parts or ".." in parts or not value.isprintable() or len(value.encode()) > _TARGET_BYTES:
+        raise PydanticCustomError("problem", "expected the path of a folder, without '..'")
+    return "/".join(parts)
+
+
+_GitRef = Annotated[str, AfterValidator(_git_ref), spelled(_GIT_REF)]
+_Folder = Annotated[str, AfterValidator(_below), described(minLength=1, maxLength=_TARGET_BYTES)]
+_Profile = Annotated[str, _matching(_PROFILE), spelled(_PROFILE)]
+_Region = Annotated[str, _matching(_REGION), spelled(_REGION)]
+_Sha256 = Annotated[str, AnyCase, _matching(_SHA256), spelled(_SHA256)]
+_HostKey = Annotated[str, _matching(_HOST_KEY_LINE), spelled(_HOST_KEY_LINE)]
 
 
 class BaseSource(WireModel):
@@ -116,14 +153,12 @@ def _with_url(schema: dict[str, Any]) -> None:
     schema["oneOf"] = either("source", "url")["oneOf"]
 
 
-class RepositorySource(BaseSource):
-    """A Git repository. Callers may write `url` for `source`."""
+class _UrlSource(BaseSource):
+    """One that is at an address. Callers may write `url` for `source`."""
 
     model_config = ConfigDict(json_schema_extra=_with_url)
 
-    type: Literal["repository"] = "repository"
     source: str = Field(min_length=1)
-    """The Git URL."""
 
     @model_validator(mode="before")
     @classmethod
@@ -134,12 +169,74 @@ class RepositorySource(BaseSource):
         return data
 
 
+class RepositorySource(_UrlSource):
+    """A Git repository: a branch, a tag or a commit of it. All fields but `source` and `target` are ours."""
+
+    type: Literal["repository"] = "repository"
+    source: str = Field(min_length=1)
+    """The Git URL: `https://…`, `ssh://user@host/…` or `user@host:…`."""
+    ref: _GitRef | None = None
+    """Branch, tag or full commit; absent: what the repository's HEAD is."""
+    folder: _Folder | None = Field(default=None, alias="path")
+    """Only this folder of it, without its history."""
+    submodules: Flag | None = None
+    lfs: Flag | None = None
+    """Files of Git LFS themselves, instead of what stands for them."""
+    profile: _Profile | None = None
+    """Of the server's settings: whose key to use over SSH."""
+
+
 class GcsSource(BaseSource):
-    """Objects of a storage bucket."""
+    """Objects of a storage bucket: one, or all whose names begin with a path."""
 
     type: Literal["gcs"] = "gcs"
     source: str = Field(min_length=1)
     """`gs://bucket/path`."""
+
+
+class S3Source(BaseSource):
+    """Objects of a bucket on S3, or on another server that speaks it. Ours."""
+
+    type: Literal["s3"] = "s3"
+    source: str = Field(min_length=1)
+    """`s3://bucket/path`."""
+    endpoint: str | None = None
+    """Of another server than Amazon's: `https://minio.example.com`."""
+    region: _Region | None = None
+    profile: _Profile | None = None
+    """Of the server's settings: whose keys to sign with; absent: the bucket is public."""
+
+
+class HttpSource(_UrlSource):
+    """What a web server has. Ours."""
+
+    type: Literal["http"] = "http"
+    source: str = Field(min_length=1)
+    """`https://…` or `http://…`."""
+    extract: Flag | None = None
+    """It is an archive (tar, tar.gz, tar.bz2, tar.xz, zip), whose files are wanted; `target` is their folder."""
+    sha256: _Sha256 | None = None
+    """What it must be, in hexadecimal."""
+
+
+class SftpSource(BaseSource):
+    """A file or a folder of an SSH server. Ours."""
+
+    type: Literal["sftp"] = "sftp"
+    source: str = Field(min_length=1)
+    """`sftp://user@host:port/path`."""
+    host_key: _HostKey | None = None
+    """The server's public key, `ssh-ed25519 AAAA…`; absent: the profile's, or one that the operator knows."""
+    profile: _Profile | None = None
+    """Of the server's settings: whose key or password to use; absent: the server lets everybody in."""
+
+
+class LocalSource(BaseSource):
+    """A file or a folder of the machine that the server runs on, of those that its operator lists. Ours."""
+
+    type: Literal["local"] = "local"
+    source: str = Field(min_length=1)
+    """`NAME` of a folder in the settings, or `NAME/path` below it."""
 
 
 class SkillRegistrySource(WireModel):
@@ -151,7 +248,14 @@ class SkillRegistrySource(WireModel):
 
 
 Source = Annotated[
-    InlineSource | RepositorySource | GcsSource | SkillRegistrySource,
+    InlineSource
+    | RepositorySource
+    | GcsSource
+    | S3Source
+    | HttpSource
+    | SftpSource
+    | LocalSource
+    | SkillRegistrySource,
     ByType("source", aliases={"github": "repository", "git": "repository"}),
 ]
 
@@ -241,8 +345,14 @@ def public_network(network: Network | None) -> dict[str, Any] | str | None:
 
 
 def public_sources(sources: Sequence[Source]) -> list[dict[str, Any]]:
-    """The sources as answers may show them: the contents of inline ones left out."""
-    return [source.model_dump(exclude_none=True, exclude={"content", "encoding"}) for source in sources]
+    """The sources as answers may show them: the contents of inline ones left out, and queries of addresses, which may
+    be signed.
+    """
+    shown = [source.model_dump(exclude_none=True, exclude={"content", "encoding"}) for source in sources]
+    for fields in shown:
+        if fields["type"] == "http":
+            fields["source"] = fields["source"].partition("?")[0]
+    return shown
 
 
 # variables
@@ -441,6 +551,8 @@ class EnvironmentResource(WireResource):
     file_count: Count | None = None
     size_bytes: Count | None = None
     network: Network | None = None
+    sandbox_network: Literal["none"] | None = None
+    """What commands inside reach, an extension: nothing yet. `network` holds for what is fetched for them."""
     sources: ListOf[Source] | None = None
 
 

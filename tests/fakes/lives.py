@@ -13,6 +13,7 @@ from orchestrator.sandboxes.driver import Profile, SandboxDriver
 from orchestrator.sandboxes.environments import Environments, SandboxDefaults, opened
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.pool import PoolSettings
+from orchestrator.sandboxes.sources import SourcePort
 from orchestrator.sandboxes.stages import StageSettings
 from orchestrator.store.records import EnvironmentRow
 from orchestrator.store.sqlite import SqliteStore
@@ -49,12 +50,13 @@ class World:
         is_open: bool = True,
         stages: StageSettings = SLOW,
         clock: Clock | None = None,
+        sources: SourcePort | None = None,
     ) -> Environments:
         pool = PoolSettings(size=pool_size, max_size=pool_size, refill_delay_s=0.0, memory_limit_bytes=1 << 30)
         defaults = SandboxDefaults(Profile(IMAGE), limit, pool, stages)
         generation = await self.store.next_generation()
         driver, clock = driver or LocalDriver(self.root), clock or SystemClock()
-        environments = Environments(self.store, driver, clock, defaults, generation)
+        environments = Environments(self.store, driver, clock, defaults, generation, sources)
         if is_open:
             await self._stack.enter_async_context(opened(environments))
         else:

@@ -216,3 +216,23 @@ def test_a_fault_in_a_provider_is_named_and_its_key_is_not(folder: Path, text: s
     with pytest.raises(ConfigError, match=message) as caught:
         Settings.load()
     assert "canary" not in str(caught.value)
+
+
+def test_profiles_of_sources_are_tables_and_keep_their_secrets(folder: Path) -> None:
+    (folder / "corral.toml").write_text(
+        "network_exceptions = ['10.0.0.0/8']\n"
+        "[sources.folders]\ndata = '/srv/data'\n"
+        "[sources.ssh.files]\nhost = 'files.example'\nuser = 'me'\npassword = 'canary-ssh'\n"
+        "[sources.s3.mine]\naccess_key_id = 'id'\nsecret_access_key = 'canary-s3'\n"
+    )
+    settings = Settings.load()
+    assert settings.network_exceptions == ("10.0.0.0/8",)
+    assert settings.sources.folders == {"data": Path("/srv/data")}
+    assert (settings.sources.ssh["files"].port, settings.sources.s3["mine"].buckets) == (22, ())
+    assert "canary" not in repr(settings)
+
+
+def test_a_log_in_has_one_way_in(folder: Path) -> None:
+    (folder / "corral.toml").write_text("[sources.ssh.files]\nhost = 'files.example'\nuser = 'me'\n")
+    with pytest.raises(ConfigError, match="'key_file' or 'password'"):
+        Settings.load()

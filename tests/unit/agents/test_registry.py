@@ -124,7 +124,7 @@ def test_what_new_environments_begin_with(tmp_path: Path) -> None:
         (("workspace/rules.md", "tmp/rules.md"), "/tmp is memory"),
         (
             ("type: inline, target: workspace/rules.md, content: Be brief.", "type: gcs, source: gs://b, target: a"),
-            "'inline'",
+            "base_environment.sources[0].target",
         ),
         (("base_environment:", "base_environment:\n  network: disabled"), "base_environment.network"),
         (("base_environment:", "base_environment:\n  env: {A: '1'}"), "base_environment.env"),

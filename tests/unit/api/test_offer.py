@@ -11,6 +11,7 @@ from orchestrator.errors import InvalidRequest, NotSupported
 from orchestrator.wire.interactions import parse_interaction_request
 
 INLINE = {"type": "inline", "target": "workspace/a", "content": "x"}
+REPOSITORY = {"type": "repository", "source": "https://github.com/e/r", "target": "workspace/r"}
 
 
 def check(**fields: Any) -> None:
@@ -25,6 +26,7 @@ def check(**fields: Any) -> None:
         {"environment": "a" * 32},
         {"environment": {"type": "remote", "sources": [INLINE], "env": {"A": "b"}, "network": "disabled"}},
         {"environment": {"environment_id": "a" * 32, "env": {"A": "b"}}},
+        {"environment": {"sources": [REPOSITORY], "network": {"allowlist": [{"domain": "github.com"}]}}},
         {"tools": []},
         {"tools": [{"type": "code_execution"}]},
         {"tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}}]},
@@ -86,8 +88,10 @@ def test_offered(fields: dict[str, Any]) -> None:
         ({"input": [{"type": "mcp_server_tool_call", "id": "c", "name": "f", "server_name": "m"}]}, "input[0].type"),
         ({"input": [{"type": "document", "data": "AAAA", "mime_type": "application/pdf"}]}, "content"),
         ({"environment": {"network": {"allowlist": []}}}, "environment.network.allowlist"),
-        ({"environment": {"sources": [{"type": "repository", "source": "https://x", "target": "workspace/r"}]}},
-         "environment.sources[0].type"),
+        ({"environment": {"network": {"allowlist": [{"domain": "x.org"}]}, "sources": [INLINE]}},
+         "environment.network.allowlist"),
+        ({"environment": {"sources": [{"type": "skill_registry"}]}}, "environment.sources[0].type"),
+        ({"environment": {"sources": [{**REPOSITORY, "lfs": True}]}}, "environment.sources[0].lfs"),
         ({"environment": {"environment_id": "a" * 32, "sources": [INLINE]}}, "environment.sources"),
         ({"environment": {"env": {"A": {"credential": "c"}}}}, "environment.env.A.credential"),
     ],

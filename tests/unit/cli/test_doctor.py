@@ -11,6 +11,7 @@ from orchestrator.cli.doctor import Check
 from orchestrator.config import Settings
 from orchestrator.sandboxes import disks
 from orchestrator.sandboxes.driver import DriverInfo
+from orchestrator.sources import repository
 from tests.unit.cli.conftest import Corral
 
 
@@ -23,9 +24,10 @@ def free_port(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Disks are possible, whoever runs the tests."""
+    """Disks are possible and git is there, whoever runs the tests."""
     monkeypatch.setattr(disks, "can_use_disks", lambda _, **__: "")
     monkeypatch.setattr(disks, "can_share_blocks", lambda _: True)
+    monkeypatch.setattr(repository, "has_git", lambda: True)
 
 
 @pytest.fixture
@@ -51,6 +53,7 @@ def test_all_is_well(corral: Corral, engine: list[Check]) -> None:
         "storage",
         "models",
         "agents",
+        "sources",
         "port",
     ]
     assert {check["verdict"] for check in report["checks"]} == {"ok"}
@@ -91,6 +94,16 @@ def test_where_files_are_kept(
     (check,) = (check for check in checks if check["name"] == "storage")
     assert check["verdict"] == verdict
     assert told in f"{check['found']} {check['advice']}"
+
+
+def test_a_machine_without_git_is_told_what_fails(
+    corral: Corral, engine: list[Check], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repository, "has_git", lambda: False)
+    outcome = corral("doctor")
+    assert outcome.code == 0
+    assert "! sources      no git: sources of the type repository fail" in outcome.out
+    assert "install git" in outcome.out
 
 
 def test_a_warning_is_not_broken(corral: Corral, engine: list[Check]) -> None:

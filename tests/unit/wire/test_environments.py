@@ -20,6 +20,7 @@ from orchestrator.wire.environments import (
     dump_environment,
     parse_environment,
     public_network,
+    public_sources,
 )
 from tests.unit.wire.strategies import json_values
 
@@ -91,8 +92,9 @@ def test_all_ways_to_write_an_environment(given_form: Any, canonical: Environmen
         ({"environmentId": "a"}, "'environmentId' at 'environment' (closest known name: 'environment_id')."),
         ({"sources": {}}, "'environment.sources': expected a list."),
         (
-            {"sources": [{"type": "s3"}]},
-            "source type 's3' at 'environment.sources[0].type'; known: inline, repository, gcs, skill_registry.",
+            {"sources": [{"type": "ftp"}]},
+            "source type 'ftp' at 'environment.sources[0].type'; known: inline, repository, gcs, s3, http, sftp, "
+            "local, skill_registry.",
         ),
         (
             {"sources": [{"type": "inline", "target": "a", "contnet": "x"}]},
@@ -194,6 +196,23 @@ def test_targets_stay_below_the_root(target: str, path: str | None) -> None:
         assert isinstance(source, InlineSource)
         assert source.path == path
         assert source.target == target
+
+
+def test_answers_show_no_signatures_of_addresses() -> None:
+    spec = parse_environment(
+        {
+            "sources": [
+                {"type": "http", "url": "https://e.org/x?X-Amz-Signature=canary", "target": "workspace/x"},
+                {"type": "git", "url": "https://e.org/r", "target": "workspace/r", "path": "/a//b/", "lfs": False},
+            ]
+        }
+    )
+    assert spec is not None
+    assert public_sources(spec.sources) == [
+        {"type": "http", "source": "https://e.org/x", "target": "workspace/x"},
+        {"type": "repository", "source": "https://e.org/r", "target": "workspace/r", "path": "a/b", "lfs": False},
+    ]
+    assert parse_environment(spec.model_dump(exclude_none=True)) == spec
 
 
 def test_inline_sources_give_bytes() -> None:

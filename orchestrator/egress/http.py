@@ -1,0 +1,186 @@
+"""Reading from HTTP servers through a `Dialer`. Blocking; imports `dialer` and `policy`.
+
+Every redirect is judged as if it had been asked for, and gets the headers of its own host's rule: none goes elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import ssl
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from orchestrator.egress.dialer import Dialer
+from orchestrator.errors import NetworkError
+from orchestrator.policy.urls import Url, UrlProblem
+
+REDIRECT_LIMIT = 5
+_SILENCE_TIMEOUT_S = 30.0
+"""So long a server may say nothing."""
+_PIECE_BYTES = 256 << 10
+_REDIRECTS = (301, 302, 303, 307, 308)
+_AGENT = "corral"
+
+Watch = Callable[[socket.socket], AbstractContextManager[None]]
+"""Told of every connection for as long as it is used, so that it can be ended from outside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server answers. `read` gives some bytes of the body, none at its end; raises `NetworkError`."""
+
+    url: Url
+    """Where it came from after redirects."""
+    status: int
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    _response: http.client.HTTPResponse
+
+    def read(self) -> bytes:
+        with _faults(self.url):
+            piece = self._response.read1(_PIECE_BYTES)
+            if not piece:
+                if self._response.length:
+                    raise NetworkError(f"{self.url.shown} broke off {self._response.length} bytes before its end")
+                self._response.close()
+            return piece
+
+    def read_all(self, limit_bytes: int) -> bytes:
+        """The whole body. Raises `NetworkError` if it is longer."""
+        body = bytearray()
+        while piece := self.read():
+            body += piece
+            if len(body) > limit_bytes:
+                raise NetworkError(f"{self.url.shown} answered more than {limit_bytes} bytes")
+        return bytes(body)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A connection. Its socket twice: the library lets go of its own while an answer is still being read."""
+
+    connection: http.client.HTTPConnection
+    sock: socket.socket
+
+    def close(self) -> None:
+        self.connection.close()
+        self.sock.close()
+
+
+class HttpClient:
+    """Asks servers with GET. One thread at a time; close it."""
+
+    def __init__(self, dialer: Dialer, tls: ssl.SSLContext, watch: Watch | None = None) -> None:
+        self._dialer = dialer
+        self._tls = tls
+        self._watch: Watch = watch or (lambda _connection: contextlib.nullcontext())
+        self._idle: dict[str, _Line] = {}
+
+    def close(self) -> None:
+        for line in self._idle.values():
+            line.close()
+        self._idle.clear()
+
+    @contextlib.contextmanager
+    def get(
+        self, url: Url, headers: Mapping[str, str] | None = None, *, redirects: int = REDIRECT_LIMIT
+    ) -> Generator[Answer, None, None]:
+        """The answer, whatever its status; redirects are followed, `headers` go to the first server only.
+
+        Raises:
+            NetworkError: `network_refused` if policy does not allow it, be it after a redirect.
+        """
+        own = headers or {}
+        for _ in range(redirects + 1):
+            with self._ask(url, own) as answer:
+                location = answer.headers.get("location")
+                if answer.status not in _REDIRECTS or location is None or redirects == 0:
+                    yield answer
+                    return
+            try:
+                following = url.joined(location)
+            except UrlProblem as error:
+                raise NetworkError(
+                    f"{url.shown} redirects to where it may not: {error}", code="network_refused"
+                ) from None
+            if following.origin != url.origin:
+                own = {}
+            url = following
+        raise NetworkError(f"more than {redirects} redirects, at last to {url.shown}")
+
+    @contextlib.contextmanager
+    def _ask(self, url: Url, own: Mapping[str, str]) -> Generator[Answer, None, None]:
+        allowed = self._dialer.judge(url.host, url.port)
+        overridden = {name.lower() for name in own}
+        granted = {name: value for name, value in allowed.headers.items() if name.lower() not in overridden}
+        headers = {"Host": url.authority, "User-Agent": _AGENT, "Accept": "*/*", **granted, **own}
+        line, response = self._request(url, headers)
+        try:
+            with self._watch(line.sock):
+                fields = {name.lower(): value for name, value in response.headers.items()}
+                yield Answer(url, response.status, fields, response)
+        finally:
+            # Only one whose answer was read to its end can be asked again.
+            if response.isclosed() and line.connection.sock is not None:
+                self._idle[url.origin] = line
+            else:
+                response.close()
+                line.close()
+
+    def _request(self, url: Url, headers: Mapping[str, str]) -> tuple[_Line, http.client.HTTPResponse]:
+        if (idle := self._idle.pop(url.origin, None)) is not None:
+            try:
+                return idle, self._exchange(idle, url, headers)
+            except (OSError, http.client.HTTPException):
+                idle.close()  # it has been closed meanwhile, which shows only now
+        with _faults(url):
+            line = self._connect(url)
+            try:
+                return line, self._exchange(line, url, headers)
+            except BaseException:
+                line.close()
+                raise
+
+    def _connect(self, url: Url) -> _Line:
+        sock = self._dialer.dial(url.host, url.port)
+        try:
+            sock.settimeout(_SILENCE_TIMEOUT_S)
+            if url.scheme == "https":
+                sock = self._tls.wrap_socket(sock, server_hostname=url.host, do_handshake_on_connect=False)
+                with self._watch(sock):
+                    sock.do_handshake()
+        except BaseException:
+            sock.close()
+            raise
+        connection = http.client.HTTPConnection(url.host, url.port)
+        connection.sock = sock
+        return _Line(connection, sock)
+
+    def _exchange(self, line: _Line, url: Url, headers: Mapping[str, str]) -> http.client.HTTPResponse:
+        connection = line.connection
+        with self._watch(line.sock):
+            connection.putrequest("GET", url.target, skip_host=True, skip_accept_encoding=True)
+            for name, value in headers.items():
+                connection.putheader(name, value.encode("latin-1"))
+            connection.putheader("Accept-Encoding", "identity")
+            connection.endheaders()
+            return connection.getresponse()
+
+
+@contextlib.contextmanager
+def _faults(url: Url) -> Generator[None, None, None]:
+    try:
+        yield
+    except NetworkError:
+        raise
+    except ssl.SSLCertVerificationError as error:
+        raise NetworkError(f"{url.origin}: its certificate is not good: {error.verify_message}") from error
+    except TimeoutError as error:
+        raise NetworkError(f"{url.origin} does not answer in time") from error
+    except http.client.IncompleteRead as error:
+        raise NetworkError(f"{url.shown} broke off before its end") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise NetworkError(f"{url.origin} does not answer as a web server does: {type(error).__name__}") from error

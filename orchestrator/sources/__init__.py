@@ -1,0 +1,7 @@
+"""Data sources: fetched outside the sandbox, checked, packed into one tar. Imports `egress` and what is below it."""
+
+from orchestrator.sources.delivery import Delivery, Link
+from orchestrator.sources.fetcher import Fetcher, SourceSettings
+from orchestrator.sources.profiles import S3Profile, SshProfile
+
+__all__ = ["Delivery", "Fetcher", "Link", "S3Profile", "SourceSettings", "SshProfile"]
