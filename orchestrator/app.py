@@ -20,6 +20,7 @@ from pathlib import Path
 import structlog
 
 from orchestrator import ids, moments
+from orchestrator.agents.catalogue import Catalogue
 from orchestrator.agents.registry import AgentRegistry
 from orchestrator.api.application import create_application
 from orchestrator.api.auth import Authenticator, is_loopback
@@ -88,7 +89,7 @@ async def open_store(settings: Settings) -> AsyncGenerator[Store, None]:
 async def open_services(settings: Settings, driver: SandboxDriver | None = None) -> AsyncGenerator[Services, None]:
     """Everything below the HTTP surface, running. `driver` replaces the container engine (tests)."""
     clock = SystemClock()
-    agents = await asyncio.to_thread(load_agents, settings)
+    registry = await asyncio.to_thread(load_agents, settings)
     profiles = _profiles(settings)
     models = open_registry(settings)
     # A provider's module is imported at first use; better now than in the middle of the first run.
@@ -115,6 +116,7 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         generation = await store.next_generation()
         if driver is None:
             driver = _docker(settings)
+        agents = Catalogue(store, registry, clock, models.resolve)
         environments = Environments(store, driver, clock, _defaults(settings, profiles), generation)
         stack.push_async_callback(in_time.end, "sandboxes", environments.aclose, 0.75)
         await environments.open()
@@ -151,6 +153,7 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         authenticator = Authenticator(store, clock, settings.host)
         yield Services(
             store,
+            agents,
             environments,
             supervisor,
             intake,

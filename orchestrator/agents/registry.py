@@ -44,6 +44,12 @@ class AgentDefinition:
     """What its sandbox and its calls may take, as far as it says so; within the operator's maxima."""
     base: EnvironmentSpec | None = None
     """What its new environments begin with. Built once: each of them is a fork."""
+    token_budget: int | None = None
+    """After how many tokens its runs end; None: as the call says."""
+    uid: str | None = None
+    """Of an agent that a project has defined: which one."""
+    version: int | None = None
+    """Of such an agent."""
 
 
 def _agent_id(value: str) -> str:
@@ -119,6 +125,10 @@ class AgentRegistry:
         """All definitions, by id."""
         return [self._agents[name] for name in sorted(self._agents)]
 
+    def aliases_of(self, agent_id: str) -> list[str]:
+        """Further names of an agent."""
+        return sorted(alias for alias, target in self._aliases.items() if target == agent_id)
+
     def knows(self, name: str) -> bool:
         """Whether `resolve` finds it."""
         return self._aliases.get(name, name) in self._agents
@@ -131,9 +141,12 @@ class AgentRegistry:
         """
         agent = self._agents.get(self._aliases.get(name, name))
         if agent is None:
-            known = {**self._agents, **self._aliases}
-            raise NotFound(f"Agent {name!r} not found{_closest(name, known)}.")
+            raise NotFound(f"Agent {name!r} not found{self.closest(name)}.")
         return agent
+
+    def closest(self, name: str) -> str:
+        """For messages: the id or alias that may have been meant, in parentheses; empty if there is none."""
+        return _closest(name, {**self._agents, **self._aliases})
 
 
 def _places(root: Path) -> dict[str, Path]:

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from orchestrator.api import environments, errors, interactions, ops, reach
+from orchestrator.api import agents, environments, errors, interactions, ops, reach
 from orchestrator.api.services import Services
 from orchestrator.errors import StoreError
 
@@ -26,6 +26,7 @@ def create_application(services: Services) -> FastAPI:
     app.state.services = services
     for version in VERSIONS:
         app.include_router(interactions.router, prefix=f"/{version}")
+        app.include_router(agents.router, prefix=f"/{version}")
         app.include_router(environments.router, prefix=f"/{version}")
     app.include_router(ops.router)
     app.include_router(reach.router)

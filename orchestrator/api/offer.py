@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.errors import InvalidRequest, NotSupported
 from orchestrator.tools.toolbox import OWN_NAMES
+from orchestrator.wire.agents import AgentParts
 from orchestrator.wire.base import quote
 from orchestrator.wire.content import AudioContent, DocumentContent, ImageContent, VideoContent
 from orchestrator.wire.environments import (
@@ -18,7 +19,7 @@ from orchestrator.wire.environments import (
     NetworkRules,
     Source,
 )
-from orchestrator.wire.generation import AntigravityConfig, GenerationConfig, TextFormat
+from orchestrator.wire.generation import AgentConfig, AntigravityConfig, GenerationConfig, TextFormat
 from orchestrator.wire.interactions import InteractionRequest
 from orchestrator.wire.steps import McpServerToolCall, McpServerToolResult, ToolSearchCall, ToolSearchResult
 from orchestrator.wire.tools import (
@@ -40,8 +41,7 @@ def check_offered(request: InteractionRequest) -> None:
     """
     for name in sorted(_NOT_OFFERED & request.given):
         raise _refusal(name)
-    if request.agent_config is not None and not isinstance(request.agent_config, AntigravityConfig):
-        raise _refusal("agent_config.type", repr(request.agent_config.type))
+    _check_config(request.agent_config)
     _check_generation(request.generation_config)
     _check_formats(request)
     _check_tools(request.tools or ())
@@ -53,13 +53,26 @@ def check_offered(request: InteractionRequest) -> None:
             if isinstance(blocks, list):
                 _check_content(blocks, f"input[{index}].{field}")
     if request.environment is not None:
-        _check_environment(request.environment)
+        _check_environment(request.environment, "environment")
+
+
+def check_agent(agent: AgentParts) -> None:
+    """The same of the definition of an agent, or of what is changed in it."""
+    _check_config(agent.agent_config)
+    _check_tools(agent.tools or ())
+    if agent.base_environment is not None:
+        _check_environment(agent.base_environment, "base_environment")
 
 
 def check_new_environment(create: EnvironmentCreate) -> None:
     """Raises `NotSupported`, naming the field, if the environment needs something that is not there."""
     _check_network(create.network, "network")
     _check_sources(create.sources, "sources")
+
+
+def _check_config(config: AgentConfig | None) -> None:
+    if config is not None and not isinstance(config, AntigravityConfig):
+        raise _refusal("agent_config.type", repr(config.type))
 
 
 def _check_generation(config: GenerationConfig | None) -> None:
@@ -125,14 +138,14 @@ def _check_content(blocks: Sequence[Any], at: str) -> None:
             raise _refusal(f"{at}[{index}].uri", "send the image itself as 'data'")
 
 
-def _check_environment(spec: EnvironmentSpec) -> None:
-    _check_network(spec.network, "environment.network")
-    _check_sources(spec.sources, "environment.sources")
+def _check_environment(spec: EnvironmentSpec, at: str) -> None:
+    _check_network(spec.network, f"{at}.network")
+    _check_sources(spec.sources, f"{at}.sources")
     if spec.sources and spec.environment_id is not None:
-        raise _refusal("environment.sources", "together with 'environment_id'")
+        raise _refusal(f"{at}.sources", "together with 'environment_id'")
     for name, variable in spec.env.items():
         if variable.credential is not None:
-            raise _refusal(f"environment.env.{name}.credential")
+            raise _refusal(f"{at}.env.{name}.credential")
 
 
 def _check_network(network: Network | None, at: str) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from orchestrator import ids, moments
-from orchestrator.agents.registry import AgentDefinition, AgentRegistry
+from orchestrator.agents.catalogue import Catalogue
+from orchestrator.agents.registry import AgentDefinition
 from orchestrator.clock import Clock
-from orchestrator.errors import InvalidRequest, NotFound
+from orchestrator.errors import InvalidRequest, naming
 from orchestrator.models.registry import ModelRegistry
 from orchestrator.policy.bounds import UNBOUND
 from orchestrator.policy.sources import check_inline
@@ -24,6 +25,7 @@ from orchestrator.sandboxes.profiles import Profiles
 from orchestrator.store.port import Store
 from orchestrator.store.records import CreateCall, EnvironmentRow, InteractionRow, NewEvent
 from orchestrator.wire import events
+from orchestrator.wire.agents import pinned
 from orchestrator.wire.base import encode_json
 from orchestrator.wire.environments import EnvironmentSpec, InlineSource
 from orchestrator.wire.interactions import Interaction, InteractionRequest, dump_request
@@ -50,7 +52,7 @@ class Intake:
         store: Store,
         environments: Environments,
         supervisor: Supervisor,
-        agents: AgentRegistry,
+        agents: Catalogue,
         models: ModelRegistry,
         clock: Clock,
         profiles: Profiles,
@@ -80,7 +82,7 @@ class Intake:
             return await self._create(project_id, request, known)
 
     async def _create(self, project_id: str, request: InteractionRequest, call: CreateCall) -> InteractionRow:
-        agent = self._target(request)
+        agent = await self._target(project_id, request)
         answer_schema(request)
         self._supervisor.check_room(project_id)
         parent = None
@@ -98,7 +100,7 @@ class Intake:
                 conversation=ids.conversation_of(interaction_id),
                 previous_id=parent.id if parent is not None else None,
                 environment_id=place.environment_id,
-                agent=request.target,
+                agent=pinned(request.target)[0] if agent is not None else request.target,
                 status="in_progress",
                 is_background=request.background,
                 generation=self._generation,
@@ -109,25 +111,28 @@ class Intake:
                 is_stored=request.store,
                 tier=request.service_tier or "standard",
                 labels=request.labels,
+                agent_uid=agent.uid if agent is not None else None,
+                agent_version=agent.version if agent is not None else None,
             )
             await self._store.create_interaction(row, _first_events(row), place.new, place.base, call)
             moments.passed("interaction.stored")
             self._supervisor.start(row)
         return row
 
-    def _target(self, request: InteractionRequest) -> AgentDefinition | None:
+    async def _target(self, project_id: str, request: InteractionRequest) -> AgentDefinition | None:
         """The agent that is asked; None: a model, without one. Either field may name an agent (reference, 2.1)."""
-        if request.agent is None and not self._agents.knows(request.target):
-            with _named("model"):
+        if request.agent is None and not await self._agents.knows(project_id, request.target):
+            with naming("model"):
                 self._models.resolve(request.target)
             if request.agent_config is not None:
                 raise InvalidRequest("Invalid value at 'agent_config': it is for agents, and 'model' names a model.")
             return None
-        with _named("agent" if request.agent is not None else "model"):
-            agent = self._agents.resolve(request.target)
+        with naming("agent" if request.agent is not None else "model"):
+            agent = await self._agents.resolve(project_id, request.target)
         if request.generation_config is not None:
             raise InvalidRequest("Invalid value at 'generation_config': it is for models; agents take 'agent_config'.")
-        with _named("agent_config.model"):
+        _check_config(request, agent)
+        with naming("agent_config.model"):
             self._models.resolve(request.agent_model or agent.model)
         return agent
 
@@ -165,13 +170,13 @@ class Intake:
         """
         if spec is None:
             if inherited is not None:
-                with _named("previous_interaction_id"):
+                with naming("previous_interaction_id"):
                     inherited = (await self._environments.find(project_id, inherited)).id
             yield _Place(inherited)
             return
         check_variables(spec.env)
         if spec.environment_id is not None:
-            with _named("environment"):
+            with naming("environment"):
                 known = await self._environments.find(project_id, spec.environment_id)
             await self._environments.change(known, spec)
             yield _Place(known.id)
@@ -179,17 +184,25 @@ class Intake:
         check_inline([source for source in spec.sources if isinstance(source, InlineSource)])
         profile = self._profiles.of(agent.bounds if agent is not None else UNBOUND)
         base = agent.base if agent is not None else None
+        if base is not None:
+            # Its files come with the template; rules and variables are the environment's own.
+            network = spec.network if spec.network is not None else base.network
+            spec = spec.model_copy(update={"network": network, "env": {**base.env, **spec.env}})
+            check_variables(spec.env)
+            base = base.model_copy(update={"env": {}})
         async with self._environments.drafted(project_id, spec, profile=profile, base=base) as (new, of_template):
             yield _Place(new.id, new, of_template)
 
 
-@contextmanager
-def _named(field: str) -> Iterator[None]:
-    """Puts the field's path into what is said about its value."""
-    try:
-        yield
-    except (InvalidRequest, NotFound) as error:
-        raise type(error)(f"Invalid value at '{field}': {error.message}") from error
+def _check_config(request: InteractionRequest, agent: AgentDefinition) -> None:
+    """What a project has defined of its agent is not for calls to change (reference, 2.8)."""
+    if agent.uid is None or request.agent_config is None:
+        return
+    for name, value in request.agent_config:
+        if name != "type" and value is not None:
+            raise InvalidRequest(
+                f"Invalid value at 'agent_config.{name}': it is fixed by agent {agent.id!r}; change the agent instead."
+            )
 
 
 def _check_answer(step: FunctionResult, at: str, waiting: dict[str, str], parent: InteractionRow | None) -> None:

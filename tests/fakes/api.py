@@ -20,7 +20,7 @@ from orchestrator.sandboxes.pool import PoolSettings
 from orchestrator.sandboxes.profiles import Profiles
 from orchestrator.store.sqlite import SqliteStore
 from tests.fakes.local_driver import IMAGE, LocalDriver
-from tests.fakes.runs import AGENTS, RunWorld
+from tests.fakes.runs import RunWorld
 
 LIMIT_BYTES = 10_000
 
@@ -39,7 +39,7 @@ class Api:
             store,
             self.environments,
             self.world.supervisor,
-            AGENTS,
+            self.world.agents,
             models,
             clock,
             Profiles(IMAGE, Bounds()),
@@ -48,6 +48,7 @@ class Api:
         )
         self.services = Services(
             store,
+            self.world.agents,
             self.environments,
             self.world.supervisor,
             intake,

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+from orchestrator.agents.catalogue import Catalogue
 from orchestrator.agents.registry import AgentDefinition, AgentRegistry
 from orchestrator.clock import SystemClock
 from orchestrator.models.port import ModelEvent, ModelProvider, ModelRequest
@@ -145,10 +146,11 @@ class RunWorld:
         models = ModelRegistry("played", {"played": lambda: provider})
         self.metrics = Metrics(models.named)
         clock = SystemClock()
+        self.agents = Catalogue(store, AGENTS, clock, models.resolve)
         self.supervisor = Supervisor(
             store,
             self.environments,  # type: ignore[arg-type]
-            AGENTS,
+            self.agents,
             models,
             limits or Limits(),
             clock,
@@ -162,7 +164,7 @@ class RunWorld:
             store,
             self.environments,  # type: ignore[arg-type]
             self.supervisor,
-            AGENTS,
+            self.agents,
             models,
             clock,
             Profiles("test", UNBOUND),
