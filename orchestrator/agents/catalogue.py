@@ -100,21 +100,8 @@ class Catalogue:
                 f"Agent {row.name!r} is built on {lineage.root!r}, which this server does not have any more."
             )
         root = self.registry.resolve(lineage.root)
-        parts = combined(lineage.inherited, own)
-        config = parts.agent_config if isinstance(parts.agent_config, AntigravityConfig) else AntigravityConfig()
-        told = [part for part in (root.instructions, parts.system_instruction) if part]
-        return dataclasses.replace(
-            root,
-            id=row.name,
-            description=own.description or "",
-            instructions="\n\n".join(told),
-            tools=tuple(parts.tools) if parts.tools is not None else root.tools,
-            model=config.model or root.model,
-            base=parts.base_environment if parts.base_environment is not None else root.base,
-            token_budget=config.max_total_tokens or root.token_budget,
-            uid=row.uid,
-            version=row.version,
-        )
+        whole = root.extended(row.name, own.description, combined(lineage.inherited, own))
+        return dataclasses.replace(whole, uid=row.uid, version=row.version)
 
     # for those who define agents
 
