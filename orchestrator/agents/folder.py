@@ -7,6 +7,7 @@ imports `policy`, `wire` and `errors`, and `marked` beside it.
 from __future__ import annotations
 
 import base64
+import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -36,7 +37,7 @@ _TARGETS = {"skills": ".agents/skills", "workspace": "workspace"}
 """Folder → where its files go in an environment."""
 _LEFT_OUT = frozenset({".git", ".gemini", ".venv", "node_modules", "__pycache__", ".DS_Store"})
 _QUOTED = re.compile(r"'([^']*)'")
-_OF_BASE = re.compile(r"base_environment(?:\.sources\[(\d+)\])?")
+_OF_BASE = re.compile(r"(?:base_)?environment((?:\.sources\[(\d+)\])?.*)")
 
 
 class SandboxBlock(WireModel):
@@ -157,19 +158,21 @@ class AgentFolder:
         return ConfigError(f"{self.place / FILE}: {error.message}")
 
     def _place_of(self, field: str) -> str | None:
-        base = _OF_BASE.match(field)
+        base = _OF_BASE.fullmatch(field)
         if base is None:
             return self._line(field) if field in self.marked.lines else None
-        said = self.file.base_environment if self.file.base_environment is not None else self.file.environment
-        own, more = len(said.sources) if said is not None else 0, len(self.file.sources)
-        rest = field[base.end() :]
-        names = [name + field[len("base_environment") :] for name in ("base_environment", "environment")]
-        if base[1] is not None and (number := int(base[1])) >= own:
-            names = [f"sources[{number - own}]{rest}"]
+        own = self._count("base_environment.sources") + self._count("environment.sources")
+        more = self._count("sources")
+        names = [name + base[1] for name in ("base_environment", "environment")]
+        if base[2] is not None and (number := int(base[2])) >= own:
+            names = [f"sources[{number - own}]" + base[1].partition("]")[2]]
             if number >= own + more:
                 inside = [*self.files, GUIDE]
                 return str(self.place / inside[min(number - own - more, len(inside) - 1)])
         return next((self._line(name) for name in names if name in self.marked.lines), None)
+
+    def _count(self, field: str) -> int:
+        return next(number for number in itertools.count() if f"{field}[{number}]" not in self.marked.lines)
 
     def _line(self, field: str) -> str:
         line = self.marked.lines.get(field)

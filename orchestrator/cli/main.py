@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import orchestrator
-from orchestrator.cli import doctor, environments, keys, logs, models, projects, ps, reach, run, serve, shell
+from orchestrator.cli import agents, doctor, environments, keys, logs, models, projects, ps, reach, run, serve, shell
 from orchestrator.cli.client import JsonFlag
 from orchestrator.cli.exits import Exit
 from orchestrator.cli.terminal import complain, print_json
@@ -30,6 +30,7 @@ app.command("shell")(shell.shell)
 app.command("forward")(reach.forward)
 app.command("watch")(reach.watch)
 app.command("usage")(reach.usage)
+app.add_typer(agents.app, name="agents")
 app.add_typer(keys.app, name="keys")
 app.add_typer(projects.app, name="projects")
 app.add_typer(models.app, name="models")

@@ -46,7 +46,7 @@ def run(
     if environment is not None:
         body["environment"] = environment
     with connect(url, key) as api:
-        code = _start(api, body, as_json) if background else _Run(api, as_json).follow(body)
+        code = _start(api, body, as_json) if background else LiveRun(api, as_json).follow(body)
     raise typer.Exit(code)
 
 
@@ -91,7 +91,7 @@ def _start(api: Api, body: dict[str, Any], as_json: bool) -> Exit:
     return Exit.OK
 
 
-class _Run:
+class LiveRun:
     """One interaction, from the request to its exit code."""
 
     def __init__(self, api: Api, as_json: bool) -> None:
