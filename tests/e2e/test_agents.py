@@ -29,7 +29,7 @@ examples:
   - name: reads
     prompt: |
       ```bash
-      cat data.csv note.md /.agents/AGENTS.md /.agents/skills/tables/SKILL.md; echo $MODE; sha256sum logo.bin | cut -c1-8
+      cat data.csv note.md /.agents/AGENTS.md /.agents/skills/tables/SKILL.md; echo $MODE
       ```
     expect: ["1,2", Be brief, test]
 """
@@ -104,7 +104,8 @@ def test_a_folder_is_deployed_changed_and_called(server: ServerProcess, caller: 
     assert seen("folder-clerk@1") == (["1,2", "2c8d07cd"], 1)
     assert corral("rollback", "folder-clerk", "1") == "folder-clerk: version 3\n"
     assert seen("folder-clerk") == (["1,2", "2c8d07cd"], 3)
-    assert [each["version"] for each in json.loads(corral("versions", "folder-clerk", "--json"))["versions"]] == [3, 2, 1]
+    listed = json.loads(corral("versions", "folder-clerk", "--json"))["versions"]
+    assert [each["version"] for each in listed] == [3, 2, 1]
     assert corral("delete", "folder-clerk") == "folder-clerk\n"
     assert server.cli("agents", "get", "folder-clerk").returncode == 2
 

@@ -1,4 +1,4 @@
-"""The official Python SDK on agents: `python -m tests.e2e.clients.managed_agents`. One agent lives through all stories."""
+"""The official Python SDK on agents: `python -m tests.e2e.clients.managed_agents`. The life of one, in one story."""
 
 from __future__ import annotations
 
