@@ -6,6 +6,7 @@
     plain_engine.py baselines: containers without Corral
     server.py       a Corral server of our own, and bare HTTP exchanges with it
     sandbox.py      sandboxes of our own, without a server
+    start.py        rows: commands and the server, from the start of the process on
     launch.py       rows: a POST until the client sees the first tool result
     burst.py        rows: a hundred launches at once
     tool_calls.py   rows: a command, a Python cell

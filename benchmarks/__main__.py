@@ -25,6 +25,7 @@ from benchmarks import (
     pauses,
     readers,
     recovery,
+    start,
     streams,
     table,
     tool_calls,
@@ -39,6 +40,7 @@ OUTPUT = Path(__file__).resolve().parents[1] / "bench-output"
 _ROUNDS = 20
 _QUICK_ROUNDS = 3
 _FAMILIES: Mapping[str, Callable[[Plan], list[Row]]] = {
+    "start": start.run,
     "launch": launch.run,
     "burst": burst.run,
     "tool-calls": tool_calls.run,

@@ -81,7 +81,7 @@ class KilledServer:
 
 def run(plan: Plan) -> list[Row]:
     rounds = min(plan.rounds, _ROUNDS_MOST)
-    with _server(plan) as server:
+    with own_server(plan) as server:
         empty_ms = []
         for _ in range(rounds):
             empty_ms.append(server.start())
@@ -92,7 +92,7 @@ def run(plan: Plan) -> list[Row]:
 
 def _recovery(plan: Plan, count: int, rounds: int, empty_ms: list[float]) -> Row:
     took_ms = []
-    with _server(plan) as server:
+    with own_server(plan) as server:
         server.start()
         environments = [_begin_call(server) for _ in range(count)]
         _await(lambda: _count(server.database, "tool.output") >= count, "the calls do not begin")
@@ -119,7 +119,7 @@ def _orderly_end(plan: Plan, rounds: int) -> Row:
     plain_ms = []
     engine = PlainEngine(plan.settings)
     try:
-        with _server(plan, _POOL_SIZE) as server:
+        with own_server(plan, _POOL_SIZE) as server:
             for _ in range(rounds):
                 server.start()
                 _await(lambda: _waiting(engine, server) >= _POOL_SIZE, "the pool does not fill")
@@ -139,7 +139,8 @@ def _orderly_end(plan: Plan, rounds: int) -> Row:
 
 
 @contextmanager
-def _server(plan: Plan, pool_size: int = 0) -> Iterator[KilledServer]:
+def own_server(plan: Plan, pool_size: int = 0) -> Iterator[KilledServer]:
+    """A server that is not started yet, with a data folder and an identity of its own; leaves nothing."""
     with tempfile.TemporaryDirectory(prefix="server-", dir=plan.output) as folder:
         server = KilledServer(plan, Path(folder), pool_size)
         try:

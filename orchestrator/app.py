@@ -29,7 +29,8 @@ from orchestrator.api.services import Services
 from orchestrator.clock import SystemClock
 from orchestrator.config import EngineTlsSettings, Settings
 from orchestrator.errors import ConfigError
-from orchestrator.models.providers import open_registry
+from orchestrator.models.providers import keys, open_registry
+from orchestrator.models.recording import Recordings
 from orchestrator.policy.bounds import Bounds, Maxima
 from orchestrator.policy.limits import Limits
 from orchestrator.runs.intake import Intake
@@ -131,6 +132,7 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
             slots=Slots(settings.max_concurrent_runs, settings.max_concurrent_runs_per_project),
             max_runs_per_project=settings.max_runs_per_project,
             metrics=metrics,
+            recordings=Recordings(settings.cassettes, keys(settings)) if settings.record else None,
         )
         stack.callback(moments.passed, "stop.runs_let_go")
         stack.push_async_callback(in_time.end, "runs", supervisor.aclose, 0.5)

@@ -54,13 +54,41 @@ _SHIPPED_MODEL_ALIASES = dict.fromkeys(
     "default",
 )
 
-_USUAL_VARIABLES: Mapping[tuple[str, str], tuple[str, ...]] = {
-    ("gemini", "api_key"): ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
-    ("openai", "api_key"): ("OPENAI_API_KEY",),
-    ("openai", "base_url"): ("OPENAI_BASE_URL",),
-    ("anthropic", "api_key"): ("ANTHROPIC_API_KEY",),
+PROVIDER_KEYS: Mapping[str, tuple[str, ...]] = {
+    "gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+    "openai": ("OPENAI_API_KEY",),
+    "anthropic": ("ANTHROPIC_API_KEY",),
+    "alibaba": ("ALIBABA_API_KEY", "DASHSCOPE_API_KEY"),
+    "bedrock": ("AWS_BEARER_TOKEN_BEDROCK",),
+    "cerebras": ("CEREBRAS_API_KEY",),
+    "cohere": ("CO_API_KEY",),
+    "crusoe": ("CRUSOE_API_KEY",),
+    "deepseek": ("DEEPSEEK_API_KEY",),
+    "fireworks": ("FIREWORKS_API_KEY",),
+    "google-cloud": (),
+    "groq": ("GROQ_API_KEY",),
+    "heroku": ("HEROKU_INFERENCE_KEY",),
+    "huggingface": ("HF_TOKEN",),
+    "litellm": (),
+    "mistral": ("MISTRAL_API_KEY",),
+    "moonshotai": ("MOONSHOTAI_API_KEY",),
+    "nebius": ("NEBIUS_API_KEY",),
+    "ollama": (),
+    "openrouter": ("OPENROUTER_API_KEY",),
+    "ovhcloud": ("OVHCLOUD_API_KEY",),
+    "sambanova": ("SAMBANOVA_API_KEY",),
+    "together": ("TOGETHER_API_KEY",),
+    "vercel": ("VERCEL_AI_GATEWAY_API_KEY",),
+    "vllm": (),
+    "xai": ("XAI_API_KEY",),
+    "zai": ("ZAI_API_KEY",),
 }
-"""Provider and field to the variables that other programs take it from, too."""
+"""Kinds of providers of models, and the variables that other programs take their keys from, too."""
+_PROVIDER_URLS = {"openai": ("OPENAI_BASE_URL",)}
+_SAME_KINDS = {"grok": "xai", "google": "gemini", "google-vertex": "google-cloud", "vertex": "google-cloud"}
+"""Other names of kinds that look like quite another one's."""
+OWN_SERVERS = ("openai", "litellm", "ollama", "vllm")
+"""Kinds of servers that are the operator's own, unless it is OpenAI itself."""
 
 Positive = Annotated[int, Field(gt=0)]
 Dollars = Annotated[Decimal, Field(ge=0)]
@@ -173,8 +201,8 @@ class ProviderSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    kind: Literal["gemini", "openai", "anthropic"] | None = None
-    """How it is spoken to. Unset: as the table's name says."""
+    kind: str | None = None
+    """How it is spoken to, by the name of a provider. Unset: as the table's name says."""
     api_key: SecretStr | None = None
     """The key to send."""
     base_url: str | None = None
@@ -279,16 +307,26 @@ class Settings(BaseSettings):
     """Other names of models, `alias = "provider:model"`; `default` is the setting `model`. Adds to the built-in aliases
     of public names, which all lead there."""
     providers: dict[str, ProviderSettings] = Field(default_factory=dict)
-    """Where models come from, a table each: `[providers.NAME]` with `api_key`, `base_url` and `kind`: `gemini`,
-    `openai` or `anthropic`, not needed where NAME is one of them. Models are then named `NAME:model`. Servers that
-    speak OpenAI's chat format, such as vLLM, Ollama, llama.cpp and gateways, are of the kind `openai` and need a
-    `base_url`. What the tables of these three names leave out is taken from `GEMINI_API_KEY` or `GOOGLE_API_KEY`,
-    `OPENAI_API_KEY` and `OPENAI_BASE_URL`, `ANTHROPIC_API_KEY`."""
+    """Where models come from, a table each: `[providers.NAME]` with `api_key`, `base_url` and `kind`, not needed where
+    NAME is one. Models are then named `NAME:model`. Kinds are `gemini`, `openai`, `anthropic`; `alibaba`, `bedrock`,
+    `cerebras`, `cohere`, `crusoe`, `deepseek`, `fireworks`, `google-cloud`, `groq`, `heroku`, `huggingface`, `litellm`,
+    `mistral`, `moonshotai`, `nebius`, `ollama`, `openrouter`, `ovhcloud`, `sambanova`, `together`, `vercel`, `vllm`,
+    `xai`, `zai`. Other servers that speak OpenAI's chat format, such as llama.cpp and gateways, are of the kind
+    `openai`; they, `litellm`, `ollama` and `vllm` need a `base_url`. What tables with the name of a kind leave out is
+    taken from its usual variable: `GEMINI_API_KEY` or `GOOGLE_API_KEY`, `OPENAI_API_KEY` and `OPENAI_BASE_URL`,
+    `ANTHROPIC_API_KEY`, `DEEPSEEK_API_KEY` and so on, also where there is no table. `corral models list` shows what is
+    missing."""
     model_prices: dict[str, PriceSettings] = Field(default_factory=dict)
     """Prices of your own, a table each: `[model_prices."NAME:model"]`, or `"model"` for all providers that have it,
     with `input_mtok` and `output_mtok`, and where they differ `cached_input_mtok` and `cache_write_mtok`: US dollars
     per million tokens. They win over the public prices of Gemini, OpenAI, Anthropic and other known addresses, which
     come with the library `genai-prices` and are those of its release."""
+    record: bool = False
+    """Whether each interaction's exchanges with its model are written down, for replays without tokens. What is not to
+    be stored (`store: false`) is not recorded."""
+    cassettes_dir: Path | None = None
+    """The folder of recordings: new ones go to `PROJECT/INTERACTION.jsonl` in it, and the models `replay:PATH` are
+    files in it. Unset: `cassettes` in the data folder."""
     retention_days: Annotated[int, Field(ge=0)] = 55
     """Days after which ended interactions are deleted, where the project has no number of its own (`corral projects`).
     0 keeps them."""
@@ -326,12 +364,15 @@ class Settings(BaseSettings):
     @classmethod
     def _name_providers(cls, value: dict[str, ProviderSettings]) -> dict[str, ProviderSettings]:
         for name, provider in value.items():
-            if not _PROVIDER_NAME.fullmatch(name) or name in ("scripted", "default"):
+            if not _PROVIDER_NAME.fullmatch(name) or name in ("scripted", "replay", "default"):
                 raise ValueError(f"{name!r} cannot be the name of a provider")
             kind = provider.kind or name
-            if kind not in ("gemini", "openai", "anthropic"):
-                raise ValueError(f"{name!r} needs a 'kind': gemini, openai or anthropic; most servers speak openai")
-            if kind != name and kind == "openai" and provider.base_url is None:
+            if kind not in PROVIDER_KEYS:
+                closest = _closest(_SAME_KINDS.get(kind, kind), list(PROVIDER_KEYS))
+                if provider.kind is None:
+                    raise ValueError(f"{name!r} needs a 'kind'; most servers speak openai{closest}")
+                raise ValueError(f"the 'kind' of {name!r}, {kind!r}, is not known{closest}")
+            if kind in OWN_SERVERS and (kind, name) != ("openai", "openai") and provider.base_url is None:
                 raise ValueError(f"{name!r} needs a 'base_url'")
             if provider.base_url is not None and not provider.base_url.startswith(("http://", "https://")):
                 raise ValueError(f"the 'base_url' of {name!r} must begin with http:// or https://")
@@ -343,6 +384,11 @@ class Settings(BaseSettings):
         if any(name.partition(":")[0] == "scripted" for name in value):
             raise ValueError("the scripted model costs nothing; a script can say what a turn of it is to cost")
         return value
+
+    @property
+    def cassettes(self) -> Path:
+        """The folder of recordings."""
+        return (self.cassettes_dir or self.data_dir / "cassettes").expanduser().absolute()
 
     @property
     def server_url(self) -> str:
@@ -391,10 +437,11 @@ class Settings(BaseSettings):
 def _usual_providers() -> dict[str, Any]:
     """The table `providers` as far as the variables that other programs know say it."""
     found: dict[str, dict[str, str]] = {}
-    for (provider, field), names in _USUAL_VARIABLES.items():
-        value = next((value for name in names if (value := os.environ.get(name))), None)
-        if value is not None:
-            found.setdefault(provider, {})[field] = value
+    for field, variables in (("api_key", PROVIDER_KEYS), ("base_url", _PROVIDER_URLS)):
+        for provider, names in variables.items():
+            value = next((value for name in names if (value := os.environ.get(name))), None)
+            if value is not None:
+                found.setdefault(provider, {})[field] = value
     return {"providers": found} if found else {}
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import secrets
 import string
 
 _CALL_ALPHABET = string.ascii_lowercase + string.digits
+_PROJECT = re.compile(r"prj_[0-9a-f]{16}")
 _KEY_BYTES = 16
 """128 random bits each: an id of another project cannot be guessed (attack case T1)."""
 
@@ -29,6 +31,11 @@ def new_sandbox_id() -> str:
 def new_project_id() -> str:
     """`prj_` and 16 hexadecimal characters."""
     return f"prj_{secrets.token_hex(8)}"
+
+
+def is_project_id(text: str) -> bool:
+    """Whether `text` is one that `new_project_id` could have made."""
+    return _PROJECT.fullmatch(text) is not None
 
 
 def new_key_id() -> str:

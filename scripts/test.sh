@@ -7,6 +7,24 @@ cd "$(dirname "$0")/.."
 bin=.venv/bin
 title() { printf '\n== %s\n' "$*" >&2; }
 
+flaky=()
+
+# Runs tests. One or two that fail are run again, alone: on a small machine a real engine may keep one waiting. What
+# passes then is told at the end, as a mistake that is still to be mended; what fails again has failed.
+tests() {
+    local rc=0 failed=()
+    "$bin/pytest" -q --cache-clear "$@" || rc=$?
+    ((rc == 1)) || return "$rc"
+    mapfile -t failed < <("$bin/python" -c '
+import json, pathlib
+failed = pathlib.Path(".pytest_cache/v/cache/lastfailed")
+print(*json.loads(failed.read_text()) if failed.exists() else (), sep="\n", end="")')
+    ((${#failed[@]} >= 1 && ${#failed[@]} <= 2)) || return 1
+    title "once more: ${failed[*]}"
+    "$bin/pytest" -q -m "" "${failed[@]}" || return 1
+    flaky+=("${failed[@]}")
+}
+
 check() {
     title "ruff"
     "$bin/ruff" check .
@@ -20,12 +38,12 @@ check() {
 
 unit() {
     title "unit and conformance"
-    "$bin/pytest" -q -n auto --dist loadfile -m "not e2e" tests/unit tests/conformance
+    tests -n auto --dist loadfile -m "not e2e" tests/unit tests/conformance
 }
 
 integration() {
     title "integration"
-    "$bin/pytest" -q tests/integration
+    tests tests/integration
 }
 
 e2e() {
@@ -38,14 +56,14 @@ e2e() {
         scripts/clients.sh
         scripts/sshd.sh
     fi
-    "$bin/pytest" -q -m e2e tests/e2e
+    tests -m e2e tests/e2e
     title "conformance, on every engine and runtime that is here"
-    "$bin/pytest" -q -n 2 --dist loadscope -m e2e tests/conformance
+    tests -n 2 --dist loadscope -m e2e tests/conformance
 }
 
 stress() {
     title "stress: streams"
-    "$bin/pytest" -q tests/stress
+    tests tests/stress
 }
 
 scripts/setup.sh
@@ -56,3 +74,6 @@ for part in "${@:-all}"; do
         *) printf '%s\n' "usage: test.sh [check|unit|integration|e2e|stress]…" >&2; exit 2 ;;
     esac
 done
+if ((${#flaky[@]})); then
+    printf '\nFLAKY: failed once and passed alone: %s\n' "${flaky[@]}" >&2
+fi

@@ -1,7 +1,7 @@
 """An agent as a folder: `agent.yaml`, `AGENTS.md`, `skills/`, `workspace/`; read, checked, folded into a create call.
 
 The command line deploys such folders, the server reads its own agents from them. Reads the disk and nothing else;
-imports `policy`, `wire` and `errors`, and `marked` beside it.
+imports `policy`, `wire` and `errors`, and `marked` and `skills` beside it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from orchestrator.agents.guidance import Unread
 from orchestrator.agents.marked import Marked, read_yaml
+from orchestrator.agents.skills import read_skill
 from orchestrator.errors import CallerError, ConfigError, InvalidRequest
 from orchestrator.policy.agents import check_base_environment
 from orchestrator.policy.sources import INLINE_LIMIT_BYTES
@@ -247,6 +249,10 @@ def _read_files(place: Path) -> dict[str, InlineSource]:
     for skill in sorted({Path(name).parts[1] for name in files if name.startswith("skills/")}):
         if f"skills/{skill}/SKILL.md" not in files:
             raise ConfigError(f"{place / 'skills' / skill}: a skill is a folder with a file SKILL.md")
+        file = f"skills/{skill}/SKILL.md"
+        found = read_skill(file, files[file].data.decode("utf-8", "replace"))
+        if isinstance(found, Unread):
+            raise ConfigError(f"{place / file}: {found.reason}")
     return files
 
 

@@ -1,4 +1,6 @@
-"""Routes of interactions (reference, 1.2): create, read, stream, cancel, delete; and a list, which is ours."""
+"""Routes of interactions (reference, 1.2): create, read, stream, cancel, delete; and a list and replays,
+which are ours.
+"""
 
 from __future__ import annotations
 
@@ -128,6 +130,15 @@ async def cancel(interaction_id: str, caller: TheCaller, services: TheServices) 
     """Ends a running interaction as `cancelled`; one that has ended stays as it is."""
     row = await _find(services, caller, interaction_id)
     await services.supervisor.cancel(row.id)
+    return JSONResponse(await read_interaction(services.store, row, timeline=False))
+
+
+@router.post("/interactions/{interaction_id}/replay", response_model=None)
+async def replay(interaction_id: str, caller: TheCaller, services: TheServices) -> Response:
+    """Runs an interaction that has ended once more, in the background: its tools work in a fresh environment, and its
+    model's answers are those of then. Ours, not the public wire's.
+    """
+    row = await services.intake.replay(await _find(services, caller, interaction_id))
     return JSONResponse(await read_interaction(services.store, row, timeline=False))
 
 

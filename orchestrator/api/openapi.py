@@ -95,6 +95,7 @@ OPERATIONS: Mapping[Callable[..., Any], Operation] = {
         links={
             "getInteraction": "interaction_id",
             "cancelInteraction": "interaction_id",
+            "replayInteraction": "interaction_id",
             "deleteInteraction": "interaction_id",
             "logs": "log_id",
         },
@@ -104,6 +105,12 @@ OPERATIONS: Mapping[Callable[..., Any], Operation] = {
         id="getInteraction", answer=Interaction, frames="InteractionFrame", errors=(*_ALWAYS, 404)
     ),
     interactions.cancel: Operation(id="cancelInteraction", answer=Interaction, errors=(*_ALWAYS, 404)),
+    interactions.replay: Operation(
+        id="replayInteraction",
+        answer=Interaction,
+        errors=(*_ALWAYS, 404, 409, 429),
+        links={"getInteraction": "interaction_id"},
+    ),
     interactions.delete: Operation(id="deleteInteraction", answer=answers.Nothing, errors=(*_ALWAYS, 404)),
     agents.create: Operation(
         id="createAgent",

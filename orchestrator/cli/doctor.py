@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import shutil
 import socket
@@ -51,6 +50,8 @@ def doctor(as_json: JsonFlag = False) -> None:
 
 
 def _examine() -> Iterator[Check]:
+    import asyncio
+
     from orchestrator.config import Settings
 
     try:
@@ -73,6 +74,8 @@ async def _engine(settings: Settings) -> list[Check]:
 
 
 async def _look(settings: Settings, folder: Path) -> list[Check]:
+    import asyncio
+
     from orchestrator.sandboxes.docker import DockerDriver, Tls
 
     certificates = settings.engine_tls.model_dump(exclude_none=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, TypeVar
@@ -16,6 +15,8 @@ T = TypeVar("T")
 
 def with_store(work: Callable[[Store], Awaitable[T]]) -> T:
     """The outcome of `work` on it. Raises what `work` raises, and `ConfigError`, `StoreError`."""
+    import asyncio
+
     from orchestrator.config import Settings
 
     async def run() -> T:

@@ -67,6 +67,8 @@ class _View:
             case "tool.ended":
                 rest = self._outputs.pop((log, str(body.get("call_id", ""))), "")
                 return [*([(f"  │ {rest}", "none")] if rest else []), _ended(body)]
+            case "context.read":
+                return _read(body)
             case "step.delta":
                 self._collect(log, body)
                 return []
@@ -115,6 +117,15 @@ class _View:
         clock = when.astimezone().strftime("%H:%M:%S.%f")[:-3] if when is not None else _clean(at)
         # Ends differ where beginnings are alike: interaction ids of one conversation share theirs.
         self._console.print(Text.assemble((clock, "dim"), " ", (_clean(log)[-8:], "blue"), " ", (text, style)))
+
+
+def _read(body: dict[str, Any]) -> list[tuple[str, str]]:
+    """The files that a run was told of, a line each."""
+    guides, skills, unread = (body.get(name) or [] for name in ("guides", "skills", "unread"))
+    told = [f"read {_clean(each.get('path'))}: {len(each.get('text') or '')} characters" for each in guides]
+    told += [f"skill {_clean(each.get('name'))}: {_value(each.get('description'))}" for each in skills]
+    failed = [f"not read {_clean(each.get('path'))}: {_value(each.get('reason'))}" for each in unread]
+    return [(line, "cyan") for line in told] + [(line, "bold red") for line in failed]
 
 
 def _ended(body: dict[str, Any]) -> tuple[str, str]:

@@ -8,7 +8,21 @@ from typing import Annotated
 import typer
 
 import orchestrator
-from orchestrator.cli import agents, doctor, environments, keys, logs, models, projects, ps, reach, run, serve, shell
+from orchestrator.cli import (
+    agents,
+    doctor,
+    environments,
+    keys,
+    logs,
+    models,
+    projects,
+    ps,
+    reach,
+    replay,
+    run,
+    serve,
+    shell,
+)
 from orchestrator.cli.client import JsonFlag
 from orchestrator.cli.exits import Exit
 from orchestrator.cli.terminal import complain, print_json
@@ -23,6 +37,7 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("run")(run.run)
+app.command("replay")(replay.replay)
 app.command("ps")(ps.ps)
 app.command("logs")(logs.logs)
 app.command("rm")(environments.rm)

@@ -4,7 +4,6 @@ that runs.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -30,7 +29,7 @@ _QUESTION = "Answer with the one word: yes"
 def list_models(as_json: JsonFlag = False) -> None:
     """List the providers of models: what each can do, and what is to be set for those that are not there."""
     from orchestrator.config import Settings
-    from orchestrator.models.providers import offers
+    from orchestrator.models.providers import further_kinds, offers
 
     settings = Settings.load()
     found = offers(settings)
@@ -42,11 +41,14 @@ def list_models(as_json: JsonFlag = False) -> None:
 
     table = Table(box=None, pad_edge=False)
     for heading in ("PROVIDER", "WHERE", "CAN"):
-        table.add_column(heading, no_wrap=heading == "PROVIDER")
+        table.add_column(heading, no_wrap=heading == "PROVIDER", overflow="fold")
     for offer in found:
+        where = offer.base_url or ("embedded" if offer.kind == "scripted" else "as its library knows")
         last = f"not there: {offer.missing}" if offer.missing else ", ".join(offer.can)
-        table.add_row(*(Text(neutralise(cell)) for cell in (offer.name, offer.base_url or "embedded", last)))
+        table.add_row(*(Text(neutralise(cell)) for cell in (offer.name, where, last)))
     console().print(table)
+    kinds = ", ".join(further_kinds(settings))
+    console().print(Text(f"\nFurther kinds of providers, by the setting `providers`: {kinds}."))
     typer.echo(f"\nModels are named PROVIDER:model. Agents that name none use {neutralise(settings.model)}.")
 
 
@@ -56,10 +58,15 @@ def check(
     as_json: JsonFlag = False,
 ) -> None:
     """Make one small call to a model. Exit code 1 if it fails."""
+    import asyncio
+
     from orchestrator.config import Settings
     from orchestrator.models.providers import open_registry
+    from orchestrator.telemetry import logs
 
-    registry = open_registry(Settings.load())
+    settings = Settings.load()
+    logs.configure("warning", settings.log_format)  # libraries of providers warn as they like
+    registry = open_registry(settings)
     full, _ = registry.resolve(name)
     begin = time.monotonic()
     try:
@@ -83,6 +90,8 @@ def check(
 
 
 async def _ask(registry: ModelRegistry, name: str) -> tuple[str, TurnEnd]:
+    import asyncio
+
     from orchestrator.models.port import ModelRequest, TextDelta, TurnEnd
     from orchestrator.wire.content import TextContent
     from orchestrator.wire.steps import UserInput

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +12,8 @@ from orchestrator.cli.terminal import complain, neutralise, print_json, size
 from orchestrator.errors import CorralError
 
 if TYPE_CHECKING:
+    import asyncio
+
     from websockets.asyncio.client import ClientConnection
 
 _PIECE_BYTES = 64 * 1024
@@ -32,6 +33,8 @@ def forward(
 
     LOCAL 0 takes a free port.
     """
+    import asyncio
+
     local, _, remote = ports.rpartition(":")
     inner = _port(remote)
     outer = _port(local, least=0) if local else inner
@@ -106,6 +109,8 @@ def _port(text: str, *, least: int = 1) -> int:
 
 
 async def _forward(api: Api, place: str, port: int) -> None:
+    import asyncio
+
     from orchestrator.cli.sockets import open_socket
 
     tasks: set[asyncio.Task[None]] = set()
@@ -140,6 +145,8 @@ async def _forward(api: Api, place: str, port: int) -> None:
 
 
 async def _relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, socket: ClientConnection) -> None:
+    import asyncio
+
     from orchestrator.cli.sockets import last_words
 
     async def inwards() -> None:

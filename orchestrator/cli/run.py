@@ -23,6 +23,7 @@ _RESUME_PAUSE_S = 0.5
 
 def run(
     prompt: Annotated[str, typer.Argument(help="What the agent is to do; - reads standard input.")],
+    *,
     agent: Annotated[str, typer.Option(metavar="AGENT", help="The agent's id or alias.")] = "general",
     env: Annotated[
         str, typer.Option(metavar="ID|remote|none", help="An environment to go on in, a new one, or none.")
@@ -30,6 +31,9 @@ def run(
     file: Annotated[
         list[str] | None,
         typer.Option(metavar="PATH[:TARGET]", help="A file to put in, by default under workspace/. May be repeated."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Other than the agent's own; replay:PATH plays a recording.")
     ] = None,
     as_json: JsonFlag = False,
     background: Annotated[bool, typer.Option("--background", help="Start it, print its id, do not wait.")] = False,
@@ -45,6 +49,8 @@ def run(
     environment = _environment(env, [_source(each) for each in file or []])
     if environment is not None:
         body["environment"] = environment
+    if model is not None:
+        body["agent_config"] = {"type": "antigravity", "model": model}
     with connect(url, key) as api:
         code = _start(api, body, as_json) if background else LiveRun(api, as_json).follow(body)
     raise typer.Exit(code)

@@ -5,7 +5,6 @@ colours and, where the terminal allows it, its clipboard.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -22,6 +21,8 @@ from orchestrator.cli.client import Api, KeyOption, UrlOption, connect, path
 from orchestrator.cli.exits import Exit
 
 if TYPE_CHECKING:
+    import asyncio
+
     from websockets.asyncio.client import ClientConnection
 
 _PIECE_BYTES = 32 * 1024
@@ -42,6 +43,8 @@ def shell(
     What runs there controls this terminal, as over ssh. If the connection is lost, everything that was started in it is
     ended.
     """
+    import asyncio
+
     with connect(url, key) as api:
         code = asyncio.run(_Session(api, environment, command or []).run())
     raise typer.Exit(code)
@@ -66,6 +69,8 @@ class _Session:
                 return await self._talk(socket)
 
     async def _talk(self, socket: ClientConnection) -> int:
+        import asyncio
+
         loop = asyncio.get_running_loop()
         resized = asyncio.Event()
         loop.add_signal_handler(signal.SIGWINCH, resized.set)
@@ -103,6 +108,8 @@ async def _type(socket: ClientConnection) -> None:
 
 async def _keys(descriptor: int) -> bytes:
     """What is typed next. A thread that reads could not be stopped at the end."""
+    import asyncio
+
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
     try:

@@ -303,6 +303,12 @@ def _watch(arguments: Dict[str, Any], _source: BinaryIO, sink: BinaryIO) -> Dict
     return watches.watch(arguments, sink)
 
 
+def _excerpts(arguments: Dict[str, Any], _source: BinaryIO, sink: BinaryIO) -> Dict[str, Any]:
+    from . import excerpts  # once a run, if at all
+
+    return excerpts.excerpts(arguments, sink)
+
+
 OPERATIONS: Dict[str, Callable[[Dict[str, Any], BinaryIO, BinaryIO], Dict[str, Any]]] = {
     "read": _read,
     "write": _write,
@@ -313,4 +319,5 @@ OPERATIONS: Dict[str, Callable[[Dict[str, Any], BinaryIO, BinaryIO], Dict[str, A
     "extract": _extract,
     "archive": _archive,
     "watch": _watch,
+    "excerpts": _excerpts,
 }

@@ -24,7 +24,15 @@ from pydantic_ai import exceptions as given
 
 from orchestrator.errors import ModelError
 
-FOREIGN = (given.AgentRunError, given.UserError, httpx2.HTTPError, httpx2.StreamError, ValueError, AssertionError)
+FOREIGN = (
+    given.AgentRunError,
+    given.UserError,
+    NotImplementedError,
+    httpx2.HTTPError,
+    httpx2.StreamError,
+    ValueError,
+    AssertionError,
+)
 """What a call of a model may raise. The last two: what a provider sent is not what its own library expects."""
 
 _MESSAGE_CHARS = 600
@@ -45,6 +53,7 @@ _KINDS: tuple[tuple[type[Exception], str, bool, str], ...] = (
     (given.ModelAPIError, "model_stream_broken", True, "answered with what cannot be read"),
     (given.UnexpectedModelBehavior, "model_stream_broken", True, "answered with what cannot be read"),
     (given.UserError, "model_bad_request", False, "cannot be asked this"),
+    (NotImplementedError, "model_bad_request", False, "cannot be asked this"),
     (httpx2.HTTPError, "model_unavailable", True, "cannot be reached"),
     (httpx2.StreamError, "model_stream_broken", True, "broke off"),
 )

@@ -7,12 +7,14 @@ others as soon as those before them are whole.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic_ai.messages import (
+    FilePart,
     ModelResponsePart,
     ModelResponseStreamEvent,
     PartDeltaEvent,
@@ -27,9 +29,19 @@ from pydantic_ai.messages import (
 )
 
 from orchestrator.errors import ModelError
+from orchestrator.models.media import block_of
 from orchestrator.models.messages import REDACTED
-from orchestrator.models.port import CallDelta, CallStart, ModelEvent, TextDelta, ThoughtDelta, ThoughtSignature
+from orchestrator.models.port import (
+    CallDelta,
+    CallStart,
+    MediaOutput,
+    ModelEvent,
+    TextDelta,
+    ThoughtDelta,
+    ThoughtSignature,
+)
 from orchestrator.models.signatures import Signature
+from orchestrator.models.vendors import GEMINI
 
 
 @dataclass(slots=True)
@@ -51,7 +63,7 @@ class _Part:
 
 
 class Translation:
-    """Of one answer of a provider of the sort `kind`."""
+    """Of one answer in the format `kind`."""
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
@@ -72,7 +84,7 @@ class Translation:
                 self._add(self._by_index[event.index], event.delta)
             case PartEndEvent():
                 part = self._by_index[event.index]
-                if not part.is_call:
+                if not part.is_call and not part.is_done:
                     part.waiting += self._signatures(event.part)
                 part.is_done = True
         return self._told()
@@ -113,6 +125,11 @@ class Translation:
                 known.waiting += self._signatures(part)
                 known.waiting.append(CallStart(part.tool_name))
                 self._add_arguments(known, part.args)
+            case FilePart():
+                data = base64.b64encode(part.content.data).decode()
+                known.waiting.append(MediaOutput(block_of(data, part.content.media_type)))
+                known.waiting += self._signatures(part)
+                known.is_done = True
             case _:
                 raise ModelError(f"the model answered with a {part.part_kind}, which is not supported yet")
 
@@ -136,8 +153,11 @@ class Translation:
     def _signatures(self, part: ModelResponsePart) -> list[ModelEvent]:
         """A call's is told before it, all others after what they sign."""
         details = getattr(part, "provider_details", None) or {}
-        if self._kind == "gemini" and (raw := details.get("thought_signature")):
-            return [self._signature(_place(part), str(raw))]
+        if self._kind in GEMINI:
+            raw = details.get("thought_signature")
+            return [self._signature(_place(part), str(raw))] if raw else []
+        if self._kind not in ("openai", "anthropic"):
+            return self._whole(part)
         if self._kind == "openai" and isinstance(part, ToolCallPart) and (extra := details.get("extra_content")):
             return [self._signature("call", json.dumps(extra))]
         if not isinstance(part, ThinkingPart):
@@ -148,8 +168,21 @@ class Translation:
             return [self._signature(part.id, part.signature or "")]
         return []
 
+    def _whole(self, part: ModelResponsePart) -> list[ModelEvent]:
+        """Of formats that are not known here: all that the library wants to see again of a thought or a call."""
+        if isinstance(part, ThinkingPart):
+            given = {"id": part.id, "signature": part.signature, "provider_details": part.provider_details}
+            return [self._signature("thought", _json_of(given))]
+        if isinstance(part, ToolCallPart) and part.provider_details:
+            return [self._signature("call", _json_of({"provider_details": part.provider_details}))]
+        return []
+
     def _signature(self, place: str, raw: str) -> ThoughtSignature:
         return ThoughtSignature(Signature(self._kind, place, raw).wrapped())
+
+
+def _json_of(fields: dict[str, Any]) -> str:
+    return json.dumps({name: value for name, value in fields.items() if value}, ensure_ascii=False, default=str)
 
 
 def _place(part: ModelResponsePart) -> str:
@@ -158,4 +191,6 @@ def _place(part: ModelResponsePart) -> str:
         return "call"
     if isinstance(part, ThinkingPart):
         return "thought"
+    if isinstance(part, FilePart):
+        return "media"
     return "text" if getattr(part, "content", "") else "empty"

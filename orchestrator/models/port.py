@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
 
+from orchestrator.wire.content import AudioContent, DocumentContent, ImageContent, VideoContent
 from orchestrator.wire.generation import GenerationConfig
 from orchestrator.wire.steps import Step, UserInput
 
@@ -48,7 +49,9 @@ class ModelRequest:
     attempt: int = 0
     """0 for the first try of this turn."""
     asked_again: int = 0
-    """How often the turn was asked before without an answer of the wanted form; the history has what was wrong."""
+    """How often the turn was asked before without an answer of the wanted form; the history has what was wrong. Of
+    a summary, which piece of what is to be told it is.
+    """
     generation: GenerationConfig | None = None
     """How it is to answer, as far as somebody said so."""
     answer_schema: dict[str, Any] | bool | None = None
@@ -97,6 +100,13 @@ class TextDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class MediaOutput:
+    """A medium, whole. It belongs to the same step as the text beside it."""
+
+    content: ImageContent | AudioContent | VideoContent | DocumentContent
+
+
+@dataclass(frozen=True, slots=True)
 class CallStart:
     """The model begins a tool call. Argument fragments follow; the next start of anything, or the end, closes it."""
 
@@ -118,8 +128,10 @@ class TurnEnd:
     """It stopped because it may not say more, and not because it had said all."""
 
 
-ModelEvent = ThoughtDelta | ThoughtSignature | TextDelta | CallStart | CallDelta | TurnEnd
-"""Consecutive deltas of one sort belong to one step; a delta of another sort, or a `CallStart`, begins the next."""
+ModelEvent = ThoughtDelta | ThoughtSignature | TextDelta | MediaOutput | CallStart | CallDelta | TurnEnd
+"""Consecutive deltas of one sort belong to one step, texts and media being of one sort; a delta of another sort, or a
+`CallStart`, begins the next.
+"""
 
 
 class ModelProvider(ABC):

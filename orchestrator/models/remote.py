@@ -7,28 +7,26 @@ thread, since that takes seconds. They do not try again themselves: `runs.turn` 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import ModelError
-from orchestrator.models.port import MODALITIES, ModelEvent, ModelProvider, ModelRequest, TurnEnd, Usage
+from orchestrator.models.port import MODALITIES, ModelEvent, ModelProvider, ModelRequest, ToolSpec, TurnEnd, Usage
 from orchestrator.models.prices import Prices
+from orchestrator.models.vendors import GEMINI, OPENAI_URL, VENDORS, is_chat
 from orchestrator.wire.generation import GenerationConfig
 
 if TYPE_CHECKING:
-    import httpx2
+    from pydantic_ai.messages import ModelMessage
     from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
     from pydantic_ai.settings import ModelSettings
     from pydantic_ai.usage import RequestUsage
 
-ADDRESSES = {
-    "gemini": "https://generativelanguage.googleapis.com",
-    "openai": "https://api.openai.com/v1",
-    "anthropic": "https://api.anthropic.com",
-}
-"""Where the providers themselves are. Always passed on, so that no library looks for another in the environment."""
+    from orchestrator.models.backends import Backend
+
+_ANY_OBJECT: dict[str, Any] = {"type": "object", "properties": {}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +36,7 @@ class Endpoint:
     name: str
     """What models of it are named after: `name:model`."""
     kind: str
-    """`gemini`, `openai` or `anthropic`."""
+    """Of `models.vendors`."""
     base_url: str
     key: str = ""
     """Empty where none is needed."""
@@ -57,17 +55,16 @@ class RemoteModel(ModelProvider):
         self.context_limit_tokens = endpoint.context_limit_tokens
         self._prices = prices or Prices()
         self._opening = asyncio.Lock()
-        self._http: httpx2.AsyncClient | None = None
-        self._provider: Any = None
+        self._backend: Backend | None = None
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
-        await self._open()
+        backend = await self._open()
         from orchestrator.models import faults
 
         has_begun = False
         error: ModelError | None = None
         try:
-            async with aclosing(self._told(request)) as events:
+            async with aclosing(self._told(backend, request)) as events:
                 async for event in events:
                     has_begun = True
                     yield event
@@ -79,24 +76,30 @@ class RemoteModel(ModelProvider):
             raise error
 
     async def aclose(self) -> None:
-        http, self._http, self._provider = self._http, None, None
-        if http is not None:
-            await http.aclose()
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            await backend.aclose()
 
-    async def _told(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
+    async def _told(self, backend: Backend, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
         from pydantic_ai.direct import model_request_stream
 
         from orchestrator.models.messages import messages_of
         from orchestrator.models.parts import Translation
 
-        kind = self._endpoint.kind
-        model = self._model(request.model.partition(":")[2])
+        kind = VENDORS[self._endpoint.kind].format
+        model = backend.model(request.model.partition(":")[2])
         translation = Translation(kind)
+        messages = messages_of(request.history, kind, system=model.system, model=request.model)
+        tools, settings = request.tools, self._settings(request.generation)
+        if not tools and (request.answer_schema is None or kind not in GEMINI):
+            # Providers refuse to read calls of tools of which none is declared.
+            tools = _called(messages)
+            settings |= {"tool_choice": "none"} if tools else {}
         async with model_request_stream(
             model,
-            messages_of(request.history, kind),
-            model_settings=self._settings(request.generation),
-            model_request_parameters=_parameters(request, model, kind),
+            messages,
+            model_settings=settings,
+            model_request_parameters=_parameters(request, tools, model, kind),
             instrument=False,
         ) as stream:
             async for each in stream:
@@ -113,53 +116,21 @@ class RemoteModel(ModelProvider):
         terms = {name: value for name, value in (stream.provider_details or {}).items() if isinstance(value, str)}
         return replace(usage, cost_usd=self._prices.cost_usd(model, self._endpoint.base_url, usage, terms))
 
-    async def _open(self) -> None:
+    async def _open(self) -> Backend:
         async with self._opening:
-            if self._provider is None:
-                self._http, self._provider = await asyncio.to_thread(self._make)
+            if self._backend is None:
+                self._backend = await asyncio.to_thread(self._make)
+            return self._backend
 
-    def _make(self) -> tuple[httpx2.AsyncClient, Any]:
-        from pydantic_ai._http import create_async_httpx2_client
-
-        from orchestrator.models import faults, messages, parts  # noqa: F401 - first use is slow: here, in a thread
+    def _make(self) -> Backend:
+        from orchestrator.models import faults, messages, parts  # noqa: F401 - their first import is slow, too
+        from orchestrator.models.backends import Backend
 
         self._prices.load()
-        http = create_async_httpx2_client()
-        end = self._endpoint
-        if end.kind == "gemini":
-            import pydantic_ai.models.google
-            from pydantic_ai.providers.google import GoogleProvider
-
-            return http, GoogleProvider(api_key=end.key, base_url=end.base_url, http_client=http)
-        if end.kind == "anthropic":
-            import pydantic_ai.models.anthropic
-            from pydantic_ai.providers.anthropic import AnthropicProvider
-
-            return http, AnthropicProvider(api_key=end.key, base_url=end.base_url, http_client=http)
-        import pydantic_ai.models.openai  # noqa: F401
-        from pydantic_ai.providers.openai import OpenAIProvider
-        from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
-
-        if end.base_url == ADDRESSES["openai"]:
-            return http, OpenAIProvider(api_key=end.key, base_url=end.base_url, http_client=http)
-        compatible = OpenAICompatibleProvider("openai", api_key=end.key, base_url=end.base_url, http_client=http)
-        return http, compatible
-
-    def _model(self, name: str) -> Model:
-        if self._endpoint.kind == "gemini":
-            from pydantic_ai.models.google import GoogleModel
-
-            return GoogleModel(name, provider=self._provider)
-        if self._endpoint.kind == "anthropic":
-            from pydantic_ai.models.anthropic import AnthropicModel
-
-            return AnthropicModel(name, provider=self._provider)
-        from pydantic_ai.models.openai import OpenAIChatModel
-
-        return OpenAIChatModel(name, provider=self._provider)
+        return Backend(self._endpoint)
 
     def _settings(self, generation: GenerationConfig | None) -> ModelSettings:
-        kind = self._endpoint.kind
+        kind = VENDORS[self._endpoint.kind].format
         config = generation or GenerationConfig()
         settings: dict[str, Any] = {
             "max_retries": 0,
@@ -171,20 +142,26 @@ class RemoteModel(ModelProvider):
             "stop_sequences": config.stop_sequences,
             "thinking": config.thinking_level,
         }
-        if kind == "gemini" and config.thinking_level is None and config.thinking_summaries != "none":
+        if kind in GEMINI and config.thinking_level is None and config.thinking_summaries != "none":
             settings["thinking"] = True  # for Gemini it only means that thoughts are shown
         if kind == "anthropic":
             settings["cache"] = True  # a run sends its conversation again with every turn
             del settings["seed"]
-        if kind == "openai":
+        if is_chat(self._endpoint.kind):
             top_k = settings.pop("top_k")
-            if top_k is not None and self._endpoint.base_url != ADDRESSES["openai"]:
+            if top_k is not None and self._endpoint.base_url != OPENAI_URL:
                 settings["extra_body"] = {"top_k": top_k}
         given: Any = {name: value for name, value in settings.items() if value is not None}
-        return given  # type: ignore[no-any-return]
+        return given  # type: ignore[no-any-return]  # a TypedDict that is made from names
 
 
-def _parameters(request: ModelRequest, model: Model, kind: str) -> ModelRequestParameters:
+def _called(messages: Sequence[ModelMessage]) -> tuple[ToolSpec, ...]:
+    """The tools that a conversation has calls of, as far as they can be told from it."""
+    names = {part.tool_name for message in messages for part in message.parts if part.part_kind == "tool-call"}
+    return tuple(ToolSpec(name, "Not offered any more.", _ANY_OBJECT) for name in sorted(names))
+
+
+def _parameters(request: ModelRequest, offered: Sequence[ToolSpec], model: Model, kind: str) -> ModelRequestParameters:
     from pydantic_ai.messages import InstructionPart
     from pydantic_ai.models import ModelRequestParameters
     from pydantic_ai.output import OutputObjectDefinition
@@ -192,11 +169,11 @@ def _parameters(request: ModelRequest, model: Model, kind: str) -> ModelRequestP
 
     tools = [
         ToolDefinition(name=tool.name, description=tool.description, parameters_json_schema=tool.parameters)
-        for tool in request.tools
+        for tool in offered
     ]
     form: dict[str, Any] = {}
     schema, profile = request.answer_schema, model.profile
-    can_combine = kind != "gemini" or not tools or profile.get("google_supports_tool_combination", False)
+    can_combine = kind not in GEMINI or not tools or profile.get("google_supports_tool_combination", False)
     can_hold = can_combine and profile.get("supports_json_schema_output", False)
     if isinstance(schema, dict) and schema.get("type") == "object" and can_hold:
         form = {"output_mode": "native", "output_object": OutputObjectDefinition(json_schema=schema, name="answer")}

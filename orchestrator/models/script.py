@@ -8,6 +8,7 @@ A fenced block with the info string `script` holds YAML:
           - {tool: code_execution, arguments: {language: bash, code: ls}}
         sleep_ms: 200                       # wait before the turn's first event
         error: {code: model_overloaded, times: 2, message: Busy.}   # the first two attempts fail
+        image: iVBORw0KGgo=                 # a PNG as base64, shown after the text
       - text: "There is {{last}}"           # {{last}} is the text of the latest tool result
         chunk: 20                           # characters per delta; without it one delta per step
         again: [nothing, "[1, 2]"]          # what it says instead when the answer's form was not the wanted one
@@ -20,6 +21,7 @@ duplicate keys are refused. Every fault is a `ModelError` with code `model_bad_r
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import difflib
 import re
@@ -50,6 +52,7 @@ ERROR_CODES: Mapping[str, bool] = {
 LANGUAGES = ("python", "bash")
 _MAX_SLEEP_MS = 24 * 3600 * 1000
 _MAX_AMOUNT = 1_000_000
+_PNG = b"\x89PNG\r\n\x1a\n"
 _FENCE = re.compile(r"^ {0,3}(?P<fence>`{3,}(?=[^`]*$)|~{3,})[ \t]*(?P<info>\S*)", re.MULTILINE)
 
 
@@ -73,6 +76,8 @@ class Turn:
 
     thought: str = ""
     text: str = ""
+    image: str = ""
+    """Canonical base64 of a PNG."""
     calls: tuple[Call, ...] = ()
     sleep_ms: int = 0
     again: tuple[str, ...] = ()
@@ -263,13 +268,17 @@ def _turns(first_line: int, body: str) -> tuple[Turn, ...]:
 
 
 def _turn(reader: _Reader, node: yaml.Node, path: str) -> Turn:
-    fields = reader.fields(node, path, ("thought", "text", "again", "calls", "sleep_ms", "chunk", "error", "usage"))
+    fields = reader.fields(
+        node, path, ("thought", "text", "image", "again", "calls", "sleep_ms", "chunk", "error", "usage")
+    )
     values: dict[str, Any] = {}
     for name, field in fields.items():
         here = _join(path, name)
         match name:
             case "thought" | "text":
                 values[name] = reader.text(field, here)
+            case "image":
+                values[name] = _image(reader, field, here)
             case "calls":
                 items = enumerate(reader.items(field, here))
                 values[name] = tuple(_call(reader, item, f"{here}[{number}]") for number, item in items)
@@ -285,6 +294,17 @@ def _turn(reader: _Reader, node: yaml.Node, path: str) -> Turn:
             case "usage":
                 values[name] = _usage(reader, field, here)
     return Turn(**values)
+
+
+def _image(reader: _Reader, node: yaml.Node, path: str) -> str:
+    text = "".join(reader.text(node, path).split())
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise reader.fault(node, path, "expected base64") from error
+    if not data.startswith(_PNG):
+        raise reader.fault(node, path, "expected a PNG")
+    return base64.b64encode(data).decode()
 
 
 def _call(reader: _Reader, node: yaml.Node, path: str) -> Call:

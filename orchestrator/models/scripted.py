@@ -20,10 +20,12 @@ from functools import lru_cache
 from typing import Any
 
 from orchestrator.errors import ModelError
+from orchestrator.models.media import block_of
 from orchestrator.models.port import (
     CallDelta,
     CallStart,
     Correction,
+    MediaOutput,
     ModelEvent,
     ModelProvider,
     ModelRequest,
@@ -133,7 +135,7 @@ def _within(turn: Turn, generation: GenerationConfig | None) -> tuple[Turn, bool
         text = text.partition(end)[0] if end else text
     limit = generation.max_output_tokens
     if limit is not None and len(text) > limit * _CHARS_PER_TOKEN:
-        return replace(turn, text=text[: limit * _CHARS_PER_TOKEN], calls=()), True
+        return replace(turn, text=text[: limit * _CHARS_PER_TOKEN], image="", calls=()), True
     return replace(turn, text=text), False
 
 
@@ -142,6 +144,8 @@ def _events(turn: Turn) -> Iterator[ModelEvent]:
         yield ThoughtDelta(piece)
     for piece in _pieces(turn.text, turn.chunk):
         yield TextDelta(piece)
+    if turn.image:
+        yield MediaOutput(block_of(turn.image, "image/png"))
     for call in turn.calls:
         yield CallStart(call.tool)
         for piece in _pieces(_json(call.arguments), turn.chunk):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_FORM = re.compile(r"(?P<kind>gemini|openai|anthropic)\.(?P<place>[A-Za-z0-9_-]+):(?P<raw>.*)", re.DOTALL)
+_FORM = re.compile(r"(?P<kind>[a-z]+(?:-[a-z]+)*)\.(?P<place>[A-Za-z0-9_-]+):(?P<raw>.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)

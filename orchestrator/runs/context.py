@@ -14,8 +14,14 @@ from orchestrator.store.port import Store
 from orchestrator.store.records import Event, InteractionRow
 from orchestrator.tools.forms import AnyCall, AnyResult, arguments_of, form_of_step, result_step, tool_of
 from orchestrator.tools.port import ToolResult
+from orchestrator.wire.base import encode_json
 from orchestrator.wire.events import fold
-from orchestrator.wire.interactions import TERMINAL_STATUSES, InteractionRequest, parse_interaction_request
+from orchestrator.wire.interactions import (
+    TERMINAL_STATUSES,
+    InteractionRequest,
+    dump_request,
+    parse_interaction_request,
+)
 from orchestrator.wire.steps import FunctionCall, FunctionResult, ModelOutput, Step, Thought, UserInput
 from orchestrator.wire.tools import ToolDeclaration
 
@@ -23,9 +29,27 @@ _CHAIN_LIMIT = 500
 """Interactions of one conversation that are read back; compaction shortens what the model sees."""
 
 
+_REPLAY_OF = "_replay_of"
+"""Beside the fields of a stored request, where no caller can put it: the interaction whose answers a run is given."""
+
+
+def write_request(request: InteractionRequest, replay_of: str | None = None) -> str:
+    """The canonical request as a row holds it."""
+    private = {} if replay_of is None else {_REPLAY_OF: replay_of}
+    return encode_json({**dump_request(request), **private}).decode()
+
+
 def read_request(row: InteractionRow) -> InteractionRequest:
     """The canonical request of a stored interaction."""
-    return parse_interaction_request(json.loads(row.request))
+    fields = json.loads(row.request)
+    fields.pop(_REPLAY_OF, None)
+    return parse_interaction_request(fields)
+
+
+def source_of(row: InteractionRow) -> str | None:
+    """The id of the interaction that a stored one is the replay of; None: its model is asked."""
+    source = json.loads(row.request).get(_REPLAY_OF)
+    return None if source is None else str(source)
 
 
 async def find_parent(store: Store, project_id: str, interaction_id: str) -> InteractionRow:

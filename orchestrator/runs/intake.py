@@ -10,25 +10,25 @@ from orchestrator import ids, moments
 from orchestrator.agents.catalogue import Catalogue
 from orchestrator.agents.registry import AgentDefinition
 from orchestrator.clock import Clock
-from orchestrator.errors import InvalidRequest, naming
+from orchestrator.errors import Conflict, InvalidRequest, naming
 from orchestrator.models.registry import ModelRegistry
 from orchestrator.policy.bounds import UNBOUND
 from orchestrator.policy.sources import check_inline
 from orchestrator.policy.variables import check_variables
 from orchestrator.runs.answers import answer_schema
-from orchestrator.runs.context import find_parent, open_calls
+from orchestrator.runs.context import find_parent, open_calls, read_request, write_request
 from orchestrator.runs.frame import frame_of, public_id
 from orchestrator.runs.replies import CallerKey, Replies
 from orchestrator.runs.supervisor import Supervisor
 from orchestrator.sandboxes.environments import Environments
 from orchestrator.sandboxes.profiles import Profiles
+from orchestrator.sandboxes.specs import read_spec
 from orchestrator.store.port import Store
 from orchestrator.store.records import CreateCall, EnvironmentRow, InteractionRow, NewEvent
 from orchestrator.wire import events
 from orchestrator.wire.agents import pinned
-from orchestrator.wire.base import encode_json
 from orchestrator.wire.environments import EnvironmentSpec, InlineSource
-from orchestrator.wire.interactions import Interaction, InteractionRequest, dump_request
+from orchestrator.wire.interactions import TERMINAL_STATUSES, Interaction, InteractionRequest
 from orchestrator.wire.steps import FunctionCall, FunctionResult
 
 
@@ -81,8 +81,43 @@ class Intake:
                 return known
             return await self._create(project_id, request, known)
 
-    async def _create(self, project_id: str, request: InteractionRequest, call: CreateCall) -> InteractionRow:
-        agent = await self._target(project_id, request)
+    async def replay(self, source: InteractionRow) -> InteractionRow:
+        """Runs an interaction once more, in an environment of its own: its model's answers are those of then, whatever
+        comes of its calls now.
+
+        Raises:
+            InvalidRequest, NotFound, Conflict, LimitExceeded: the caller's fault; nothing was stored.
+        """
+        if source.status not in TERMINAL_STATUSES:
+            raise InvalidRequest(f"Interaction {source.id} is still in progress; replay it when it has ended.")
+        asked = read_request(source)
+        changes: dict[str, object] = {
+            "environment": await self._afresh(source, asked),
+            "background": True,
+            "stream": False,
+        }
+        if source.agent_version is not None:
+            changes |= {"agent": f"{source.agent}@{source.agent_version}", "model": None}
+        return await self._create(source.project_id, asked.model_copy(update=changes), None, replay_of=source.id)
+
+    async def _afresh(self, source: InteractionRow, asked: InteractionRequest) -> EnvironmentSpec | None:
+        """A new environment like the one that an interaction had, as that was when it was made."""
+        if source.environment_id is None:
+            return None
+        if asked.environment is not None and asked.environment.environment_id is None:
+            return asked.environment
+        environment = await self._store.environment(source.project_id, source.environment_id)
+        if environment is None:
+            raise Conflict(
+                f"Environment {source.environment_id!r}, in which interaction {source.id} ran, was deleted; "
+                "nobody knows what a new one would have to be like."
+            )
+        return read_spec(environment)
+
+    async def _create(
+        self, project_id: str, request: InteractionRequest, call: CreateCall | None, replay_of: str | None = None
+    ) -> InteractionRow:
+        agent = await self._target(project_id, request, asks_model=replay_of is None)
         answer_schema(request)
         self._supervisor.check_room(project_id)
         parent = None
@@ -104,7 +139,7 @@ class Intake:
                 status="in_progress",
                 is_background=request.background,
                 generation=self._generation,
-                request=encode_json(dump_request(request)).decode(),
+                request=write_request(request, replay_of),
                 created=now,
                 updated=now,
                 is_model=agent is None,
@@ -119,11 +154,17 @@ class Intake:
             self._supervisor.start(row)
         return row
 
-    async def _target(self, project_id: str, request: InteractionRequest) -> AgentDefinition | None:
-        """The agent that is asked; None: a model, without one. Either field may name an agent (reference, 2.1)."""
+    async def _target(
+        self, project_id: str, request: InteractionRequest, *, asks_model: bool
+    ) -> AgentDefinition | None:
+        """The agent that is asked; None: a model, without one. Either field may name an agent (reference, 2.1).
+
+        A model that is not asked need not be there.
+        """
         if request.agent is None and not await self._agents.knows(project_id, request.target):
-            with naming("model"):
-                self._models.resolve(request.target)
+            if asks_model:
+                with naming("model"):
+                    self._models.resolve(request.target)
             if request.agent_config is not None:
                 raise InvalidRequest("Invalid value at 'agent_config': it is for agents, and 'model' names a model.")
             return None
@@ -132,8 +173,9 @@ class Intake:
         if request.generation_config is not None:
             raise InvalidRequest("Invalid value at 'generation_config': it is for models; agents take 'agent_config'.")
         _check_config(request, agent)
-        with naming("agent_config.model"):
-            self._models.resolve(request.agent_model or agent.model)
+        if asks_model:
+            with naming("agent_config.model"):
+                self._models.resolve(request.agent_model or agent.model)
         return agent
 
     async def _check_answers(self, request: InteractionRequest, parent: InteractionRow | None) -> None:

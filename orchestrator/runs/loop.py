@@ -8,9 +8,11 @@ before it is executed, its result before the next model call (design 2, rule 2).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from orchestrator import moments
+from orchestrator.agents.guidance import Guidance
 from orchestrator.agents.prompt import build_system
 from orchestrator.agents.registry import AgentDefinition
 from orchestrator.errors import ModelError
@@ -70,9 +72,11 @@ class Loop:
         ending: Ending,
         limits: Limits,
         *,
-        has_environment: bool,
+        facts: Mapping[str, str],
+        read_guidance: Callable[[], Awaitable[Guidance]] | None = None,
         spent_s: float = 0.0,
     ) -> None:
+        """`read_guidance` reads what the environment tells its agents; None: there is nothing."""
         self._request = request
         self._schema = answer_schema(request)
         self._generation = request.generation_config
@@ -85,7 +89,8 @@ class Loop:
         limit_tokens = brain.provider.context_limit_tokens or limits.context_limit_tokens
         self._window = Window(history, recorder, limit_tokens, brain.metrics)
         self._ending = ending
-        self._has_environment = has_environment
+        self._facts = facts
+        self._read_guidance = read_guidance
         self.spent_s = spent_s
         """How long the run had been worked on before."""
 
@@ -119,6 +124,7 @@ class Loop:
 
     async def _go(self) -> _Outcome:
         await self._take_up()
+        await self._learn()
         while True:
             if self._recorder.is_answered and (outcome := await self._look_at_answer()):
                 return outcome
@@ -188,6 +194,13 @@ class Loop:
             if not self._mediator.is_clients(call):
                 await self._carry_out(call, self._recorder.begun.get(step.id))
 
+    async def _learn(self) -> None:
+        """Reads what the environment tells. Once: all turns of a run are told the same, whoever asks for them."""
+        is_begun = self._recorder.journal["turn.started"] or self._recorder.journal["context.read"]
+        if self._read_guidance is not None and not is_begun and (found := await self._read_guidance()):
+            self._recorder.note("context.read", **found.dump())
+            await self._recorder.flush()
+
     def _spent(self) -> InteractionError | None:
         """What there is no more of, if anything."""
         if self._recorder.journal["turn.ended"] >= self._limits.max_turns:
@@ -220,12 +233,11 @@ class Loop:
 
     def _model_request(self) -> ModelRequest:
         schema = None if self._schema is None else self._schema.schema or True
-        facts = {}
-        if self._has_environment:
-            facts = {"working directory": "/workspace", "network": "none", "user": "agent, without root"}
         return ModelRequest(
             model=self._brain.model,
-            system=build_system(self._brain.agent, self._request.system_instruction, facts, schema),
+            system=build_system(
+                self._brain.agent, self._request.system_instruction, self._facts, schema, self._recorder.guidance
+            ),
             history=self._window.steps(),
             tools=self._toolbox.specs(),
             turn=self._history.turns + self._recorder.journal["turn.ended"] - self._recorder.journal["answer.refused"],

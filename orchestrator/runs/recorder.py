@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from orchestrator.agents.guidance import NO_GUIDANCE, Guidance
 from orchestrator.errors import LeaseLost, LogDamaged, StoreError
 from orchestrator.runs.transcript import Transcript
 from orchestrator.store.port import Store
@@ -63,6 +64,8 @@ class Recorder:
         """Index of the step that shows it, once that was begun."""
         self.asked_again = 0
         """How many refused answers the turn that is asked next has had."""
+        self.guidance = NO_GUIDANCE
+        """What the environment told when the run began."""
         self.usage = Usage()
         """Of all turns that ended and summaries, as the last of them noted it."""
         self.untold: Usage | None = None
@@ -210,6 +213,8 @@ class Recorder:
                 output = json.loads(body)
                 begun = self.begun[output["call_id"]]
                 self.begun[output["call_id"]] = replace(begun, shown_bytes=output.get("until_bytes", 0))
+            elif kind == "context.read":
+                self.guidance = Guidance.parse(json.loads(body))
             elif kind == "answer.refused":
                 self.is_answered, self.held, self.held_at = False, None, None
                 self.asked_again += 1

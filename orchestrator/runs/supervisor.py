@@ -18,6 +18,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
 
 from orchestrator import moments
 from orchestrator.agents.catalogue import Catalogue
+from orchestrator.agents.facts import facts_of
 from orchestrator.agents.registry import AgentDefinition
 from orchestrator.clock import Clock
 from orchestrator.errors import (
@@ -30,11 +31,14 @@ from orchestrator.errors import (
     SandboxError,
     StoreError,
 )
+from orchestrator.models.recording import Recordings
 from orchestrator.models.registry import ModelRegistry
 from orchestrator.policy.limits import Limits
+from orchestrator.runs.brains import Brains
 from orchestrator.runs.context import History, read_history, read_request, spent_s
 from orchestrator.runs.ending import Ending
-from orchestrator.runs.loop import Brain, Loop
+from orchestrator.runs.guidance import PLACES, read_guidance
+from orchestrator.runs.loop import Loop
 from orchestrator.runs.recorder import Recorder
 from orchestrator.runs.slots import Slots
 from orchestrator.sandboxes.environments import Environments
@@ -76,11 +80,12 @@ class Supervisor:
         slots: Slots,
         max_runs_per_project: int,
         metrics: Metrics,
+        recordings: Recordings | None = None,
     ) -> None:
         self._store = store
         self._environments = environments
         self._agents = agents
-        self._models = models
+        self._brains = Brains(store, models, metrics, recordings)
         self._limits = limits
         self._clock = clock
         self._generation = generation
@@ -259,8 +264,9 @@ class Supervisor:
         )
         try:
             if self._losses[row.id] < _TRIES:
+                has_guidance = await self._may_have_guidance(row)
                 with self._holding(row):
-                    return await self._go(row)
+                    return await self._go(row, has_guidance=has_guidance)
         except CorralError as failure:
             if isinstance(failure, LeaseLost | StoreError) and not isinstance(failure, LogDamaged):
                 raise
@@ -270,8 +276,16 @@ class Supervisor:
             log.exception("run_broken")
         return await (await self._ending(row)).write("failed", error=error)
 
-    async def _go(self, row: InteractionRow) -> Status:
-        loop = await self._prepare(row)
+    async def _may_have_guidance(self, row: InteractionRow) -> bool:
+        """Whether the environment may tell its agents something. Asked before the sandbox is got ready: in a new one
+        there is what its sources put there.
+        """
+        if row.environment_id is None or row.is_model:
+            return False
+        return await self._environments.may_hold(row.environment_id, PLACES)
+
+    async def _go(self, row: InteractionRow, *, has_guidance: bool) -> Status:
+        loop = await self._prepare(row, has_guidance=has_guidance)
         begun = self._clock.monotonic()
         try:
             return await loop.run()
@@ -325,10 +339,10 @@ class Supervisor:
                 left = [call_id for call_id, guest in calls.items() if guest == sandbox.guest_id]
                 await asyncio.gather(*(sandbox.stop(call_id) for call_id in left))
 
-    async def _prepare(self, row: InteractionRow) -> Loop:
+    async def _prepare(self, row: InteractionRow, *, has_guidance: bool) -> Loop:
         request = read_request(row)
         agent = AgentDefinition(row.agent, model=row.agent) if row.is_model else await self._agents.recorded(row)
-        model, provider = self._models.resolve(request.agent_model or agent.model)
+        brain = await self._brains.of(row, request, agent)
         stored = await self._store.read(row.id)
         recorder = Recorder(self._store, row.id, self._generation, stored)
         history = await read_history(self._store, row, request)
@@ -338,7 +352,6 @@ class Supervisor:
         limits = agent.bounds.limits(self._limits)
         ending = Ending(row, recorder, self._clock, functools.partial(self._stop, row))
         mediator = Mediator(toolbox, sandbox, limits, recorder, self._clock, recorder.last_guest or history.last_guest)
-        brain = Brain(agent, model, provider, self._metrics)
         return Loop(
             request,
             history,
@@ -348,7 +361,8 @@ class Supervisor:
             recorder,
             ending,
             limits,
-            has_environment=has_environment,
+            facts=facts_of(self._environments.image) if has_environment else {},
+            read_guidance=functools.partial(read_guidance, sandbox, limits.engine_patience_s) if has_guidance else None,
             spent_s=max(spent_s(stored, limits.call_timeout_s), self._spent_s.get(row.id, 0.0)),
         )
 

@@ -15,6 +15,7 @@ from orchestrator.errors import ModelError
 from orchestrator.models.port import (
     CallDelta,
     CallStart,
+    MediaOutput,
     ModelEvent,
     ModelProvider,
     ModelRequest,
@@ -100,7 +101,7 @@ class Turn:
                         call.took(counts_of(event.usage), event.usage.cost_usd)
                         return
                     self._take(event)
-                    await self._recorder.breathe()
+                    await (self._recorder.flush() if isinstance(event, MediaOutput) else self._recorder.breathe())
                     # A model that has everything ready must not keep other runs and readers waiting.
                     await asyncio.sleep(0)
             raise ModelError("the model's answer broke off", code="model_stream_broken", retryable=True)
@@ -158,7 +159,8 @@ class Turn:
             self._calls[-1] = ToolCall(call.id, call.name, call.arguments + event.arguments)
         elif self._open is None or not self._open.fits(event):
             self.close()
-            self._open = _OpenText(self._recorder) if isinstance(event, TextDelta) else _OpenThought(self._recorder)
+            is_said = isinstance(event, TextDelta | MediaOutput)
+            self._open = _OpenOutput(self._recorder) if is_said else _OpenThought(self._recorder)
             self._open.add(event)
         else:
             self._open.add(event)
@@ -195,16 +197,20 @@ class _OpenStep(ABC):
         self._recorder.end(self._index, step_usage)
 
 
-class _OpenText(_OpenStep):
+class _OpenOutput(_OpenStep):
+    """Texts and media, in the order in which they come."""
+
     def __init__(self, recorder: Recorder) -> None:
         super().__init__(recorder, {"type": "model_output"})
 
     def fits(self, event: ModelEvent) -> bool:
-        return isinstance(event, TextDelta)
+        return isinstance(event, TextDelta | MediaOutput)
 
     def add(self, event: ModelEvent) -> None:
         if isinstance(event, TextDelta):
             self._recorder.delta(self._index, events.TextDelta(text=event.text))
+        elif isinstance(event, MediaOutput):
+            self._recorder.delta(self._index, event.content)
 
 
 class _OpenThought(_OpenStep):

@@ -146,10 +146,10 @@ class Window:
     async def _summary(self, provider: ModelProvider, request: ModelRequest, summary: str, steps: list[Step]) -> str:
         """The earlier summary and the steps in one. Long ones are told piece by piece."""
         limit_tokens = int(self.limit_tokens * _PIECE_SHARE / self._scale)
-        for text in compaction.passages(steps, limit_tokens):
+        for number, text in enumerate(compaction.passages(steps, limit_tokens)):
             asked = _EARLIER.format(summary=summary, text=text) if summary else text
             try:
-                said = await self._asked(provider, request, asked)
+                said = await self._asked(provider, request, asked, number)
             except ModelError as error:
                 if error.code not in _UNSUMMARISED:
                     raise
@@ -158,13 +158,14 @@ class Window:
             summary = compaction.bounded_summary(redact(said), self.limit_tokens) or summary or _LOST
         return summary
 
-    async def _asked(self, provider: ModelProvider, request: ModelRequest, text: str) -> str:
+    async def _asked(self, provider: ModelProvider, request: ModelRequest, text: str, number: int) -> str:
         asked = ModelRequest(
             model=request.model,
             system=_SYSTEM,
             history=(UserInput(content=[TextContent(text=text)]),),
             tools=(),
             turn=request.turn,
+            asked_again=number,
             purpose="compaction",
         )
         said: list[str] = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 
@@ -32,7 +32,16 @@ from orchestrator.sandboxes.lifecycle import Lifecycle
 from orchestrator.sandboxes.pool import PoolSettings
 from orchestrator.sandboxes.reconciler import Deeds, Reconciler
 from orchestrator.sandboxes.roster import Roster
-from orchestrator.sandboxes.specs import dump_profile, dump_spec, read_spec, ref_of, template_name, variables_of
+from orchestrator.sandboxes.sources import may_reach
+from orchestrator.sandboxes.specs import (
+    dump_profile,
+    dump_spec,
+    parse_spec,
+    read_spec,
+    ref_of,
+    template_name,
+    variables_of,
+)
 from orchestrator.sandboxes.stages import Claims, Stages, StageSettings
 from orchestrator.sandboxes.uses import Uses
 from orchestrator.store.port import Store
@@ -268,6 +277,25 @@ class Environments:
         sandbox = self._roster.linked(row.id)
         if sandbox is not None:
             sandbox.variables.update(variables_of(spec))
+
+    @property
+    def image(self) -> str:
+        """What sandboxes are made from."""
+        return self._defaults.profile.image
+
+    async def may_hold(self, environment_id: str, places: Sequence[str]) -> bool:
+        """Whether an environment may have files at or below one of `places`, absolute paths. Starts nothing.
+
+        One whose sandbox was never made has what its sources and those of its template put there.
+        """
+        row = await self._store.environment(None, environment_id)
+        if row is None or row.sandbox_id or row.sandbox_ref or row.snapshot:
+            return True
+        specs = [read_spec(row)]
+        if row.template is not None:
+            base = await self._store.template(row.template)
+            specs += [parse_spec(base)] if base is not None else []
+        return any(may_reach(source, places) for spec in specs for source in spec.sources)
 
     @contextmanager
     def hold(self, environment_id: str) -> Generator[None, None, None]:

@@ -126,16 +126,18 @@ class Sandbox:
         arguments: Mapping[str, Any],
         content: Content = None,
         *,
+        timeout_s: float = FILE_TIMEOUT_S,
         output_limit_bytes: int = 1 << 20,
         output_total_limit_bytes: int = OUTPUT_TOTAL_LIMIT_BYTES,
     ) -> CallOutcome:
-        """One file operation: `read`, `write`, `edit`, `list`, `search`, `delete` (see the guest's `file_tools`)."""
+        """One file operation: `read`, `write`, `edit`, `list`, `search`, `delete`, `excerpts` (see the guest's
+        `file_tools`)."""
         request = {
             "service": "file",
             "call": call_id,
             "operation": operation,
             "arguments": dict(arguments),
-            "timeout_s": FILE_TIMEOUT_S,
+            "timeout_s": timeout_s,
             "output_limit_bytes": output_limit_bytes,
             "output_total_limit_bytes": output_total_limit_bytes,
             "input": content is not None,

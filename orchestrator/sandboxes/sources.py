@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 from orchestrator import ids
 from orchestrator.errors import SandboxStartFailed
 from orchestrator.sandboxes.handle import Sandbox
-from orchestrator.wire.environments import EnvironmentSpec, InlineSource
+from orchestrator.wire.environments import EnvironmentSpec, InlineSource, Source
 
 
 def inline_archive(sources: Sequence[InlineSource]) -> bytes:
@@ -22,6 +23,11 @@ def inline_archive(sources: Sequence[InlineSource]) -> bytes:
             member.size, member.mode = len(content), 0o644
             archive.addfile(member, io.BytesIO(content))
     return target.getvalue()
+
+
+def may_reach(source: Source, places: Sequence[str]) -> bool:
+    """Whether a source can put something at or below one of `places`. Of folders nobody knows what is in them."""
+    return not isinstance(source, InlineSource) or any(PurePosixPath(source.path).is_relative_to(at) for at in places)
 
 
 async def put_sources(sandbox: Sandbox, spec: EnvironmentSpec) -> None:

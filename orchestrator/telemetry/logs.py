@@ -37,7 +37,8 @@ Format = Literal["auto", "json", "console"]
 
 
 def configure(level: Level = "info", format: Format = "auto", stream: TextIO | None = None) -> None:
-    """Sends all logging to `stream` (standard error) in one format. May be called again; the last call holds.
+    """Sends all logging to `stream` (standard error) in one format, warnings of libraries included. May be called
+    again; the last call holds.
 
     `auto` is `console` where `stream` is a terminal and `json` elsewhere.
     """
@@ -65,6 +66,8 @@ def configure(level: Level = "info", format: Format = "auto", stream: TextIO | N
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())
+    logging.captureWarnings(False)  # for one who has put the module's function back since
+    logging.captureWarnings(True)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.conftest import StartServer
+from tests.e2e.providers import KEY, provider, settings_of
 from tests.e2e.server import ServerProcess
+from tests.fakes.model_servers import INPUT, Answer
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "examples" / "quickstart"
@@ -51,6 +54,42 @@ def test_quickstart_with_the_sdk(server: ServerProcess) -> None:
 def test_functions_and_an_answer_of_a_form(server: ServerProcess) -> None:
     output = _run(server, str(CLIENTS_PYTHON), str(ROOT / "examples" / "functions" / "sdk.py"))
     assert output.splitlines() == ["asked: 300 120", "completed {'number': 881, 'amount': 300}"]
+
+
+PROVIDERS = ROOT / "examples" / "providers"
+ADDS_UP = "import pandas\npandas.read_csv('sales.csv').groupby('item').amount.sum()"
+TURNS = (
+    Answer(
+        thought="Look into it.",
+        signature="c2lnbmVk",
+        text=("I add up.",),
+        calls=(("code_execution", json.dumps({"language": "python", "code": ADDS_UP})),),
+    ),
+    Answer(text=("Tea sold ", "most: 7.")),
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "python"),
+    [
+        ("gemini", "gemini-3.8-flash", CLIENTS_PYTHON),
+        ("openai", "gpt-5-mini", Path(sys.executable)),
+        ("anthropic", "claude-sonnet-5", Path(sys.executable)),
+    ],
+)
+def test_an_agent_with_a_model_of_each_provider(kind: str, model: str, python: Path, start_server: StartServer) -> None:
+    with provider(kind, *TURNS, model=model) as wire:
+        server = start_server(**settings_of(wire, kind))
+        output = _run(server, str(python), str(PROVIDERS / kind / "agent.py"))
+        assert KEY in json.dumps(wire.headers)
+        assert "coffee" in json.dumps(wire.requests[1]), "the model reads what came of its code"
+        with server.caller() as caller:
+            assert caller.http.get("/v1beta/environments").json()["environments"] == []
+    shown = ("Look into it.", "I add up.", ADDS_UP, "tea       7", "Tea sold most: 7.")
+    assert [each for each in shown if each not in output] == [], output
+    assert sorted(shown, key=output.index) == list(shown)
+    assert f"completed: {2 * INPUT} tokens in, " in output.splitlines()[-1]
+    assert f"{kind}:{model}" in output.splitlines()[-1]
 
 
 def test_quickstart_with_the_command_line(server: ServerProcess) -> None:

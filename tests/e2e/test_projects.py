@@ -212,6 +212,7 @@ _ROUTES = [
     ("GET", INTERACTIONS + "/{id}?stream=true&last_event_id=evt_1", "interaction"),
     ("POST", INTERACTIONS + "/{id}/cancel", "interaction"),
     ("POST", INTERACTIONS + "/{id}:cancel", "interaction"),
+    ("POST", INTERACTIONS + "/{id}/replay", "interaction"),
     ("DELETE", INTERACTIONS + "/{id}", "interaction"),
     ("GET", ENVIRONMENTS + "/{id}", "environment"),
     ("DELETE", ENVIRONMENTS + "/{id}", "environment"),

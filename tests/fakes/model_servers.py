@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,14 @@ class Answer:
     """Of the thought (Anthropic), or of the first call or the text (Gemini); base64."""
     redacted: str = ""
     text: tuple[str, ...] = ()
+    images: tuple[tuple[str, str], ...] = ()
+    """Base64 of each PNG, and what signed it (Gemini); not of Anthropic, whose models give none."""
+    after: tuple[str, ...] = ()
+    """Text behind the images."""
+    sound: tuple[tuple[str, str], ...] = ()
+    """Pieces of a transcript and base64 of the samples (OpenAI)."""
+    details: tuple[dict[str, Any], ...] = ()
+    """Thoughts as OpenRouter has them."""
     calls: tuple[tuple[str, str], ...] = ()
     """Name and JSON text of the arguments."""
     stop: str = ""
@@ -105,6 +114,16 @@ class Garbage:
     """Frames that are no JSON."""
 
 
+class Turns:
+    """Another reply to each call."""
+
+    def __init__(self, *replies: Reply) -> None:
+        self._replies = list(replies)
+
+    def next(self) -> Reply:
+        return self._replies.pop(0)
+
+
 Reply = Answer | Fault | Cut | Ended | Slow | Garbage
 
 
@@ -113,11 +132,13 @@ class ModelServer(ABC):
 
     kind = ""
 
-    def __init__(self, replies: Mapping[str, Reply]) -> None:
+    def __init__(self, replies: Mapping[str, Reply | Turns]) -> None:
         self.replies = dict(replies)
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.port = 0
+        self.is_strict = True
+        """Whether `problems` are refused."""
         self.may_go_on: asyncio.Event | None = None
         """Where a test sets one, an answer stops before its last frame until the event is set."""
 
@@ -152,7 +173,11 @@ class ModelServer(ABC):
                 body = json.loads(await reader.readexactly(int(headers.get("content-length", "0"))))
                 self.headers.append(headers)
                 self.requests.append(body)
-                if not await self._reply(self.replies[self.model(path, body)], writer):
+                reply = self.replies[self.model(path, body)]
+                reply = reply.next() if isinstance(reply, Turns) else reply
+                if self.is_strict and (problem := next(self.problems(body), "")):
+                    reply = Fault(400, "invalid_request_error", problem)
+                if not await self._reply(reply, writer):
                     return
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
@@ -213,11 +238,18 @@ class ModelServer(ABC):
     def frames(self, answer: Answer) -> Iterator[str]: ...
 
     @abstractmethod
+    def problems(self, body: dict[str, Any]) -> Iterator[str]:
+        """Why the real one would refuse the request with 400, as far as these tests can send such."""
+
+    @abstractmethod
     def error(self, fault: Fault) -> Any: ...
 
 
 def _data(body: Any) -> str:
     return f"data: {json.dumps(body)}\n\n"
+
+
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
 def _halves(text: str) -> Iterator[str]:
@@ -245,8 +277,18 @@ class OpenAIServer(ModelServer):
         if answer.thought:
             for piece in _halves(answer.thought):
                 yield chunk({"role": "assistant", "reasoning_content": piece})
+        for detail in answer.details:
+            yield chunk({"role": "assistant", "content": "", "reasoning_details": [detail]})
         for piece in answer.text:
             yield chunk({"role": "assistant", "content": piece})
+        for image, _ in answer.images:
+            url = {"url": f"data:image/png;base64,{image}"}
+            yield chunk({"role": "assistant", "content": "", "images": [{"type": "image_url", "image_url": url}]})
+        for piece in answer.after:
+            yield chunk({"content": piece})
+        for transcript, data in answer.sound:
+            yield chunk({"audio": {"id": "audio_1", "transcript": transcript}})
+            yield chunk({"audio": {"data": data}})
         for index, (name, _) in enumerate(answer.calls):
             function = {"name": name, "arguments": ""}
             yield chunk({"tool_calls": [{"index": index, "id": f"c{index}", "type": "function", "function": function}]})
@@ -266,6 +308,30 @@ class OpenAIServer(ModelServer):
         if answer.usage != {}:
             yield chunk({}, None, choices=[], usage=answer.usage or usage)
         yield "data: [DONE]\n\n"
+
+    def problems(self, body: dict[str, Any]) -> Iterator[str]:
+        if not body.get("tools") and ("tools" in body or "tool_choice" in body):
+            yield "'tool_choice' is only allowed when 'tools' are specified."
+        open_ids: set[str] = set()
+        for message in body["messages"]:
+            if message["role"] == "tool":
+                if message["tool_call_id"] not in open_ids:
+                    yield "messages with role 'tool' must be a response to a preceding message with 'tool_calls'."
+                open_ids.discard(message["tool_call_id"])
+                continue
+            if open_ids:
+                yield f"tool_call_ids did not have response messages: {sorted(open_ids)}"
+            for call in message.get("tool_calls") or ():
+                open_ids.add(call["id"])
+                if not _NAME.fullmatch(call["function"]["name"]):
+                    yield "Invalid 'function.name': string does not match pattern."
+                if not isinstance(json.loads(call["function"]["arguments"]), dict):
+                    yield "Invalid 'function.arguments'."
+            if message.get("content") is None and not message.get("tool_calls"):
+                yield "Invalid value for 'content': expected a string, got null."
+            for part in message["content"] if isinstance(message.get("content"), list) else ():
+                if part["type"] not in ("text", "image_url", "input_audio", "file"):
+                    yield f"Invalid value: {part['type']!r}."
 
     def error(self, fault: Fault) -> Any:
         return {"error": {"message": fault.message, "type": "error", "code": fault.code, "param": None}}
@@ -316,6 +382,27 @@ class AnthropicServer(ModelServer):
         yield event("message_delta", delta={"stop_reason": stop, "stop_sequence": None}, usage=last)
         yield event("message_stop")
 
+    def problems(self, body: dict[str, Any]) -> Iterator[str]:
+        open_ids: set[str] = set()
+        for message in body["messages"]:
+            blocks = message["content"]
+            blocks = [{"type": "text", "text": blocks}] if isinstance(blocks, str) else blocks
+            if any(block["type"] in ("tool_use", "tool_result") for block in blocks) and not body.get("tools"):
+                yield "Requests which have `tool_use` or `tool_result` blocks in `messages` must define tools."
+            results = [block["tool_use_id"] for block in blocks if block["type"] == "tool_result"]
+            if set(results) != open_ids or [block["type"] for block in blocks[: len(results)]].count("text"):
+                yield f"`tool_use` ids were found without `tool_result` blocks immediately after: {sorted(open_ids)}"
+            open_ids = {block["id"] for block in blocks if block["type"] == "tool_use"}
+            for block in blocks:
+                if block["type"] == "text" and not block["text"]:
+                    yield "text content blocks must be non-empty"
+                if block["type"] == "tool_use" and not (_NAME.fullmatch(block["name"]) and block["input"] is not None):
+                    yield "tool_use: name: String should match pattern '^[a-zA-Z0-9_-]{1,128}$'"
+                if message["role"] == "assistant" and block["type"] in ("image", "document"):
+                    yield "assistant messages cannot have media"
+        if body["messages"][0]["role"] != "user":
+            yield 'messages: first message must use the "user" role'
+
     def error(self, fault: Fault) -> Any:
         kinds = {429: "rate_limit_error", 401: "authentication_error", 400: "invalid_request_error"}
         kinds |= {500: "api_error", 529: "overloaded_error"}
@@ -341,9 +428,19 @@ class GeminiServer(ModelServer):
             yield chunk({"text": piece, "thought": True})
         for piece in answer.text:
             yield chunk({"text": piece})
+        for image, signature in answer.images:
+            signed = {"thoughtSignature": signature} if signature else {}
+            yield chunk({"inlineData": {"mimeType": "image/png", "data": image}, **signed})
+        for piece in answer.after:
+            yield chunk({"text": piece})
         for index, (name, arguments) in enumerate(answer.calls):
             signed = {"thoughtSignature": answer.signature} if answer.signature and not index else {}
-            yield chunk({"functionCall": {"name": name, "args": json.loads(arguments)}, **signed})
+            try:
+                read = dict(json.loads(arguments))
+            except (TypeError, ValueError):
+                yield chunk(finish="MALFORMED_FUNCTION_CALL")  # it looks at its own calls, and tells no such one
+                return
+            yield chunk({"functionCall": {"name": name, "args": read}, **signed})
         if answer.signature and not answer.calls:
             yield chunk({"text": "", "thoughtSignature": answer.signature})
         usage = {
@@ -355,6 +452,18 @@ class GeminiServer(ModelServer):
         }
         told = usage if answer.usage is None else answer.usage
         yield chunk(finish=answer.stop or "STOP", **({"usageMetadata": told} if told else {}))
+
+    def problems(self, body: dict[str, Any]) -> Iterator[str]:
+        if "toolConfig" in body and not any("functionDeclarations" in tool for tool in body.get("tools") or ()):
+            yield "Function calling config is set without function_declarations."
+        calls = 0
+        for content in body["contents"]:
+            results = sum("functionResponse" in part for part in content["parts"])
+            if results != calls:
+                yield "The number of function response parts must equal the number of function call parts of the turn."
+            calls = sum("functionCall" in part for part in content["parts"])
+            if not content["parts"]:
+                yield "contents.parts must not be empty."
 
     def error(self, fault: Fault) -> Any:
         words = {429: "RESOURCE_EXHAUSTED", 401: "UNAUTHENTICATED", 400: "INVALID_ARGUMENT", 500: "INTERNAL"}

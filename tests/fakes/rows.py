@@ -41,7 +41,7 @@ def environment_row(project_id: str, **changes: Any) -> EnvironmentRow:
         status="pending",
         sandbox_id=None,
         sandbox_ref=None,
-        spec='{"type":"sandbox"}',
+        spec='{"type":"remote"}',
         created=created,
         updated=created,
         last_accessed=created,

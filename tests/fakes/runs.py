@@ -13,6 +13,7 @@ from orchestrator.agents.catalogue import Catalogue
 from orchestrator.agents.registry import AgentDefinition, AgentRegistry
 from orchestrator.clock import SystemClock
 from orchestrator.models.port import ModelEvent, ModelProvider, ModelRequest
+from orchestrator.models.recording import Recordings
 from orchestrator.models.registry import ModelRegistry
 from orchestrator.models.scripted import ScriptedModel
 from orchestrator.policy.bounds import UNBOUND, Bounds
@@ -69,6 +70,11 @@ class FakeEnvironments:
         self.held: list[str] = []
         self.let: list[str] = []
         self.claims: Callable[[str], Awaitable[set[str]]] | None = None
+        self.image = "test"
+        self.holds: Sequence[str] = ()
+        """Places at which there may be files."""
+        self.looked_at: list[bool] = []
+        """For each time that somebody asked for those: whether the sandbox was being got ready already."""
 
     @asynccontextmanager
     async def drafted(
@@ -84,6 +90,11 @@ class FakeEnvironments:
 
     async def change(self, _row: EnvironmentRow, _spec: EnvironmentSpec) -> None:
         await asyncio.sleep(0)
+
+    async def may_hold(self, environment_id: str, places: Sequence[str]) -> bool:
+        await asyncio.sleep(0)
+        self.looked_at.append(environment_id in self.prepared)
+        return any(place in self.holds for place in places)
 
     @contextmanager
     def hold(self, environment_id: str) -> Iterator[None]:
@@ -138,6 +149,7 @@ class RunWorld:
         generation: int = 1,
         slots: int = 8,
         per_project: int = 50,
+        recordings: Recordings | None = None,
     ) -> None:
         self.store = store
         self.sandbox = sandbox if isinstance(sandbox, FakeSandbox) else FakeSandbox()
@@ -158,6 +170,7 @@ class RunWorld:
             slots=Slots(slots, slots),
             max_runs_per_project=per_project,
             metrics=self.metrics,
+            recordings=recordings,
         )
         self.replies = Replies(store, clock, generation, 300.0)
         self.intake = Intake(

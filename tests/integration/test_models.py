@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -19,7 +20,17 @@ pytestmark = pytest.mark.anyio
 
 KEY = "canary-0123456789"
 CALL = ("code_execution", json.dumps({"language": "bash", "code": "echo from inside"}))
-MALFORMED = ("code_execution", '{"language": "bash"')
+UNREADABLE = [("code_execution", '{"language": "bash"'), ("code_execution", "not json"), ("code_execution", "[1, 2]")]
+MALFORMED = [
+    *UNREADABLE,
+    ("code_execution", '{"language": ["bash"], "code": 1}'),
+    ("code_execution", "{}"),
+    ("read_file", '{"path": {"a": 1}}'),
+    ("read_file", '{"path": "x", "more": true}'),
+    ("functions.read file", '{"path": "x"}'),
+]
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\nx").decode()
+SIGNATURE = base64.b64encode(b"signed").decode()
 
 
 class Playing:
@@ -112,13 +123,62 @@ async def test_tokens_and_costs_are_the_same_in_answers_streams_and_counters(tmp
         assert counted[f'corral_model_tokens_total{{kind="{kind}",model="local:agent"}}'] == 2 * told_tokens
 
 
-async def test_arguments_that_cannot_be_read_are_told_to_the_model(tmp_path: Path, sandboxes: Path) -> None:
-    turns = (Answer(calls=(MALFORMED,)), Answer(text=("Sorry.",)))
-    async with world("openai", tmp_path, sandboxes, *turns) as (server, provider):
+@pytest.mark.parametrize(
+    ("kind", "call"),
+    [(kind, call) for kind in sorted(SERVERS) for call in MALFORMED if not (kind == "gemini" and call in UNREADABLE)],
+)
+async def test_calls_that_are_malformed_are_told_to_the_model(
+    kind: str, call: tuple[str, str], tmp_path: Path, sandboxes: Path
+) -> None:
+    turns = (Answer(calls=(call, CALL)), Answer(text=("Sorry.",)))
+    async with world(kind, tmp_path, sandboxes, *turns) as (server, provider):
         done = await server.create("Go.", environment="remote")
-    assert done["status"] == "completed"
-    assert done["steps"][1]["is_error"]
-    assert done["steps"][1]["result"].split("\n")[0] in json.dumps(provider.requests[1]["messages"], ensure_ascii=False)
+    assert done["status"] == "completed", done.get("errors")
+    assert len(provider.requests) == 2
+    refused, fine = [step for step in done["steps"] if step["type"].endswith("_result")]
+    assert (refused["is_error"], fine.get("is_error", False)) == (True, False)
+    told = json.dumps(provider.requests[1], ensure_ascii=False)
+    told_refused = refused["result"] if isinstance(refused["result"], str) else json.dumps(refused["result"])
+    assert told_refused.split("\n")[0].split('"')[0] in told
+    assert "from inside" in told
+
+
+@pytest.mark.parametrize("call", UNREADABLE)
+async def test_gemini_is_asked_again_for_a_call_that_it_does_not_tell_itself(
+    call: tuple[str, str], tmp_path: Path, sandboxes: Path
+) -> None:
+    turns = (Answer(calls=(call,)), Answer(text=("Sorry.",)))
+    async with world("gemini", tmp_path, sandboxes, *turns) as (server, provider):
+        done = await server.create("Go.", environment="remote")
+    assert (done["status"], len(provider.requests)) == ("completed", 2)
+
+
+@pytest.mark.parametrize("kind", sorted(SERVERS))
+async def test_a_conversation_with_calls_goes_on_without_tools(kind: str, tmp_path: Path, sandboxes: Path) -> None:
+    turns = (Answer(calls=(CALL,)), Answer(text=("Done.",)), Answer(text=("Only words.",)))
+    async with world(kind, tmp_path, sandboxes, *turns) as (server, _):
+        first = await server.create("Go.", environment="remote")
+        more = {"model": "local:agent", "input": "Talk.", "previous_interaction_id": first["id"]}
+        answer = await server.client.post(
+            "/v1beta/interactions", json={**more, "generation_config": {"tool_choice": "none"}}
+        )
+    done = answer.json()
+    assert done["status"] == "completed", done.get("errors")
+    assert done["steps"][-1]["content"][0]["text"] == "Only words."
+
+
+@pytest.mark.parametrize("kind", ["gemini", "openai"])
+async def test_a_model_that_answers_with_an_image_reads_it_again(kind: str, tmp_path: Path, sandboxes: Path) -> None:
+    turns = (Answer(text=("Here:",), images=((PNG, SIGNATURE),), after=("Nice?",)), Answer(text=("Thanks.",)))
+    async with world(kind, tmp_path, sandboxes, *turns) as (server, provider):
+        drawn = await server.create("Draw.")
+        done = await server.create("Well done.", previous_interaction_id=drawn["id"])
+    blocks = [block for step in drawn["steps"] for block in step.get("content", ())]
+    assert [block.get("text") or block["data"] for block in blocks] == ["Here:", PNG, "Nice?"]
+    assert done["status"] == "completed", done.get("errors")
+    told = json.dumps(provider.requests[1])
+    assert PNG in told
+    assert (SIGNATURE in told) is (kind == "gemini")
 
 
 async def test_a_provider_that_is_busy_is_asked_again(tmp_path: Path, sandboxes: Path) -> None:

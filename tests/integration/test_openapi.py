@@ -263,7 +263,7 @@ class Lives(lives.as_state_machine()):  # type: ignore[misc]
 
 def test_lives_of_what_was_created(target: Target) -> None:
     Lives.target = target
-    Lives.run(settings=settings(max_examples=20, stateful_step_count=8, derandomize=True, database=None, deadline=None))
+    Lives.run(settings=settings(max_examples=40, stateful_step_count=8, derandomize=True, database=None, deadline=None))
 
 
 def test_lines_of_logs_are_as_described(target: Target) -> None:

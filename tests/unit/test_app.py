@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 
 import pytest
 import structlog.testing
@@ -55,3 +57,15 @@ async def test_a_part_that_fails_says_so() -> None:
 
     with pytest.raises(ValueError, match="broken"):
         await _Deadline(1.0).end("runs", fail, 0.5)
+
+
+def test_a_server_beside_its_engine_imports_nothing_of_ssh() -> None:
+    program = (
+        "import sys\n"
+        "import orchestrator.app\n"
+        "from orchestrator.sandboxes.docker import DockerDriver\n"
+        "DockerDriver('unix:///nowhere', 'test')\n"
+        "print([name for name in ('paramiko', 'nacl', 'pydantic_ai') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -184,9 +184,11 @@ def test_providers_come_from_tables_variables_and_what_others_know(
     monkeypatch.setenv("GEMINI_API_KEY", "canary-usual")
     monkeypatch.setenv("OPENAI_API_KEY", "canary-openai")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv("DEEPSEEK_API_KEY", "canary-deepseek")
+    monkeypatch.setenv("VLLM_API_KEY", "canary-not-taken")
     settings = Settings.load()
     keys = {name: each.api_key.get_secret_value() for name, each in settings.providers.items() if each.api_key}
-    assert keys == {"gemini": "canary-own", "openai": "canary-openai"}
+    assert keys == {"gemini": "canary-own", "openai": "canary-openai", "deepseek": "canary-deepseek"}
     assert settings.providers["openai"].base_url == "http://127.0.0.1:9/v1"
     assert settings.providers["local"].kind == "openai"
     assert "canary" not in repr(settings)
@@ -195,8 +197,15 @@ def test_providers_come_from_tables_variables_and_what_others_know(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[providers.vllm]\nbase_url = 'http://x'", r"'vllm' needs a 'kind'"),
-        ("[providers.vllm]\nkind = 'openai'", r"'vllm' needs a 'base_url'"),
+        ("[providers.local]\nbase_url = 'http://x'", r"'local' needs a 'kind'; most servers speak openai"),
+        ("[providers.mistrl]\napi_key = 'canary'", r"'mistrl' needs a 'kind'; .*, closest known name: mistral"),
+        (
+            "[providers.x]\nkind = 'deepsek'",
+            r"the 'kind' of 'x', 'deepsek', is not known, closest known name: deepseek",
+        ),
+        ("[providers.x]\nkind = 'grok'", "closest known name: xai"),
+        ("[providers.local]\nkind = 'openai'", r"'local' needs a 'base_url'"),
+        ("[providers.vllm]\napi_key = 'canary'", r"'vllm' needs a 'base_url'"),
         ("[providers.scripted]\nkind = 'openai'\nbase_url = 'http://x'", "cannot be the name of a provider"),
         ("[providers.openai]\nbase_url = 'localhost'", "must begin with http:// or https://"),
         ("[providers.gemini]\napi_key = 'canary'\nurl = 1", r"unknown setting 'providers\.gemini\.url'"),

@@ -54,7 +54,7 @@ def put(path: Path, content: str | bytes) -> None:
 def whole(tmp_path: Path) -> AgentFolder:
     place = write(tmp_path / "clerk")
     put(place / "AGENTS.md", "# Rules\n")
-    put(place / "skills/tables/SKILL.md", "---\nname: tables\n---\n")
+    put(place / "skills/tables/SKILL.md", "---\nname: tables\ndescription: Makes them.\n---\n")
     put(place / "skills/tables/scripts/t.py", "print(1)\n")
     put(place / "workspace/a.csv", "1,2\n")
     put(place / "workspace/deep/b.png", b"\x89PNG\0\xff")
@@ -77,7 +77,7 @@ def test_a_whole_folder_is_one_create_call(tmp_path: Path) -> None:
     assert [(source["target"], source["content"]) for source in shown] == [
         ("workspace/own.md", "own"),
         ("workspace/more.md", "more"),
-        (".agents/skills/tables/SKILL.md", "---\nname: tables\n---\n"),
+        (".agents/skills/tables/SKILL.md", "---\nname: tables\ndescription: Makes them.\n---\n"),
         (".agents/skills/tables/scripts/t.py", "print(1)\n"),
         ("workspace/a.csv", "1,2\n"),
         ("workspace/deep/b.png", base64.b64encode(b"\x89PNG\0\xff").decode()),
@@ -203,6 +203,9 @@ def test_a_skill_has_a_file(tmp_path: Path) -> None:
     place = write(tmp_path / "a", "id: a\n")
     put(place / "skills/tables/notes.md", "x")
     with pytest.raises(ConfigError, match="skills/tables: a skill is a folder"):
+        read_folder(place)
+    put(place / "skills/tables/SKILL.md", "---\nname: chairs\ndescription: d\n---\n")
+    with pytest.raises(ConfigError, match=r"skills/tables/SKILL\.md: its name is not that of its folder"):
         read_folder(place)
 
 

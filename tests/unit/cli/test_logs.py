@@ -84,6 +84,20 @@ def test_what_the_model_says_is_one_entry_per_step(corral: Corral) -> None:
     ]
 
 
+def test_what_a_run_was_told_is_a_line_for_each_file(corral: Corral) -> None:
+    skill = {"name": "charts", "description": "Draws\x1b[31m charts.", "path": "/.agents/skills/charts/SKILL.md"}
+    told = {
+        "guides": [{"path": "/workspace/AGENTS.md", "text": "Be brief.", "left_out_bytes": 0}],
+        "skills": [skill],
+        "unread": [{"path": "/.agents/AGENTS.md", "reason": "not a regular file"}],
+    }
+    assert shown(corral, journal("context.read", told)) == [
+        "read /workspace/AGENTS.md: 9 characters",
+        "skill charts: Draws charts.",
+        "not read /.agents/AGENTS.md: not a regular file",
+    ]
+
+
 def test_unknown_kinds_are_shown_as_they_are(corral: Corral) -> None:
     lines = shown(corral, journal("turn.failed", {"code": "model_overloaded", "message": "Busy\x07.", "detail": None}))
     assert lines == ["turn.failed code=model_overloaded message=Busy."]

@@ -11,7 +11,17 @@ import orchestrator
 from tests.fakes.wire_server import ENVIRONMENT, FakeServer, answer, refusal
 from tests.unit.cli.conftest import Corral
 
-HEAVY = ("fastapi", "uvicorn", "docker", "httpx2", "pydantic", "yaml", "orchestrator.app", "orchestrator.store")
+HEAVY = (
+    "asyncio",
+    "fastapi",
+    "uvicorn",
+    "docker",
+    "httpx2",
+    "pydantic",
+    "yaml",
+    "orchestrator.app",
+    "orchestrator.store",
+)
 
 
 def test_help_names_every_command_and_imports_nothing_heavy() -> None:

@@ -2,15 +2,32 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import structlog
 
+from orchestrator.models import providers, vendors
 from tests.fakes.model_servers import Answer, OpenAIServer, WrongKey
 from tests.unit.cli.conftest import Corral
 
 KEY = "canary-0123456789"
+OPERATIONS = Path(__file__).resolve().parents[3] / "docs" / "operations.md"
+
+
+@pytest.fixture(autouse=True)
+def restores_logging() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    logging.captureWarnings(False)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
 
 
 @pytest.fixture
@@ -40,6 +57,23 @@ def local(server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CORRAL_PROVIDERS__LOCAL__API_KEY", KEY)
 
 
+def test_the_list_names_further_kinds_and_libraries_that_are_to_be_installed(
+    corral: Corral, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MISTRAL_API_KEY", KEY)
+    mistral = replace(vendors.VENDORS["mistral"], module="no_such_library")
+    monkeypatch.setattr(providers, "VENDORS", {**vendors.VENDORS, "mistral": mistral})
+    shown = " ".join(corral("models", "list").out.split())
+    assert "Further kinds of providers, by the setting `providers`: alibaba," in shown
+    report = json.loads(corral("models", "list", "--json").out)
+    found = {offer["name"]: offer["missing"] for offer in report["providers"]}
+    assert found["mistral"].startswith('install "pydantic-ai-slim[mistral]"')
+    outcome = corral("models", "check", "mistral:any")
+    assert outcome.code != 0
+    assert "pydantic-ai-slim[mistral]" in outcome.err
+    assert KEY not in outcome.out + outcome.err
+
+
 def test_the_list_says_what_is_there_and_what_is_missing(corral: Corral, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEMINI_API_KEY", KEY)
     shown = corral("models", "list").out
@@ -49,8 +83,16 @@ def test_the_list_says_what_is_there_and_what_is_missing(corral: Corral, monkeyp
     report = json.loads(corral("models", "list", "--json").out)
     assert report["default"] == "scripted"
     missing = {each["name"]: bool(each["missing"]) for each in report["providers"]}
-    assert missing == {"scripted": False, "anthropic": True, "gemini": False, "openai": True}
+    assert missing == {"scripted": False, "replay": False, "anthropic": True, "gemini": False, "openai": True}
     assert KEY not in shown + json.dumps(report)
+
+
+def test_the_documentation_shows_what_is_printed(corral: Corral, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:11434/v1")
+    shown = corral("models", "list").out + corral("models", "check", "anthropic:claude-sonnet-5").err
+    documented = OPERATIONS.read_text(encoding="utf-8")
+    assert [line for line in shown.splitlines() if line.rstrip() not in documented] == []
 
 
 def test_a_model_that_answers(corral: Corral, local: None) -> None:

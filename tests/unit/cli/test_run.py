@@ -140,6 +140,12 @@ def test_environments(corral: Corral, env: str, expected: str | None) -> None:
     assert server.body().get("environment") == expected
 
 
+def test_another_model(corral: Corral) -> None:
+    server = FakeServer(sse(created(), completed()))
+    corral("run", "x", "--model", "replay:a.jsonl", server=server)
+    assert server.body()["agent_config"] == {"type": "antigravity", "model": "replay:a.jsonl"}
+
+
 def test_files_into_an_environment_that_is_there(corral: Corral, folder: Path) -> None:
     (folder / "a").write_text("x")
     server = FakeServer(sse(created(), completed()))

@@ -16,6 +16,7 @@ from pydantic_ai.messages import (
     FilePart,
     ModelResponse,
     ModelResponsePart,
+    NativeToolCallPart,
     PartDeltaEvent,
     PartEndEvent,
     PartStartEvent,
@@ -33,7 +34,7 @@ from pydantic_ai.messages import ModelRequest as RequestMessage
 from orchestrator.errors import ModelError
 from orchestrator.models.messages import messages_of
 from orchestrator.models.parts import Translation
-from orchestrator.models.port import CallDelta, CallStart, Correction, ModelEvent, TextDelta, ThoughtDelta
+from orchestrator.models.port import CallDelta, CallStart, Correction, MediaOutput, ModelEvent, TextDelta, ThoughtDelta
 from orchestrator.models.port import ThoughtSignature as Signed
 from orchestrator.wire.content import ImageContent, TextContent
 from orchestrator.wire.steps import (
@@ -75,6 +76,8 @@ def bare(part: ModelResponsePart) -> tuple[Any, ...]:
             return ("thought", part.content, part.signature, part.id, part.provider_details)
         case ToolCallPart():
             return ("call", part.tool_name, part.args_as_dict(), part.provider_details)
+        case FilePart():
+            return ("file", part.content.media_type, part.content.data, part.provider_details)
     raise AssertionError(part)
 
 
@@ -89,6 +92,9 @@ def events_of(said: Sequence[ModelResponsePart], kind: str, sizes: Sequence[int]
     empty: Any
     for index, part in enumerate(said):
         match part:
+            case FilePart():
+                told += translation.take(PartStartEvent(index=index, part=part))
+                continue
             case TextPart():
                 whole, empty = part.content, TextPart("", provider_details=part.provider_details)
             case ThinkingPart():
@@ -120,13 +126,12 @@ def steps_of(told: Sequence[ModelEvent]) -> list[Step]:
     is_signed = True
     for event in told:
         last = steps[-1] if steps else None
-        if isinstance(event, TextDelta):
-            if isinstance(last, ModelOutput):
-                known = last.content[0]
-                assert isinstance(known, TextContent)
-                steps[-1] = ModelOutput(content=[text(known.text + event.text)])
-            else:
-                steps.append(ModelOutput(content=[text(event.text)]))
+        if isinstance(event, TextDelta | MediaOutput):
+            said = steps.pop().content if isinstance(last, ModelOutput) else []  # type: ignore[union-attr]  # it is `last`
+            block = text(event.text) if isinstance(event, TextDelta) else event.content
+            if said and isinstance(known := said[-1], TextContent) and isinstance(block, TextContent):
+                said, block = said[:-1], text(known.text + block.text)
+            steps.append(ModelOutput(content=[*said, block]))
         elif isinstance(event, ThoughtDelta):
             if isinstance(last, Thought) and not is_signed:
                 steps[-1] = Thought(summary=[*(last.summary or []), text(event.text)])
@@ -166,6 +171,14 @@ CALLS: st.SearchStrategy[ToolCallPart[Any]] = st.builds(
     ToolCallPart, st.sampled_from(["code_execution", "read_file"]), ARGUMENTS
 )
 TEXTS = st.builds(TextPart, WORDS)
+CONTENTS = st.builds(
+    lambda data, media_type: BinaryContent(data, media_type=media_type),
+    st.binary(min_size=1, max_size=20),
+    st.sampled_from(["image/png", "audio/wav", "application/pdf"]),
+)
+IMAGES = st.builds(
+    lambda data: FilePart(BinaryContent(data, media_type="image/png")), st.binary(min_size=1, max_size=20)
+)
 ANTHROPIC = st.lists(
     st.builds(
         lambda content, raw: ThinkingPart(content, signature=raw, provider_name="anthropic"),
@@ -185,18 +198,42 @@ GEMINI = st.lists(
         st.sampled_from(["code_execution", "read_file"]),
         ARGUMENTS,
         st.none() | BASE64,
-    ),
+    )
+    | st.builds(lambda content, raw: FilePart(content, **signed(raw)), CONTENTS, st.none() | BASE64),
     max_size=7,
 )
 OPENAI = st.lists(
     st.builds(lambda content, name: ThinkingPart(content, id=name), WORDS, st.sampled_from(["reasoning", "content"]))
     | TEXTS
+    | IMAGES
     | CALLS,
     max_size=7,
 )
 
 
-def joined(said: Sequence[ModelResponsePart]) -> list[ModelResponsePart]:
+WHOLE = st.lists(
+    st.builds(
+        lambda content, name, raw, more: ThinkingPart(
+            content, id=name, signature=raw, provider_name="openrouter", provider_details=more
+        ),
+        st.text(max_size=20),
+        st.none() | WORDS,
+        st.none() | WORDS,
+        st.none() | st.dictionaries(WORDS, WORDS | st.integers(), min_size=1, max_size=2),
+    )
+    | TEXTS
+    | IMAGES
+    | st.builds(
+        lambda name, arguments, more: ToolCallPart(name, arguments, provider_details=more),
+        st.sampled_from(["code_execution", "read_file"]),
+        ARGUMENTS,
+        st.none() | st.dictionaries(WORDS, WORDS, min_size=1, max_size=2),
+    ),
+    max_size=7,
+)
+
+
+def joined(said: Sequence[ModelResponsePart], *, do_thoughts: bool = True) -> list[ModelResponsePart]:
     """Text beside text without a signature in between is one text, as every provider streams it; thoughts alike."""
     found: list[ModelResponsePart] = []
     for part in said:
@@ -204,7 +241,8 @@ def joined(said: Sequence[ModelResponsePart]) -> list[ModelResponsePart]:
         if isinstance(part, TextPart) and isinstance(last, TextPart) and last.provider_details is None:
             found[-1] = TextPart(last.content + part.content, **signed((part.provider_details or {}).get(SIGNED)))
         elif (
-            isinstance(part, ThinkingPart)
+            do_thoughts
+            and isinstance(part, ThinkingPart)
             and isinstance(last, ThinkingPart)
             and not (last.signature or last.id or last.provider_details)
         ):
@@ -219,9 +257,25 @@ GEMINI_SIGNED, ANTHROPIC_SIGNED = 1, 2
 
 
 def came_back(said: Sequence[ModelResponsePart], kind: str, sizes: Sequence[int]) -> list[tuple[Any, ...]]:
-    history = [UserInput(content=[text("Go.")]), *steps_of(events_of(said, kind, sizes))]
-    _, *answers = messages_of(history, kind)
-    return [bare(part) for answer in answers for part in parts(answer)]
+    """What the model reads of its answer: its own parts, then the media that the user shows it."""
+    more = UserInput(content=[text("More.")])
+    history = [UserInput(content=[text("Go.")]), *steps_of(events_of(said, kind, sizes)), more]
+    if not said:
+        return []
+    _, *answers, last = messages_of(history, kind)
+    assert all(isinstance(answer, ModelResponse) for answer in answers)
+    *shown, prompt = parts(last)
+    assert prompt.content == "More."
+    media = [FilePart(block) for part in shown for block in part.content if isinstance(block, BinaryContent)]
+    return [bare(part) for answer in answers for part in parts(answer)] + [bare(part) for part in media]
+
+
+def as_without_place_for_media(
+    said: Sequence[ModelResponsePart], *, do_thoughts: bool = True
+) -> list[ModelResponsePart]:
+    """Texts in pieces around media stay apart; the media follow at the end."""
+    media = [part for part in said if isinstance(part, FilePart)]
+    return [part for part in joined(said, do_thoughts=do_thoughts) if not isinstance(part, FilePart)] + media
 
 
 @settings(deadline=None)
@@ -239,12 +293,22 @@ def test_what_gemini_said_comes_back_byte_for_byte(said: list[ModelResponsePart]
 @settings(deadline=None)
 @given(OPENAI, SIZES)
 def test_what_an_openai_server_said_comes_back_in_its_field(said: list[ModelResponsePart], sizes: list[int]) -> None:
-    assert came_back(said, "openai", sizes) == [bare(part) for part in joined(said)]
+    assert came_back(said, "openai", sizes) == [bare(part) for part in as_without_place_for_media(said)]
+
+
+@settings(deadline=None)
+@given(WHOLE, SIZES)
+def test_what_another_provider_said_comes_back_with_all_that_its_library_keeps(
+    said: list[ModelResponsePart], sizes: list[int]
+) -> None:
+    expected = as_without_place_for_media(said, do_thoughts=False)
+    assert came_back(said, "openrouter", sizes) == [bare(part) for part in expected]
 
 
 @settings(deadline=None)
 @given(ANTHROPIC, GEMINI, SIZES)
 def test_nobody_gets_what_another_signed(one: list[Any], other: list[Any], sizes: list[int]) -> None:
+    other = [part for part in other if not isinstance(part, FilePart) or part.content.is_image]
     history = [*steps_of(events_of(one, "anthropic", sizes)), *steps_of(events_of(other, "gemini", sizes))]
     own = {"gemini": GEMINI_SIGNED, "openai": 0, "anthropic": ANTHROPIC_SIGNED}
     for kind, allowed in own.items():
@@ -278,10 +342,27 @@ def test_a_call_without_arguments_has_an_empty_object() -> None:
     assert told == [CallStart("a"), CallDelta("{}")]
 
 
-def test_a_file_in_an_answer_is_refused() -> None:
-    part = FilePart(BinaryContent(b"x", media_type="image/png"))
-    with pytest.raises(ModelError, match="not supported yet"):
+def test_what_has_no_place_in_an_answer_is_refused() -> None:
+    part = NativeToolCallPart("web_search", {})
+    with pytest.raises(ModelError, match="builtin-tool-call, which is not supported"):
         list(Translation("gemini").take(PartStartEvent(index=0, part=part)))
+
+
+@pytest.mark.parametrize(
+    ("media_type", "kind"),
+    [
+        ("image/png", "image"),
+        ("audio/L16;codec=pcm;rate=24000", "audio"),
+        ("video/mp4", "video"),
+        ("application/pdf", "document"),
+        ("application/zip", "document"),
+    ],
+)
+def test_a_medium_of_an_answer_is_a_block_of_its_type(media_type: str, kind: str) -> None:
+    part = FilePart(BinaryContent(b"x", media_type=media_type))
+    (event,) = Translation("gemini").take(PartStartEvent(index=0, part=part))
+    assert isinstance(event, MediaOutput)
+    assert (event.content.type, event.content.mime_type, event.content.data) == (kind, media_type, "eA==")
 
 
 # conversations
@@ -311,6 +392,26 @@ def test_inputs_results_and_corrections_are_the_users_side() -> None:
     assert (second.tool_name, second.outcome) == ("google_search", "failed")
     assert [type(part) for part in parts(said)] == [TextPart, FilePart]
     assert isinstance(parts(corrected)[0], UserPromptPart)
+
+
+@pytest.mark.parametrize("kind", ["openai", "anthropic"])
+def test_names_that_a_model_made_up_become_ones_that_providers_read(kind: str) -> None:
+    history: list[Step] = [FunctionCall(id="a", name="functions.read file"), FunctionResult(call_id="a", result="no")]
+    called, returned = messages_of(history, kind)
+    assert parts(called)[0].tool_name == parts(returned)[0].tool_name == "functions_read_file"
+
+
+@pytest.mark.parametrize("raw", ["not json", "[1]", '"x"', "", '{"provider_details": 1}'])
+def test_signatures_that_clients_have_broken_are_left_out(raw: str) -> None:
+    history: list[Step] = [
+        Thought(signature=f"openai.call:{raw}"),
+        FunctionCall(id="a", name="f"),
+        Thought(signature=f"openrouter.thought:{raw}"),
+    ]
+    for kind in ("openai", "openrouter", "gemini", "anthropic"):
+        (message,) = messages_of(history, kind)
+        told = [part.provider_details for part in parts(message) if part.provider_details]
+        assert told == ([{"extra_content": {"provider_details": 1}}] if kind == "openai" and raw[:1] == "{" else [])
 
 
 def test_ids_of_any_form_become_ones_that_providers_take() -> None:
@@ -346,5 +447,5 @@ def test_an_input_without_text_is_one_all_the_same() -> None:
 
 
 def test_media_by_address_are_refused() -> None:
-    with pytest.raises(ModelError, match="as data"):
+    with pytest.raises(ModelError, match="not by address"):
         messages_of([UserInput(content=[ImageContent(uri="https://example.com/x.png")])], "openai")

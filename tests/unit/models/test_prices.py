@@ -15,14 +15,14 @@ from pydantic import ValidationError
 from orchestrator.config import PriceSettings, Settings
 from orchestrator.models.port import Usage
 from orchestrator.models.prices import Prices
-from orchestrator.models.remote import ADDRESSES
+from orchestrator.models.vendors import VENDORS
 from tests.fakes.clock import ManualClock
 
 OWN = PriceSettings(input_mtok=Decimal("0.4"), output_mtok=Decimal("1.6"), cached_input_mtok=Decimal("0.1"))
 
 
 def cost(model: str, usage: Usage, **terms: str) -> Decimal | None:
-    return Prices().cost_usd(model, ADDRESSES[model.partition(":")[0]], usage, terms)
+    return Prices().cost_usd(model, VENDORS[model.partition(":")[0]].base_url, usage, terms)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_tier_of_the_provider_has_its_own_price() -> None:
     prices = Prices(clock=ManualClock(datetime(2026, 11, 1, tzinfo=UTC)))
     usage = Usage(1_000_000, 1_000_000)
     found = [
-        prices.cost_usd("openai:gpt-5-mini", ADDRESSES["openai"], usage, {"service_tier": tier})
+        prices.cost_usd("openai:gpt-5-mini", VENDORS["openai"].base_url, usage, {"service_tier": tier})
         for tier in ("default", "flex", "priority", "whatever")
     ]
     assert found == [Decimal("2.25"), Decimal("1.125"), Decimal("4.05"), Decimal("2.25")]
@@ -84,7 +84,7 @@ def test_own_prices_win() -> None:
     own = Decimal("0.000528")  # 620, what was written to the cache included, at 0.40, 400 at 0.10, 150 at 1.60
     for name in ("gpt-5-mini", "openai:gpt-5-mini"):
         prices = Prices({name: OWN, "local:gpt-5-mini": PriceSettings(input_mtok=0, output_mtok=0)})
-        assert prices.cost_usd("openai:gpt-5-mini", ADDRESSES["openai"], usage) == own
+        assert prices.cost_usd("openai:gpt-5-mini", VENDORS["openai"].base_url, usage) == own
         assert prices.cost_usd("local:gpt-5-mini", "http://127.0.0.1:8000/v1", usage) == 0
     prices = Prices({"llama3:8b": OWN})
     assert prices.cost_usd("ollama:llama3:8b", "http://127.0.0.1:11434/v1", usage) == own

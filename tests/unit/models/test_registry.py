@@ -1,17 +1,25 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from pydantic import SecretStr
 
-from orchestrator.config import ProviderSettings, Settings
-from orchestrator.errors import ConfigError, NotFound
+from orchestrator.config import PROVIDER_KEYS, ProviderSettings, Settings
+from orchestrator.errors import ConfigError, ModelError, NotFound
+from orchestrator.models import vendors
+from orchestrator.models.port import ModelRequest
 from orchestrator.models.providers import offers, open_registry
 from orchestrator.models.registry import ModelRegistry
-from orchestrator.models.remote import Endpoint
+from orchestrator.models.remote import Endpoint, RemoteModel
 from orchestrator.models.scripted import ScriptedModel
+from orchestrator.models.vendors import VENDORS
+from orchestrator.wire.content import TextContent
+from orchestrator.wire.steps import UserInput
+from tests.conformance.model_suite import collect
 
 
 def test_the_default_and_a_full_name_find_the_same_provider() -> None:
@@ -87,10 +95,58 @@ def test_providers_that_are_set_up_are_there() -> None:
     gemini = ProviderSettings(api_key=SecretStr("canary"))
     settings = Settings(model="local:qwen", providers={"local": local, "gemini": gemini})
     registry = open_registry(settings)
-    assert registry.providers == ["gemini", "local", "scripted"]
+    assert registry.providers == ["gemini", "local", "replay", "scripted"]
     assert registry.resolve("gemini:g")[0] == "gemini:g"
     assert [offer.base_url for offer in offers(settings) if offer.name == "local"] == ["http://127.0.0.1:8000/v1"]
     assert "canary" not in repr(settings) + repr(offers(settings)) + repr(Endpoint("g", "gemini", "http://x", "canary"))
+
+
+def test_every_kind_is_known_to_the_settings_and_to_pydantic_ai() -> None:
+    from pydantic_ai.providers import infer_provider_class
+
+    assert set(VENDORS) == set(PROVIDER_KEYS)
+    for kind, vendor in VENDORS.items():
+        if not vendor.missing:
+            assert infer_provider_class({"gemini": "google"}.get(kind, kind)).__name__.endswith("Provider")
+        else:
+            with pytest.raises(ImportError, match=re.escape(f"pydantic-ai-slim[{vendor.extra}]")):
+                infer_provider_class(kind)
+
+
+def test_kinds_that_are_not_set_up_say_what_to_set_or_install() -> None:
+    registry = open_registry(Settings())
+    with pytest.raises(NotFound, match=r"set DEEPSEEK_API_KEY, or api_key in \[providers.deepseek\]"):
+        registry.resolve("deepseek:x")
+    with pytest.raises(NotFound, match=r"set base_url in \[providers.ollama\]"):
+        registry.resolve("ollama:x")
+    settings = Settings(providers={"own": ProviderSettings(kind="deepseek", api_key=SecretStr("k"))})
+    assert open_registry(settings).resolve("own:x")[0] == "own:x"
+    assert [offer.base_url for offer in offers(settings) if offer.name == "own"] == ["https://api.deepseek.com"]
+
+
+def test_a_kind_whose_library_is_not_installed_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    groq = replace(VENDORS["groq"], module="no_such_library")
+    monkeypatch.setattr(vendors, "VENDORS", {**VENDORS, "groq": groq})
+    monkeypatch.setattr("orchestrator.models.providers.VENDORS", {**VENDORS, "groq": groq})
+    settings = Settings(providers={"groq": ProviderSettings(api_key=SecretStr("k"))})
+    advice = 'install "pydantic-ai-slim[groq]" beside Corral, or use kind = "openai" with base_url = "https://api.groq'
+    assert next(offer.missing for offer in offers(settings) if offer.name == "groq").startswith(advice)
+    with pytest.raises(NotFound, match=re.escape(advice)):
+        open_registry(settings).resolve("groq:x")
+
+
+@pytest.mark.anyio
+async def test_a_provider_that_cannot_be_made_is_a_models_error() -> None:
+    request = ModelRequest("c:x", "", (UserInput(content=[TextContent(text="Go.")]),), (), 0)
+    for kind, base_url, message in (
+        ("google-cloud", "http://127.0.0.1:9", "cannot be reached"),
+        ("mistral", "http://127.0.0.1:9", r"cannot be used: .*pydantic-ai-slim\[mistral\]"),
+    ):
+        if VENDORS[kind].missing or kind == "google-cloud":
+            model = RemoteModel(Endpoint("c", kind, base_url, "k"))
+            with pytest.raises(ModelError, match=message):
+                await collect(model, request)
+            await model.aclose()
 
 
 def test_no_library_of_a_provider_is_imported_before_a_model_is_asked() -> None:
@@ -98,9 +154,11 @@ def test_no_library_of_a_provider_is_imported_before_a_model_is_asked() -> None:
         "import sys\n"
         "from orchestrator.config import Settings\n"
         "from orchestrator.models.providers import open_registry\n"
-        "settings = Settings(model='gemini:x', providers={'gemini': {'api_key': 'k'}})\n"
+        "given = {name: {'api_key': 'k'} for name in ('gemini', 'deepseek', 'mistral', 'bedrock')}\n"
+        "settings = Settings(model='gemini:x', providers=given)\n"
         "open_registry(settings).resolve()\n"
-        "print([name for name in ('pydantic_ai', 'google', 'openai', 'anthropic', 'httpx2') if name in sys.modules])\n"
+        "names = ('pydantic_ai', 'google', 'openai', 'anthropic', 'httpx2', 'boto3', 'mistralai')\n"
+        "print([name for name in names if name in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -85,6 +85,8 @@ def test_text_may_look_like_a_number() -> None:
         ("turns:\n- usage: {cost_usd: 1e999}", 5, "turns[0].usage.cost_usd", "expected 0 to 1000000"),
         ("turns:\n- usage: {input_by_modality: {smell: 1}}", 5, "turns[0].usage.input_by_modality.smell", "unknown"),
         ("turns: []", 4, "turns", "at least one turn"),
+        ("turns:\n- image: 'a b!'", 5, "turns[0].image", "expected base64"),
+        ("turns:\n- image: AAAA", 5, "turns[0].image", "expected a PNG"),
         ("turns:\n- text: [a", 6, "script", "not valid YAML"),
         ("turns:\n- &a {text: x}\n- *a", 6, "script", "aliases are not allowed"),
         ("turns:\n- calls: [{tool: a, arguments: {x: !!python/name:os.system ''}}]", 5, "arguments.x", "not allowed"),

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pytest
 
 from orchestrator.errors import ModelError
-from orchestrator.models.port import ModelRequest, TextDelta, ThoughtDelta, TurnEnd, Usage
+from orchestrator.models.port import MediaOutput, ModelRequest, TextDelta, ThoughtDelta, TurnEnd, Usage
 from orchestrator.models.scripted import FINISHED, NO_MODEL, ScriptedModel
 from orchestrator.wire.content import ImageContent, TextContent
 from orchestrator.wire.steps import (
@@ -52,6 +52,14 @@ async def test_call_n_plays_turn_n_and_then_it_is_finished() -> None:
     assert calls_of(await collect(ScriptedModel(), request(program, turn=1))) == [("u", {"a": 1})]
     last = await collect(ScriptedModel(), request(program, turn=2))
     assert (text_of(last), calls_of(last)) == (FINISHED, [])
+
+
+async def test_an_image_comes_after_the_text() -> None:
+    program = script("- {text: Look., image: iVBORw0KGgo=, calls: [{tool: t}]}")
+    events = await collect(ScriptedModel(), request(program))
+    image = ImageContent(mime_type="image/png", data="iVBORw0KGgo=")
+    assert events[:2] == [TextDelta("Look."), MediaOutput(image)]
+    assert calls_of(events) == [("t", {})]
 
 
 async def test_the_last_user_input_is_the_program() -> None:

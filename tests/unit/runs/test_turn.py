@@ -15,6 +15,7 @@ from orchestrator.errors import LeaseLost, ModelError, StoreError
 from orchestrator.models.port import (
     CallDelta,
     CallStart,
+    MediaOutput,
     ModelEvent,
     ModelRequest,
     TextDelta,
@@ -31,7 +32,7 @@ from orchestrator.store.sqlite import SqliteStore
 from orchestrator.telemetry.metrics import Metrics
 from orchestrator.tools.mediator import ToolCall
 from orchestrator.tools.toolbox import Toolbox
-from orchestrator.wire.content import TextContent
+from orchestrator.wire.content import AudioContent, ImageContent, TextContent
 from orchestrator.wire.events import fold
 from orchestrator.wire.interactions import output_text
 from orchestrator.wire.steps import CodeExecutionCall, FunctionCall, ModelOutput, Step, Thought
@@ -42,6 +43,7 @@ from tests.fakes.runs import PlayedModel, assert_matched
 
 pytestmark = pytest.mark.anyio
 
+IMAGE = ImageContent(data="iVBORw0KGgo=", mime_type="image/png")
 REQUEST = ModelRequest(model="played", system="", history=(), tools=(), turn=0)
 TOOLS = Toolbox.choose([CodeExecutionTool()], has_environment=True)
 
@@ -53,11 +55,15 @@ class Log:
         self.events: list[NewEvent] = []
         self.appends: list[list[str]] = []
         self.error: Exception | None = None
+        self.rounds = 0
+        """For how many rounds of the event loop a write takes."""
 
-    async def append(self, interaction_id: str, events: list[NewEvent], *, expected_seq: int, **_: Any) -> None:
+    async def append(self, interaction_id: str, events: list[NewEvent], *, expected_seq: int, **_more: Any) -> None:
         assert expected_seq == len(self.events) + 1
         if self.error is not None:
             raise self.error
+        for _ in range(self.rounds):
+            await asyncio.sleep(0)
         self.appends.append([event.kind for event in events])
         self.events += events
 
@@ -112,6 +118,32 @@ async def test_text_and_thought_become_steps_in_their_order() -> None:
     assert (second.signature, str(second.summary)) == (None, str([TextContent(text="another")]))
     kinds = [step.type for step in played.log.steps]
     assert kinds == ["thought", "thought", "model_output", "thought", "model_output"]
+
+
+async def test_media_stand_beside_text_in_the_order_in_which_they_came() -> None:
+    sound = AudioContent(data="AAAA", mime_type="audio/wav")
+    said: list[ModelEvent | Exception] = [TextDelta("a"), TextDelta("b"), MediaOutput(IMAGE), MediaOutput(sound)]
+    played = Played([*said, TextDelta("c"), ThoughtSignature("sig"), MediaOutput(IMAGE), TurnEnd()])
+    await played.calls()
+    first, second, third = played.log.steps
+    assert first == ModelOutput(content=[TextContent(text="ab"), IMAGE, sound, TextContent(text="c")])
+    assert second == Thought(signature="sig", summary=[])
+    assert third == ModelOutput(content=[IMAGE])
+
+
+async def test_a_medium_is_stored_before_more_is_taken() -> None:
+    played = Played([*[MediaOutput(IMAGE)] * 5, TurnEnd()])
+    played.log.rounds = 20
+    await played.calls()
+    assert max(kinds.count("step.delta") for kinds in played.log.appends) == 1
+
+
+async def test_media_are_shown_while_an_answer_of_a_form_is_held() -> None:
+    played = Played([TextDelta("{"), MediaOutput(IMAGE), TextDelta("}"), TurnEnd()])
+    turn = Turn(played.recorder, TOOLS, metrics=played.metrics, holds_answer=True)
+    await turn.play(played.model, REQUEST)
+    assert played.log.steps == [ModelOutput(content=[IMAGE])]
+    assert [note["held"] for note in played.log.notes("turn.ended")] == ["{}"]
 
 
 async def test_calls_keep_their_arguments_apart() -> None:
@@ -235,7 +267,9 @@ async def test_a_failure_that_stays_is_not_tried_again() -> None:
     assert len(played.model.requests) == 1
 
 
-@pytest.mark.parametrize("shown", [ThoughtDelta("hm"), TextDelta("a"), CallStart("code_execution"), CallStart("x")])
+@pytest.mark.parametrize(
+    "shown", [ThoughtDelta("hm"), TextDelta("a"), MediaOutput(IMAGE), CallStart("code_execution"), CallStart("x")]
+)
 async def test_what_was_shown_of_a_turn_that_broke_off_is_closed_and_the_turn_asked_again(shown: ModelEvent) -> None:
     played = Played([shown, overloaded()], [TextDelta("again"), TurnEnd()])
     assert await played.calls() == []
@@ -322,6 +356,7 @@ EVENTS: dict[str, Any] = {
     "thought": st.builds(ThoughtDelta, st.text(max_size=5)),
     "signature": st.builds(ThoughtSignature, st.text(min_size=1, max_size=5)),
     "text": st.builds(TextDelta, st.text(max_size=5)),
+    "media": st.just(MediaOutput(IMAGE)),
     "call": st.builds(CallStart, st.sampled_from(["code_execution", "read_file", "nothing"])),
     "delta": st.builds(CallDelta, st.sampled_from(["{", "}", '"code"', ":", '"x"', "{}", '{"code": "x"}', "", "[]"])),
 }
@@ -344,8 +379,15 @@ def test_any_order_of_events_gives_whole_steps_or_a_models_error(events: list[Mo
             assert ends
             assert [call.id for call in calls] == made
         text = "".join(event.text for event in events if isinstance(event, TextDelta))
-        told = played.recorder.transcript.told()
-        said = "".join(block.text for step in told if isinstance(step, ModelOutput) for block in step.content)  # type: ignore[union-attr]
+        output = [
+            block
+            for step in played.recorder.transcript.told()
+            if isinstance(step, ModelOutput)
+            for block in step.content
+        ]
+        said = "".join(block.text for block in output if isinstance(block, TextContent))
+        media = sum(isinstance(event, MediaOutput) for event in events)
+        assert sum(block == IMAGE for block in output) == media or calls is None
         assert text.startswith(said)
         if calls is not None:
             assert said == text

@@ -29,6 +29,7 @@ from orchestrator.sandboxes.driver import (
     SandboxStatus,
 )
 from orchestrator.store.records import EnvironmentRow, SandboxRow
+from orchestrator.wire.environments import EnvironmentSpec
 from tests.fakes.lives import WITH_SOURCE, World, eventually, says, spec_of
 from tests.fakes.local_driver import (
     IMAGE,
@@ -88,6 +89,43 @@ async def test_prepare_starts_ahead_and_its_failure_comes_again(world: World) ->
     environments.prepare(row.id)
     await eventually(lambda: _has_kind(world, row.id, "sandbox.gone"))
     assert await says(await environments.sandbox(row.id), "echo fine") == "fine\n"
+
+
+PLACES = ("/.agents", "/workspace/AGENTS.md")
+
+
+def with_files(*targets: str) -> EnvironmentSpec:
+    return spec_of({"sources": [{"type": "inline", "target": target, "content": "x"} for target in targets]})
+
+
+@pytest.mark.parametrize(
+    ("targets", "base", "may_hold"),
+    [
+        ((), (), False),
+        (("workspace/data.csv", "home/agent/.agents/AGENTS.md"), (), False),
+        (("workspace/AGENTS.md.bak",), ("workspace/x",), False),
+        (("workspace/data.csv", "/.agents//./AGENTS.md"), (), True),
+        ((".agents/skills/charts/SKILL.md",), (), True),
+        ((), ("workspace/AGENTS.md",), True),
+    ],
+)
+async def test_what_a_new_environment_may_hold_its_sources_say(
+    world: World, targets: tuple[str, ...], base: tuple[str, ...], may_hold: bool
+) -> None:
+    environments = await world.server(is_open=False)
+    row = await environments.create(world.project, with_files(*targets), base=with_files(*base) if base else None)
+    assert await environments.may_hold(row.id, PLACES) is may_hold
+
+
+async def test_what_a_used_environment_holds_nobody_knows(world: World) -> None:
+    environments = await world.server()
+    row = await environments.create(world.project, spec_of())
+    unused = await environments.fork(row)
+    await environments.sandbox(row.id)
+    used = await environments.fork(row)
+    held = {each.id: await environments.may_hold(each.id, PLACES) for each in (unused, row, used)}
+    assert list(held.values()) == [False, True, True]
+    assert await environments.may_hold("gone", PLACES)
 
 
 async def test_each_use_is_remembered(world: World) -> None:

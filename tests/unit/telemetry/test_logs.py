@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ def restores_logging() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
+    logging.captureWarnings(False)
     root.handlers[:] = handlers
     root.setLevel(level)
     structlog.reset_defaults()
@@ -40,6 +42,22 @@ def test_ours_and_library_lines_have_one_shape() -> None:
     assert library["event"] == "Started here"
     assert (library["logger"], library["level"]) == ("uvicorn.error", "warning")
     assert ours["at"].endswith("Z")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_warnings_of_libraries_are_lines_of_the_log(times: int, capsys: pytest.CaptureFixture[str]) -> None:
+    out = io.StringIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        for _ in range(times):
+            logs.configure("info", "json", out)
+        warnings.warn("the key is in ?key=canary", UserWarning, stacklevel=1)
+        logging.captureWarnings(False)
+    (line,) = lines(out)
+    assert (line["logger"], line["level"]) == ("py.warnings", "warning")
+    assert "UserWarning: the key is in" in line["event"]
+    assert "?key=canary" not in line["event"]
+    assert capsys.readouterr().err == ""
 
 
 def test_below_the_level_nothing_is_written() -> None:

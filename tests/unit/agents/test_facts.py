@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from orchestrator.agents.facts import facts_of
+from orchestrator.config import Settings
+
+BASE = Path(__file__).parents[3] / "sandbox-images" / "base"
+
+
+def test_the_shipped_image_has_what_is_said_of_it() -> None:
+    installed = facts_of(Settings().image)["installed"]
+    recipe = (BASE / "Dockerfile").read_text() + (BASE / "requirements.txt").read_text()
+    names = installed.replace("Python 3.11 with ", "").replace("Node.js 18 with npm", "nodejs, npm").replace(";", ",")
+    for name in names.split(", "):
+        assert f" {name} " in recipe or f"\n{name}==" in recipe, name
+
+
+def test_of_another_image_nothing_is_claimed() -> None:
+    facts = facts_of("registry.example.com/corral/base:1")
+    assert "installed" not in facts
+    assert facts["operating system"] == "Linux"
+
+
+def test_they_are_the_same_at_every_call() -> None:
+    assert list(facts_of("corral/base:1").items()) == list(facts_of("corral/base:1").items())
+    assert "date" not in facts_of("corral/base:1")
