@@ -84,6 +84,7 @@ class BenchServer:
     port: int
     instance: str
     """The label on its containers."""
+    pid: int
 
     def launch(self, text: str, environment: str | None = None) -> Exchange:
         """POSTs an interaction as a stream."""
@@ -118,21 +119,21 @@ def running_server(plan: Plan, *, pool_size: int = 0) -> Iterator[BenchServer]:
         }
         argv = [sys.executable, "-m", "orchestrator", "serve", "--host", HOST, "--port", str(port)]
         try:
-            with running_process(argv, port, Path(folder) / "server.log", environment):
-                yield BenchServer(port, instance)
+            with running_process(argv, port, Path(folder) / "server.log", environment) as pid:
+                yield BenchServer(port, instance, pid)
         finally:
             remove_all(plan.settings, instance)
             unmount_below(Path(folder))
 
 
 @contextmanager
-def running_process(argv: list[str], port: int, log: Path, environment: dict[str, str] | None = None) -> Iterator[None]:
-    """A process that listens on `port`, from when it does until the block ends. What it says goes to `log`."""
+def running_process(argv: list[str], port: int, log: Path, environment: dict[str, str] | None = None) -> Iterator[int]:
+    """A process that listens on `port`, from when it does until the block ends; its id. What it says goes to `log`."""
     with log.open("wb") as output:
         process = subprocess.Popen(argv, env=environment, stdout=output, stderr=subprocess.STDOUT)
     try:
         await_port(port, process, log)
-        yield
+        yield process.pid
     finally:
         process.send_signal(signal.SIGTERM)
         try:

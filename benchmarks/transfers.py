@@ -1,4 +1,5 @@
-"""Files in and out: one large file as a tar stream through the link, and the memory that this takes on both sides.
+"""Files in and out: one large file as a tar stream through the link and as itself over HTTP, and the memory that this
+takes on both sides.
 
 Baseline: `docker cp` of the same file into and out of a container that does nothing. What the one before has left to be
 written to the machine's disk is written before the next begins.
@@ -19,6 +20,7 @@ from pathlib import Path
 import uvloop
 
 from benchmarks.figures import Row, Unit, p50_at_most, summarize, times_better
+from benchmarks.http_files import http_files
 from benchmarks.plain_engine import PlainEngine
 from benchmarks.plan import Plan
 from benchmarks.sandbox import open_sandboxes
@@ -52,9 +54,12 @@ async def _measure(plan: Plan, folder: Path) -> list[Row]:
     plain_down: list[float] = []
     memory: list[float] = []
     plain_memory: list[float] = []
+    http_up: list[float] = []
+    http_down: list[float] = []
+    http_memory: list[float] = []
     engine = PlainEngine(plan.settings)
     try:
-        with engine.idle_containers(1) as (idle,):
+        with engine.idle_containers(1) as (idle,), http_files(plan) as http:
             async with open_sandboxes(plan, 1) as (sandbox,):
                 for _ in range(max(_LEAST_ROUNDS, plan.rounds // _ROUNDS_SHARE)):
                     with _peak_mib(engine, sandbox) as peak:
@@ -70,6 +75,15 @@ async def _measure(plan: Plan, folder: Path) -> list[Row]:
                     await asyncio.to_thread(os.sync)
                     plain_down.append(_per_s(engine.copy(f"{idle}:/root/{_NAME}", str(target))[0]))
                     target.unlink()
+                    with http.peak() as taken:
+                        await asyncio.to_thread(os.sync)
+                        http_up.append(_per_s(await asyncio.to_thread(http.put, source)))
+                        await asyncio.to_thread(os.sync)
+                        http_down.append(_per_s(await asyncio.to_thread(http.get, target)))
+                    http_memory += taken
+                    if target.stat().st_size != source.stat().st_size:
+                        raise RuntimeError("not all of the file came back over HTTP")
+                    target.unlink()
     finally:
         engine.close()
     name = f"{engine.name} cp"
@@ -78,6 +92,23 @@ async def _measure(plan: Plan, folder: Path) -> list[Row]:
     return [
         Row(f"files in, {_SIZE_MIB} MiB", unit, summarize(up, unit), name, summarize(plain_up, unit), goal),
         Row(f"files out, {_SIZE_MIB} MiB", unit, summarize(down, unit), name, summarize(plain_down, unit), goal),
+        Row(f"files API up, {_SIZE_MIB} MiB", unit, summarize(http_up, unit), name, summarize(plain_up, unit), goal),
+        Row(
+            f"files API down, {_SIZE_MIB} MiB",
+            unit,
+            summarize(http_down, unit),
+            name,
+            summarize(plain_down, unit),
+            goal,
+        ),
+        Row(
+            "files API, the server's memory",
+            Unit.MIB,
+            summarize(http_memory, Unit.MIB),
+            f"{name}, the command",
+            summarize(plain_memory, Unit.MIB),
+            (p50_at_most(32),),
+        ),
         Row(
             "files, memory while they move",
             Unit.MIB,

@@ -44,6 +44,7 @@ from orchestrator.sandboxes.environments import Environments, SandboxDefaults
 from orchestrator.sandboxes.pool import PoolSettings
 from orchestrator.sandboxes.profiles import Profiles
 from orchestrator.sandboxes.stages import StageSettings
+from orchestrator.sandboxes.uploads import Uploads
 from orchestrator.store.lock import DataFolderLock
 from orchestrator.store.port import Store
 from orchestrator.store.sqlite import SqliteStore
@@ -153,10 +154,13 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
             store, environments, supervisor, agents, models, clock, profiles, replies, generation=generation
         )
         authenticator = Authenticator(store, clock, settings.host)
+        uploads = Uploads(environments, clock)
+        stack.push_async_callback(in_time.end, "uploads", uploads.aclose, 0.5)
         yield Services(
             store,
             agents,
             environments,
+            uploads,
             supervisor,
             intake,
             replies,

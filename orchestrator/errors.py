@@ -5,6 +5,7 @@
     │   ├─ InvalidRequest          a field, its type or its value
     │   ├─ NotSupported            a field or feature of the wire that Corral does not offer
     │   ├─ BodyTooLarge            more bytes than the operator allows
+    │   ├─ OutOfRange              a part of a file that it has not
     │   ├─ Unauthenticated         no key, or not one of ours
     │   ├─ PermissionDenied        a key that may not do this
     │   ├─ NotFound                unknown here, or another project's
@@ -75,6 +76,16 @@ class BodyTooLarge(CallerError):
     code = "request_too_large"
 
 
+class OutOfRange(CallerError):
+    """The file, which has `size_bytes`, has not the part that is asked for."""
+
+    code = "out_of_range"
+
+    def __init__(self, message: str, *, size_bytes: int) -> None:
+        super().__init__(message)
+        self.size_bytes = size_bytes
+
+
 class Unauthenticated(CallerError):
     """No API key, or one that is unknown or revoked."""
 
@@ -127,7 +138,7 @@ class ImageMissing(SandboxError):
 
 class SandboxStartFailed(SandboxError):
     """A sandbox could not be started. `stage` is one of `image`, `disk`, `create`, `start`,
-    `link`, `sources`, `snapshot`."""
+    `link`, `sources`, `setup`, `snapshot`."""
 
     code = "sandbox_start_failed"
 

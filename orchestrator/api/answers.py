@@ -11,6 +11,7 @@ from orchestrator.sandboxes import reach
 from orchestrator.wire.agents import AgentResource, AgentVersion
 from orchestrator.wire.base import WireResource
 from orchestrator.wire.environments import EnvironmentResource
+from orchestrator.wire.files import FileEntry
 from orchestrator.wire.interactions import Interaction
 
 
@@ -78,6 +79,18 @@ class EnvironmentList(WireResource):
     """Newest first. A page may have fewer than were asked for, and still be followed by another."""
     next_page_token: str | None = None
     """Absent on the last page."""
+
+
+class FileList(WireResource):
+    files: list[FileEntry]
+    """Of a folder, in the order of their bytes."""
+    next_page_token: str | None = None
+    """Absent on the last page."""
+
+
+class UploadAnswer(WireResource):
+    files: list[FileEntry] | None = None
+    """What it has written; absent before its end."""
 
 
 class Health(WireResource):

@@ -5,19 +5,27 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+from urllib.parse import quote, unquote_to_bytes
 
 import structlog
 from fastapi import FastAPI
 from fastapi.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from orchestrator.api import agents, environments, errors, interactions, ops, reach
+from orchestrator.api import agents, environments, errors, files, interactions, ops, reach, uploads
 from orchestrator.api.services import Services
 from orchestrator.errors import StoreError
 
 VERSIONS = ("v1beta", "v1", "v1alpha")
-_VERSIONED_TWICE = re.compile(rf"^/(?:{'|'.join(VERSIONS)})/(?=(?:{'|'.join(VERSIONS)})/)")
-_ALLOWED_HEADERS = b"authorization, content-type, x-goog-api-key, x-goog-api-client, api-revision, idempotency-key"
+_VERSIONED_TWICE = re.compile(rf"^/(?:{'|'.join(VERSIONS)})/(?=(?:upload/)?(?:{'|'.join(VERSIONS)})/)")
+_NAMED_TWICE = re.compile(rf"^((?:/upload)?/(?:{'|'.join(VERSIONS)})/environments)/environments(?=/)")
+_FILE = re.compile(rb"(/environments/(?:environments/)?[^/]+/files/)(.*)", re.DOTALL)
+_ALLOWED_HEADERS = (
+    b"authorization, content-type, x-goog-api-key, x-goog-api-client, api-revision, idempotency-key, range, "
+    b"x-goog-upload-protocol, x-goog-upload-command, x-goog-upload-offset, x-goog-upload-header-content-length, "
+    b"x-goog-upload-header-content-type"
+)
+_EXPOSED_HEADERS = b"x-goog-upload-url, x-goog-upload-status, x-goog-upload-size-received, content-range"
 
 
 def create_application(services: Services) -> FastAPI:
@@ -28,6 +36,10 @@ def create_application(services: Services) -> FastAPI:
         app.include_router(interactions.router, prefix=f"/{version}")
         app.include_router(agents.router, prefix=f"/{version}")
         app.include_router(environments.router, prefix=f"/{version}")
+        app.include_router(files.router, prefix=f"/{version}")
+        app.include_router(uploads.misplaced, prefix=f"/{version}")
+        app.include_router(uploads.router, prefix=f"/upload/{version}")
+        app.include_router(uploads.pieces, prefix=f"/upload/{version}")
     app.include_router(ops.router)
     app.include_router(reach.router)
     app.add_api_route("/openapi.json", description, include_in_schema=False)
@@ -50,7 +62,8 @@ def description() -> Response:
 class PlainPaths:
     """Doubled slashes, a slash at the end and a doubled version are not there (reference, 1.2). Never a redirect.
 
-    The version comes twice where somebody's base URL has it and the client adds its own.
+    The version comes twice where somebody's base URL has it and the client adds its own, `environments` where an id was
+    given with it. Paths of files are encoded again, so that whatever bytes they are reach their route.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -58,10 +71,23 @@ class PlainPaths:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
-            path = re.sub(r"/{2,}", "/", scope["path"])
+            path = re.sub(r"/{2,}", "/", _encoded_again(scope))
             path = _VERSIONED_TWICE.sub("/", path)
+            path = _NAMED_TWICE.sub(r"\1", path)
             scope["path"] = path.rstrip("/") if len(path) > 1 else path
         await self._app(scope, receive, send)
+
+
+def _encoded_again(scope: Scope) -> str:
+    plain: str = scope["path"]
+    if "/files/" not in plain:
+        return plain
+    # The server has decoded it as UTF-8 already, whatever it was.
+    raw = re.sub(rb"/{2,}", b"/", unquote_to_bytes(scope.get("raw_path") or quote(plain)))
+    found = _FILE.search(raw)
+    if found is None:
+        return plain
+    return raw[: found.end(1)].decode("utf-8", "replace") + quote(found[2])
 
 
 class RequestIds:
@@ -132,7 +158,9 @@ class CrossOrigin:
 
         async def allowed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message.setdefault("headers", []).append((b"access-control-allow-origin", b"*"))
+                headers = message.setdefault("headers", [])
+                headers.append((b"access-control-allow-origin", b"*"))
+                headers.append((b"access-control-expose-headers", _EXPOSED_HEADERS))
             await send(message)
 
         await self._app(scope, receive, allowed)

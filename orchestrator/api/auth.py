@@ -57,7 +57,7 @@ class Authenticator:
         Raises:
             Unauthenticated: no key, or not one of ours. PermissionDenied: a web page may be behind this request.
         """
-        given = _key_of(request)
+        given = key_of(request)
         if given is not None:
             # Looked up by digest: no comparison whose time could tell how much of a key was right.
             key = await self._store.find_key(hashlib.sha256(given.encode("utf-8", "replace")).digest())
@@ -92,7 +92,8 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _key_of(request: HTTPConnection) -> str | None:
+def key_of(request: HTTPConnection) -> str | None:
+    """The API key that a request shows, whether it is one of ours or not; None if it shows none."""
     bearer = request.headers.get("authorization", "")
     if bearer.lower().startswith("bearer "):
         return bearer[7:].strip()

@@ -12,10 +12,11 @@ from pydantic import AliasChoices
 from orchestrator.api.body import read_json
 from orchestrator.api.offer import check_new_environment
 from orchestrator.api.parameters import OnlyKnown
-from orchestrator.api.services import TheCaller, TheServices
+from orchestrator.api.services import Services, TheCaller, TheServices
 from orchestrator.clock import rfc3339
 from orchestrator.errors import InvalidRequest, NotFound
 from orchestrator.policy.sources import check_inline
+from orchestrator.policy.variables import check_variables
 from orchestrator.sandboxes.specs import read_spec
 from orchestrator.store.records import EnvironmentRow, InteractionFilter
 from orchestrator.wire.base import parse
@@ -39,17 +40,18 @@ async def create(request: Request, caller: TheCaller, services: TheServices) -> 
     """A new environment, or with `from_environment` a fork of one with its files as they are now."""
     wanted = parse(EnvironmentCreate, await read_json(request, services.request_limit_bytes))
     check_new_environment(wanted)
+    check_variables(wanted.env, "env")
     check_inline([source for source in wanted.sources if isinstance(source, InlineSource)], "sources")
     if wanted.from_environment is None:
-        spec = EnvironmentSpec(sources=wanted.sources, network=wanted.network)
+        spec = EnvironmentSpec(sources=wanted.sources, network=wanted.network, env=wanted.env)
         row = await services.environments.create(caller.project_id, spec)
     else:
         try:
             parent = await services.environments.find(caller.project_id, wanted.from_environment)
         except NotFound as error:
             raise NotFound(f"Invalid value at 'from_environment': {error.message}") from error
-        row = await services.environments.fork(parent, wanted.network)
-    return JSONResponse(_public(row))
+        row = await services.environments.fork(parent, wanted.network, wanted.env)
+    return JSONResponse(_public(services, row))
 
 
 @router.get("/environments", response_model=None)
@@ -65,7 +67,9 @@ async def index(
         rows = await services.store.environments(caller.project_id, after=page_token or None, limit=size + 1)
     except InvalidRequest as error:
         raise InvalidRequest(f"Invalid value at 'page_token': {error.message}.") from error
-    answer: dict[str, Any] = {"environments": [_public(row) for row in rows[:size] if row.status != "deleting"]}
+    answer: dict[str, Any] = {
+        "environments": [_public(services, row) for row in rows[:size] if row.status != "deleting"]
+    }
     if len(rows) > size:
         answer["next_page_token"] = rows[size - 1].id
     return JSONResponse(answer)
@@ -73,8 +77,9 @@ async def index(
 
 @router.get("/environments/{environment_id}", response_model=None)
 async def read(environment_id: str, caller: TheCaller, services: TheServices) -> JSONResponse:
-    """One environment."""
-    return JSONResponse(_public(await services.environments.find(caller.project_id, environment_id)))
+    """One environment. How much it holds is looked up if its sandbox runs; else it is what it was at its end."""
+    row = await services.environments.find(caller.project_id, environment_id)
+    return JSONResponse(_public(services, await services.environments.measured(row)))
 
 
 @router.delete("/environments/{environment_id}", response_model=None)
@@ -89,14 +94,18 @@ async def delete(environment_id: str, caller: TheCaller, services: TheServices) 
     return JSONResponse({})
 
 
-def _public(row: EnvironmentRow) -> dict[str, Any]:
+def _public(services: Services, row: EnvironmentRow) -> dict[str, Any]:
     spec = read_spec(row)
+    expires = services.environments.expires(row)
     resource = EnvironmentResource(
         id=row.id,
         status="expired" if row.status == "lost" else "active",
         created=rfc3339(row.created),
         updated=rfc3339(row.updated),
         last_accessed=rfc3339(row.last_accessed),
+        expires=rfc3339(expires) if expires is not None else None,
+        file_count=row.file_count,
+        size_bytes=row.size_bytes,
         network=spec.network,
         sources=None,
     )

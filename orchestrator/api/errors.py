@@ -20,6 +20,7 @@ STATUS: dict[type[errors.CorralError], int] = {
     errors.InvalidRequest: 400,
     errors.NotSupported: 400,
     errors.BodyTooLarge: 413,
+    errors.OutOfRange: 416,
     errors.Unauthenticated: 401,
     errors.PermissionDenied: 403,
     errors.NotFound: 404,
@@ -46,7 +47,9 @@ def status_of(error: errors.CorralError) -> int:
 def answer(error: errors.CorralError) -> JSONResponse:
     """The error as an answer."""
     status = status_of(error)
-    headers = {"retry-after": "1"} if error.retryable else None
+    headers = {"retry-after": "1"} if error.retryable else {}
+    if isinstance(error, errors.OutOfRange):
+        headers["content-range"] = f"bytes */{error.size_bytes}"
     return JSONResponse(error_body(error.code, error.message), status, headers=headers)
 
 

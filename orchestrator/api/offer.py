@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.errors import InvalidRequest, NotSupported
@@ -14,6 +14,7 @@ from orchestrator.wire.content import AudioContent, DocumentContent, ImageConten
 from orchestrator.wire.environments import (
     EnvironmentCreate,
     EnvironmentSpec,
+    EnvVar,
     InlineSource,
     Network,
     NetworkRules,
@@ -54,6 +55,8 @@ def check_offered(request: InteractionRequest) -> None:
                 _check_content(blocks, f"input[{index}].{field}")
     if request.environment is not None:
         _check_environment(request.environment, "environment")
+        if request.environment.setup is not None:
+            raise _refusal("environment.setup", "other than in the base environment of an agent")
 
 
 def check_agent(agent: AgentParts) -> None:
@@ -68,6 +71,7 @@ def check_new_environment(create: EnvironmentCreate) -> None:
     """Raises `NotSupported`, naming the field, if the environment needs something that is not there."""
     _check_network(create.network, "network")
     _check_sources(create.sources, "sources")
+    _check_variables(create.env, "env")
 
 
 def _check_config(config: AgentConfig | None) -> None:
@@ -143,9 +147,13 @@ def _check_environment(spec: EnvironmentSpec, at: str) -> None:
     _check_sources(spec.sources, f"{at}.sources")
     if spec.sources and spec.environment_id is not None:
         raise _refusal(f"{at}.sources", "together with 'environment_id'")
-    for name, variable in spec.env.items():
+    _check_variables(spec.env, f"{at}.env")
+
+
+def _check_variables(variables: Mapping[str, EnvVar], at: str) -> None:
+    for name, variable in variables.items():
         if variable.credential is not None:
-            raise _refusal(f"{at}.env.{name}.credential")
+            raise _refusal(f"{at}.{name}.credential")
 
 
 def _check_network(network: Network | None, at: str) -> None:

@@ -18,7 +18,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from orchestrator import __version__
-from orchestrator.api import agents, answers, environments, interactions, ops, reach
+from orchestrator.api import agents, answers, environments, files, interactions, ops, reach, uploads
 from orchestrator.sandboxes.reach import WatchKind
 from orchestrator.wire.agents import AgentChange, AgentCreate, AgentResource, AgentRollback, AgentVersion
 from orchestrator.wire.base import encode_json
@@ -35,9 +35,13 @@ PREFIX = "/v1beta"
 """Under which the public routes are described; the other versions' are the same."""
 
 _JSON, _EVENTS, _LINES, _TEXT = "application/json", "text/event-stream", "application/x-ndjson", "text/plain"
+_ANY = "*/*"
+_UPLOAD_PREFIX = f"/upload{PREFIX}"
 _REF = "#/components/schemas/"
 _VERB = "Verb"
 """Ends the id of an operation that is the same as another, with a colon in its path."""
+_BY_POST = "ByPost"
+"""Ends the id of an operation that is the same as another, by POST in place of PUT."""
 _ALWAYS = (400, 401, 403, 500, 503)
 _RETRYABLE = (409, 429, 502, 503)
 
@@ -60,6 +64,7 @@ _TAGS = {
     "interactions": "Runs of agents. One that has ended never changes again.",
     "agents": "Definitions by name. Every change is a version, and `ID@3` calls one.",
     "environments": "Where agents work: a sandbox and its files.",
+    "files": "Files of environments. Names may be any bytes; see `encoded_path`.",
     "operators": "For those who run the server; not of the public wire. A key reaches its project, an operator's all.",
 }
 
@@ -79,11 +84,32 @@ class Operation:
     """Type of the objects that it answers with, one a line."""
     is_text: bool = False
     """Whether it answers with plain text."""
+    is_media: bool = False
+    """Whether it may answer with the bytes of files."""
+    takes_bytes: bool = False
+    """Whether its body is any bytes."""
+    headers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Those that it reads by hand: name → schema."""
+    others: tuple[int, ...] = ()
+    """Further statuses that are no errors, with any body or none."""
+    never_succeeds: bool = False
     errors: tuple[int, ...] = _ALWAYS
     links: Mapping[str, str] = field(default_factory=dict)
     """Operations that take the answer's `id`, and as which parameter."""
     needs_key: bool = True
 
+
+_SIZE: Mapping[str, Any] = {"type": "string", "pattern": "^[0-9]{1,15}$"}
+_UPLOAD_HEADERS: Mapping[str, Mapping[str, Any]] = {
+    "x-goog-upload-protocol": {"enum": ["resumable", "raw"]},
+    "x-goog-upload-command": {"const": "start"},
+    "x-goog-upload-header-content-length": _SIZE,
+}
+_PIECE_HEADERS: Mapping[str, Mapping[str, Any]] = {
+    "x-goog-upload-command": {"enum": ["upload", "upload, finalize", "finalize", "query", "cancel"]},
+    "x-goog-upload-offset": _SIZE,
+    "content-range": {"type": "string"},
+}
 
 OPERATIONS: Mapping[Callable[..., Any], Operation] = {
     interactions.create: Operation(
@@ -151,6 +177,39 @@ OPERATIONS: Mapping[Callable[..., Any], Operation] = {
     environments.index: Operation(id="listEnvironments", answer=answers.EnvironmentList),
     environments.read: Operation(id="getEnvironment", answer=answers.Environment, errors=(*_ALWAYS, 404)),
     environments.delete: Operation(id="deleteEnvironment", answer=answers.Nothing, errors=(*_ALWAYS, 404, 502)),
+    files.index: Operation(
+        id="listRootFiles",
+        answer=answers.FileList,
+        is_media=True,
+        errors=(*_ALWAYS, 404, 409, 416, 429, 502),
+    ),
+    files.read: Operation(
+        id="getFiles",
+        answer=answers.FileList,
+        is_media=True,
+        headers={"range": {"type": "string", "pattern": "^bytes=[0-9]{1,15}-[0-9]{0,15}$"}},
+        others=(206,),
+        errors=(*_ALWAYS, 404, 409, 416, 429, 502),
+    ),
+    files.snapshot: Operation(id="downloadFiles", is_media=True, errors=(*_ALWAYS, 404, 409, 429, 502)),
+    uploads.begin: Operation(
+        id="upload",
+        answer=answers.UploadAnswer,
+        takes_bytes=True,
+        headers=_UPLOAD_HEADERS,
+        errors=(*_ALWAYS, 404, 409, 429, 502),
+    ),
+    uploads.begin_at_root: Operation(id="uploadToRoot", takes_bytes=True, never_succeeds=True, errors=(*_ALWAYS, 404)),
+    uploads.misplace: Operation(id="uploadElsewhere", takes_bytes=True, never_succeeds=True, errors=(*_ALWAYS, 404)),
+    uploads.go_on: Operation(
+        id="continueUpload",
+        answer=answers.UploadAnswer,
+        takes_bytes=True,
+        headers=_PIECE_HEADERS,
+        others=(308,),
+        errors=(*_ALWAYS, 404, 409, 429, 502),
+    ),
+    uploads.cancel: Operation(id="cancelUpload", answer=answers.Nothing, errors=(*_ALWAYS, 404, 409, 429, 502)),
     ops.healthz: Operation(id="healthz", answer=answers.Health, errors=(500,), needs_key=False),
     ops.readyz: Operation(id="readyz", answer=answers.Readiness, errors=(500, 503), needs_key=False),
     ops.ps: Operation(id="ps", answer=answers.Processes),
@@ -191,8 +250,20 @@ PARAMETERS: Mapping[str, str] = {
     "page_size": "At most so many; more than 1,000 is 1,000.",
     "page_token": "`next_page_token` of the page before.",
     "follow": "Goes on as things happen: to the end of the interaction, or until the reader leaves.",
-    "path": "Folders below the working directory; by default that itself.",
+    "path": "Of a file: from the environment's root, such as `workspace/data.csv`. Of a watch: folders below the "
+    "working directory; by default that itself.",
     "recursive": "With everything below the folders.",
+    "alt": "`media` answers with the file itself, or the folder as a tar.",
+    "overwrite": "Replaces what is there; else that is 409 `aborted`.",
+    "extract": "The body is a `.tar` or `.tar.gz`: it is unpacked, all of it or nothing.",
+    "uploadType": "`media`: the body is the file. `resumable`: it comes later, with `Content-Range`.",
+    "upload_id": "Of the address that a resumable upload was given.",
+    "range": "One range of bytes of a file.",
+    "x-goog-upload-protocol": "`resumable`: the bytes come later; else the body is the file.",
+    "x-goog-upload-command": "What to do with a resumable upload.",
+    "x-goog-upload-offset": "How many bytes come before this piece.",
+    "x-goog-upload-header-content-length": "How many bytes there will be; 0 makes an empty file at once.",
+    "content-range": "Which bytes these are: `bytes FIRST-LAST/SIZE`, or `bytes */SIZE` to ask how many have come.",
 }
 """What the parameters of paths, queries and headers mean, wherever they occur."""
 _SPELLED: Mapping[str, dict[str, Any]] = {
@@ -248,6 +319,7 @@ _ERRORS = {
     ),
     404: "Unknown, or another project's, which is the same.",
     409: "The present state does not allow it.",
+    416: "The file has not the bytes that were asked for.",
     413: "The body has more bytes than the server takes.",
     429: "A quota of the project is used up for now.",
     500: "The server is at fault; its log has the details.",
@@ -268,6 +340,10 @@ def describe() -> dict[str, Any]:
     app.include_router(interactions.router, prefix=PREFIX)
     app.include_router(agents.router, prefix=PREFIX)
     app.include_router(environments.router, prefix=PREFIX)
+    app.include_router(files.router, prefix=PREFIX)
+    app.include_router(uploads.misplaced, prefix=PREFIX)
+    app.include_router(uploads.router, prefix=_UPLOAD_PREFIX)
+    app.include_router(uploads.pieces, prefix=_UPLOAD_PREFIX)
     app.include_router(ops.router)
     app.include_router(reach.router)
     found = get_openapi(
@@ -282,7 +358,9 @@ def describe() -> dict[str, Any]:
     operations = {operation.id: operation for operation in OPERATIONS.values()}
     for methods in found["paths"].values():
         for described in methods.values():
-            _complete(described, operations[described["operationId"].removesuffix(_VERB)], shapes)
+            _complete(
+                described, operations[described["operationId"].removesuffix(_VERB).removesuffix(_BY_POST)], shapes
+            )
     found["components"] = {
         "schemas": components,
         "headers": _HEADERS,
@@ -297,7 +375,9 @@ def _operation_id(route: APIRoute) -> str:
     known = OPERATIONS.get(route.endpoint)
     if known is None:
         raise LookupError(f"{route.path} is not described: add it to OPERATIONS")
-    return known.id + _VERB if ":" in route.path_format else known.id
+    if ":" in route.path_format and not known.is_media:
+        return known.id + _VERB
+    return known.id + _BY_POST if known.takes_bytes and route.methods == {"POST"} else known.id
 
 
 # operations
@@ -310,14 +390,27 @@ def _complete(described: dict[str, Any], operation: Operation, shapes: _Shapes) 
     for parameter in described.setdefault("parameters", []):
         parameter["description"] = PARAMETERS[parameter["name"]]
         parameter["schema"] = _plain(parameter["schema"]) | _SPELLED.get(parameter["name"], {})
+    described["parameters"] += [
+        {"name": name, "in": "header", "required": False, "description": PARAMETERS[name], "schema": dict(schema)}
+        for name, schema in operation.headers.items()
+    ]
     if operation.needs_key:
-        described["parameters"] += [{"$ref": f"#/components/parameters/{name}"} for name in _EVERYWHERE]
+        own = {parameter["name"] for parameter in described["parameters"]}
+        described["parameters"] += [
+            {"$ref": f"#/components/parameters/{name}"} for name in _EVERYWHERE if name not in own
+        ]
         described["security"] = [*({name: []} for name in _SECURITY), {}]
     if operation.body is not None:
         content = {_JSON: {"schema": shapes[operation.body, "validation"]}}
         described["requestBody"] = {"required": True, "content": content}
+    if operation.takes_bytes:
+        described["requestBody"] = {"content": {_ANY: {"schema": {"type": "string", "format": "binary"}}}}
     described["responses"] = {
-        "200": _success(operation, shapes),
+        **({} if operation.never_succeeds else {"200": _success(operation, shapes)}),
+        **{
+            str(status): {"description": HTTPStatus(status).phrase, "headers": _named_headers(status)}
+            for status in operation.others
+        },
         **{str(status): {"$ref": f"#/components/responses/{status}"} for status in sorted(operation.errors)},
     }
     if operation.id == "readyz":
@@ -337,6 +430,8 @@ def _success(operation: Operation, shapes: _Shapes) -> dict[str, Any]:
         content[_EVENTS] = {"itemSchema": {"$ref": _REF + operation.frames}}
     if operation.lines is not None:
         content[_LINES] = {"itemSchema": shapes[operation.lines, "serialization"]}
+    if operation.is_media:
+        content[_ANY] = {"schema": {"type": "string", "format": "binary"}}
     if operation.is_text:
         content[_TEXT] = {"schema": {"type": "string"}}
     text = "JSON, or events if `stream` asks for them." if _JSON in content and _EVENTS in content else "The answer."

@@ -22,6 +22,11 @@ _FORMATS = frozenset({"json", "sse"})
 
 
 async def refuse_unknown(request: HTTPConnection, _caller: TheCaller) -> None:
+    """See `check_parameters`. Who is not known hears that first."""
+    check_parameters(request)
+
+
+def check_parameters(request: HTTPConnection) -> None:
     """Lets a request pass whose parameters its route reads, or which clients send everywhere: `key` (an API key), `alt`
     and `$alt` (JSON or events; the rest of the request says which) and `fields=*` (the whole answer).
 

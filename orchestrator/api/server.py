@@ -15,7 +15,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _GRACE_S = 1
 """What requests have to end in; after that they are answered that the server stops."""
-_NO_FAULTS = ("ASGI callable returned without completing handshake.", "Cancel %s running task(s)")
+_NO_FAULTS = (
+    "ASGI callable returned without completing handshake.",
+    "ASGI callable returned without completing response.",
+    "Cancel %s running task(s)",
+)
 _BACKLOG = 2048
 _SOCKET_MESSAGE_LIMIT_BYTES = 1 << 20
 _SEND_BUFFER_BYTES = 128 * 1024
@@ -27,8 +31,8 @@ _FILES = 65_536
 
 
 def _is_fault(record: logging.LogRecord) -> bool:
-    """uvicorn 0.54 takes for mistakes what is none: every WebSocket that is answered with an error body, and requests
-    that are cut off when the server ends.
+    """uvicorn 0.54 takes for mistakes what is none: every WebSocket that is answered with an error body, downloads
+    that break inside, and requests that are cut off when the server ends.
     """
     is_cut = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
     return not is_cut and not str(record.msg).startswith(_NO_FAULTS)

@@ -15,6 +15,7 @@ from orchestrator.runs.intake import Intake
 from orchestrator.runs.replies import Replies
 from orchestrator.runs.supervisor import Supervisor
 from orchestrator.sandboxes.environments import Environments
+from orchestrator.sandboxes.uploads import Uploads
 from orchestrator.store.port import Store
 from orchestrator.telemetry.metrics import Metrics
 
@@ -26,6 +27,7 @@ class Services:
     store: Store
     agents: Catalogue
     environments: Environments
+    uploads: Uploads
     supervisor: Supervisor
     intake: Intake
     replies: Replies

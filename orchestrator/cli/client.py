@@ -102,6 +102,25 @@ class Api:
             except httpx2.TransportError as error:
                 raise StreamBroken(f"the connection to {self.url} was lost: {error!r}") from error
 
+    @contextmanager
+    def answer(self, method: str, path: str, **arguments: Any) -> Iterator[httpx2.Response]:
+        """An answer that has begun, whose bytes are taken as they come, without a limit of time.
+
+        Raises:
+            RequestFailed: it was refused. StreamBroken: the connection was lost within.
+        """
+        import httpx2
+
+        timeout = httpx2.Timeout(None, connect=_CONNECT_TIMEOUT_S)
+        with self._translated(), self._http.stream(method, path, timeout=timeout, **arguments) as answer:
+            if answer.is_error:
+                answer.read()
+            self._check(answer)
+            try:
+                yield answer
+            except httpx2.TransportError as error:
+                raise StreamBroken(f"the connection to {self.url} was lost: {error!r}") from error
+
     def events(self, method: str, path: str, **arguments: Any) -> Iterator[dict[str, Any]]:
         """The JSON events of an SSE answer, up to the end marker. Raises as `lines` does."""
         data: list[str] = []

@@ -12,6 +12,7 @@ from orchestrator.cli import (
     agents,
     doctor,
     environments,
+    files,
     keys,
     logs,
     models,
@@ -46,6 +47,8 @@ app.command("forward")(reach.forward)
 app.command("watch")(reach.watch)
 app.command("usage")(reach.usage)
 app.add_typer(agents.app, name="agents")
+app.add_typer(environments.app, name="env")
+app.add_typer(files.app, name="files")
 app.add_typer(keys.app, name="keys")
 app.add_typer(projects.app, name="projects")
 app.add_typer(models.app, name="models")

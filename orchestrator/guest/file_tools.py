@@ -309,6 +309,48 @@ def _excerpts(arguments: Dict[str, Any], _source: BinaryIO, sink: BinaryIO) -> D
     return excerpts.excerpts(arguments, sink)
 
 
+def _entries(arguments: Dict[str, Any], _source: BinaryIO, sink: BinaryIO) -> Dict[str, Any]:
+    from . import folders  # for who looks in from outside alone
+
+    return folders.entries(arguments, sink)
+
+
+def _media(arguments: Dict[str, Any], _source: BinaryIO, sink: BinaryIO) -> Dict[str, Any]:
+    from . import folders
+
+    return folders.media(arguments, sink)
+
+
+def _measure(arguments: Dict[str, Any], _source: BinaryIO, _sink: BinaryIO) -> Dict[str, Any]:
+    from . import folders
+
+    return folders.measure(arguments)
+
+
+def _begin_upload(arguments: Dict[str, Any], _source: BinaryIO, _sink: BinaryIO) -> Dict[str, Any]:
+    from . import uploads
+
+    return uploads.begin_upload(arguments)
+
+
+def _add_to_upload(arguments: Dict[str, Any], source: BinaryIO, _sink: BinaryIO) -> Dict[str, Any]:
+    from . import uploads
+
+    return uploads.add_to_upload(arguments, source)
+
+
+def _end_upload(arguments: Dict[str, Any], _source: BinaryIO, sink: BinaryIO) -> Dict[str, Any]:
+    from . import uploads
+
+    return uploads.end_upload(arguments, sink)
+
+
+def _drop_upload(arguments: Dict[str, Any], _source: BinaryIO, _sink: BinaryIO) -> Dict[str, Any]:
+    from . import uploads
+
+    return uploads.drop_upload(arguments)
+
+
 OPERATIONS: Dict[str, Callable[[Dict[str, Any], BinaryIO, BinaryIO], Dict[str, Any]]] = {
     "read": _read,
     "write": _write,
@@ -320,4 +362,11 @@ OPERATIONS: Dict[str, Callable[[Dict[str, Any], BinaryIO, BinaryIO], Dict[str, A
     "archive": _archive,
     "watch": _watch,
     "excerpts": _excerpts,
+    "entries": _entries,
+    "media": _media,
+    "measure": _measure,
+    "begin_upload": _begin_upload,
+    "add_to_upload": _add_to_upload,
+    "end_upload": _end_upload,
+    "drop_upload": _drop_upload,
 }

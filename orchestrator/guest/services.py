@@ -5,6 +5,7 @@
     file   {"call", "operation", "arguments", "timeout_s", "output_limit_bytes"}        DATA in: content, if any
     put    {"call", "target", "timeout_s"}                                             DATA in: a tar stream
     get    {"paths"}                                                                    DATA out: a tar stream
+           {"operation", "arguments"}      `entries` or `media` of file_tools           DATA out: what it writes
     ack    {"call"}                    forgets a call whose outcome is stored
     stop   {"call", "verdict"}         ends a call, whoever began it, and forgets it; END when nothing of it runs
     warm   {"env"}                     starts the Python interpreter early
@@ -149,8 +150,14 @@ class Services:
         call.stop = lambda verdict: call.finish(dict(NOT_BEGUN, verdict=verdict))
 
     def _open_get(self, stream: Stream, request: Dict[str, Any]) -> None:
-        arguments = {"paths": [str(each) for each in request["paths"]], "cwd": self._cwd}
-        Transfer(self._reactor, self._pool, stream, "archive", arguments)
+        operation = str(request.get("operation", "archive"))
+        if operation == "archive":
+            arguments = {"paths": [str(each) for each in request["paths"]], "cwd": self._cwd}
+        elif operation in ("entries", "media"):
+            arguments = dict(request["arguments"], cwd=self._cwd)
+        else:
+            raise ValueError(f"no operation {operation!r}")
+        Transfer(self._reactor, self._pool, stream, operation, arguments)
 
     def _open_ack(self, stream: Stream, request: Dict[str, Any]) -> None:
         self._calls.forget(str(request["call"]))

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -27,6 +28,7 @@ from orchestrator.errors import (
 )
 from orchestrator.sandboxes.disk_watch import DiskWatch
 from orchestrator.sandboxes.driver import Profile, SandboxDriver, SandboxRef, SandboxState
+from orchestrator.sandboxes.files import measure_soon
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.lifecycle import Lifecycle
 from orchestrator.sandboxes.pool import PoolSettings
@@ -46,7 +48,7 @@ from orchestrator.sandboxes.stages import Claims, Stages, StageSettings
 from orchestrator.sandboxes.uses import Uses
 from orchestrator.store.port import Store
 from orchestrator.store.records import EnvironmentRow
-from orchestrator.wire.environments import EnvironmentSpec, Network
+from orchestrator.wire.environments import EnvironmentSpec, EnvVar, Network
 
 log = structlog.get_logger(__name__)
 
@@ -146,7 +148,7 @@ class Environments:
         """A new environment, stored; its sandbox is made at first use.
 
         `profile` is what its sandbox may take, the server's own if None. With `base` it begins as a fork of a template
-        that holds the sources of `base` and is built once for all of them.
+        that holds the sources of `base`, in which its setup ran, and is built once for all of them.
 
         Raises:
             LimitExceeded: the project has as many as it may.
@@ -170,18 +172,21 @@ class Environments:
         row = self._new_row(project_id, dump_spec(spec))
         if profile is not None:
             row = replace(row, profile=dump_profile(profile))
-        files = dump_spec(base) if base is not None and base.sources else None
+        files = dump_spec(base) if base is not None and (base.sources or base.setup) else None
         if files is not None:
             row = replace(row, template=template_name(self._lifecycle.profile_of(row), files))
         async with self._room(project_id):
             yield row, files
         await self._lifecycle.note(row.id, "environment.created", project=project_id)
 
-    async def fork(self, parent: EnvironmentRow, network: Network | None = None) -> EnvironmentRow:
+    async def fork(
+        self, parent: EnvironmentRow, network: Network | None = None, env: Mapping[str, EnvVar] | None = None
+    ) -> EnvironmentRow:
         """A new environment that begins with the files of `parent` as they are now; from here on neither sees what the
         other does. A running parent goes on; its processes and variables of Python stay its own.
 
-        `network` replaces the parent's rules. May be repeated: each call makes another fork.
+        `network` replaces the parent's rules, `env` comes on top of its variables. May be repeated: each call makes
+        another fork.
 
         Raises:
             LimitExceeded: the project has as many as it may.
@@ -190,13 +195,13 @@ class Environments:
         """
         with self._uses.hold(parent.id):
             try:
-                return await self._fork(parent, network)
+                return await self._fork(parent, network, env or {})
             except SandboxGone:
                 # Somebody removed it from the engine: it is made again around its files, if they are there.
                 await self.sandbox(parent.id)
-                return await self._fork(parent, network)
+                return await self._fork(parent, network, env or {})
 
-    async def _fork(self, parent: EnvironmentRow, network: Network | None) -> EnvironmentRow:
+    async def _fork(self, parent: EnvironmentRow, network: Network | None, env: Mapping[str, EnvVar]) -> EnvironmentRow:
         await self._check_room(parent.project_id)
         if parent.status == "pending" and (parent.sandbox_ref or parent.snapshot):
             await self.sandbox(parent.id)  # its files are not complete before it has started once
@@ -206,11 +211,13 @@ class Environments:
                 raise NotFound(f"Environment {parent.id!r} not found.")
             if fresh.status == "lost":
                 raise Conflict(f"The files of environment {parent.id!r} are gone; it cannot be forked.")
-            spec = read_spec(fresh)
-            if network is not None:
-                spec = spec.model_copy(update={"network": network})
+            spec = _changed(read_spec(fresh), network, env)
             row = replace(
-                self._new_row(fresh.project_id, dump_spec(spec)), profile=fresh.profile, template=fresh.template
+                self._new_row(fresh.project_id, dump_spec(spec)),
+                profile=fresh.profile,
+                template=fresh.template,
+                file_count=fresh.file_count,
+                size_bytes=fresh.size_bytes,
             )
             if fresh.sandbox_ref is None and fresh.snapshot is not None:
                 raise Conflict(f"Environment {parent.id!r} could not be started; try again.")
@@ -265,14 +272,15 @@ class Environments:
         return row
 
     async def change(self, row: EnvironmentRow, spec: EnvironmentSpec) -> None:
-        """Adds the variables of `spec` to an existing environment; they hold from the next call on."""
-        if not spec.env:
+        """Adds the variables of `spec` to an existing environment, and replaces its network rules if `spec` has some;
+        they hold from the next call on. Its files stay.
+        """
+        if not spec.env and spec.network is None:
             return
         # One at a time: what others have added since is not to be lost.
         async with self._changing:
             fresh = await self._store.environment(None, row.id)
-            known = read_spec(fresh if fresh is not None else row)
-            merged = known.model_copy(update={"env": {**known.env, **spec.env}})
+            merged = _changed(read_spec(fresh if fresh is not None else row), spec.network, spec.env)
             await self._store.update_environment(row.id, spec=dump_spec(merged))
         sandbox = self._roster.linked(row.id)
         if sandbox is not None:
@@ -296,6 +304,25 @@ class Environments:
             base = await self._store.template(row.template)
             specs += [parse_spec(base)] if base is not None else []
         return any(may_reach(source, places) for spec in specs for source in spec.sources)
+
+    async def measured(self, row: EnvironmentRow) -> EnvironmentRow:
+        """The row with how much the environment holds now, if its sandbox runs and tells soon; else as it was told
+        last.
+
+        Nothing is started, and it is no use of the environment.
+        """
+        sandbox = self._roster.ready(row.id)
+        total = await measure_soon(sandbox) if sandbox is not None else None
+        if total is None:
+            return row
+        if (total.files, total.size_bytes) != (row.file_count, row.size_bytes):
+            await self._store.note_size(row.id, file_count=total.files, size_bytes=total.size_bytes)
+        return replace(row, file_count=total.files, size_bytes=total.size_bytes)
+
+    def expires(self, row: EnvironmentRow) -> datetime | None:
+        """When the environment is deleted unless it is used before; None: never."""
+        after_s = self._defaults.stages.delete_after_s
+        return row.last_accessed + timedelta(seconds=after_s) if after_s else None
 
     @contextmanager
     def hold(self, environment_id: str) -> Generator[None, None, None]:
@@ -451,6 +478,12 @@ class Environments:
             await self._stages.look_at(environment_id)
         except CorralError as error:
             log.warning("sandbox_end_not_stored", environment_id=environment_id, reason=error.message)
+
+
+def _changed(spec: EnvironmentSpec, network: Network | None, env: Mapping[str, EnvVar]) -> EnvironmentSpec:
+    """`network` replaces the rules as a whole (reference, 2.5), `env` comes on top."""
+    rules = {"network": network} if network is not None else {}
+    return spec.model_copy(update={**rules, "env": {**spec.env, **env}})
 
 
 @asynccontextmanager

@@ -34,6 +34,8 @@ class Sandbox:
         self.link = link
         self.variables = dict(variables)
         """Environment variables of every command and cell."""
+        self.transfers = 0
+        """How many transfers of files are under way; see `files`."""
 
     @property
     def guest_id(self) -> str:
@@ -126,7 +128,7 @@ class Sandbox:
         arguments: Mapping[str, Any],
         content: Content = None,
         *,
-        timeout_s: float = FILE_TIMEOUT_S,
+        timeout_s: float | None = None,
         output_limit_bytes: int = 1 << 20,
         output_total_limit_bytes: int = OUTPUT_TOTAL_LIMIT_BYTES,
     ) -> CallOutcome:
@@ -137,7 +139,7 @@ class Sandbox:
             "call": call_id,
             "operation": operation,
             "arguments": dict(arguments),
-            "timeout_s": timeout_s,
+            "timeout_s": timeout_s or FILE_TIMEOUT_S,
             "output_limit_bytes": output_limit_bytes,
             "output_total_limit_bytes": output_total_limit_bytes,
             "input": content is not None,

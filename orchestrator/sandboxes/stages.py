@@ -19,6 +19,7 @@ from orchestrator import moments
 from orchestrator.clock import Clock, JumpWatch
 from orchestrator.sandboxes.adoption import status_of
 from orchestrator.sandboxes.driver import SandboxDriver, SandboxState
+from orchestrator.sandboxes.files import measure_soon
 from orchestrator.sandboxes.roster import Roster
 from orchestrator.sandboxes.specs import ref_of
 from orchestrator.sandboxes.uses import Uses
@@ -146,6 +147,12 @@ class Stages:
                     await self._store.update_environment(row.id, target="")
 
     async def _change(self, row: EnvironmentRow, target: str) -> None:
+        sandbox = self._roster.ready(row.id)
+        total = await measure_soon(sandbox) if sandbox is not None else None
+        if total is not None:
+            await self._store.note_size(row.id, file_count=total.files, size_bytes=total.size_bytes)
+        if self._uses.is_held(row.id):
+            return  # somebody has come meanwhile
         # From here on whoever needs it waits for the lock, and finds what this has made of it.
         self._roster.set_paused(row.id, True)
         await self._store.update_environment(row.id, target=target)

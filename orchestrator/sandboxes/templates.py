@@ -1,4 +1,4 @@
-"""Templates: snapshots that hold an agent's base sources, of which new sandboxes are forks.
+"""Templates: snapshots that hold an agent's base sources and what its setup made, of which new sandboxes are forks.
 
 Named after what is in them, built by whoever needs one first and once for all who do.
 """
@@ -15,12 +15,17 @@ from orchestrator import ids, moments
 from orchestrator.errors import SandboxError, SandboxStartFailed
 from orchestrator.sandboxes.driver import Profile, SandboxDriver, SandboxRef
 from orchestrator.sandboxes.handle import Sandbox
+from orchestrator.sandboxes.outcome import Verdict
 from orchestrator.sandboxes.sources import put_sources
 from orchestrator.sandboxes.specs import parse_spec, sandbox_spec
 from orchestrator.sandboxes.work_queue import Urgency, WorkQueue
 from orchestrator.store.port import Store
 
 log = structlog.get_logger(__name__)
+
+_SETUP_TIMEOUT_S = 600.0
+_SETUP_OUTPUT_BYTES = 4096
+"""Of a command that failed, its last words and its first."""
 
 
 class Templates:
@@ -79,7 +84,23 @@ class Templates:
     async def _fill(self, sandbox: Sandbox, name: str) -> None:
         if (base := await self._store.template(name)) is None:
             raise SandboxStartFailed("its template is not in the store", stage="sources")
-        await put_sources(sandbox, parse_spec(base))
+        spec = parse_spec(base)
+        await put_sources(sandbox, spec)
+        for number, command in enumerate(spec.setup or (), 1):
+            await _set_up(sandbox, number, command)
         moments.passed("template.furnished")
         await self._driver.snapshot(sandbox.ref, name)
         moments.passed("template.kept")
+
+
+async def _set_up(sandbox: Sandbox, number: int, command: str) -> None:
+    """Runs one command as calls of agents are run: as the agent's user, within the sandbox's limits."""
+    outcome = await sandbox.bash(
+        f"setup-{number}", command, timeout_s=_SETUP_TIMEOUT_S, output_limit_bytes=_SETUP_OUTPUT_BYTES
+    )
+    sandbox.acknowledge(f"setup-{number}")
+    if outcome.is_ok:
+        return
+    how = f"exit code {outcome.exit_code}" if outcome.verdict is Verdict.EXITED else outcome.verdict.value
+    said = (outcome.head + outcome.tail).decode("utf-8", "replace").strip()
+    raise SandboxStartFailed(f"command {number} of its setup failed ({how}): {said}", stage="setup")

@@ -161,6 +161,10 @@ class Store(ABC):
         """
 
     @abstractmethod
+    async def note_size(self, environment_id: str, *, file_count: int, size_bytes: int) -> None:
+        """Keeps how much the environment holds, which changes nothing else of it. One that is gone is left alone."""
+
+    @abstractmethod
     async def delete_environment(self, environment_id: str) -> None:
         """Removes the row and its log. Interactions that ran in it stay."""
 

@@ -79,6 +79,10 @@ class EnvironmentRow:
     """The guest that was last greeted in its sandbox; another one there means that the sandbox began anew."""
     stage_since: datetime | None = None
     """When `status` became what it is; None: it never changed. The store keeps it."""
+    file_count: int | None = None
+    """How many files it had when it was last looked at. None: nobody has looked yet."""
+    size_bytes: int | None = None
+    """Of these files."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,13 +96,13 @@ def revoke_key(connection: sqlite3.Connection, key_id: str, now: datetime) -> Ke
 
 _ENVIRONMENT = (
     "SELECT id, project_id, status, sandbox_id, sandbox_ref, spec, created, updated, last_accessed,"
-    " profile, template, snapshot, target, guest_id, stage_since FROM environments"
+    " profile, template, snapshot, target, guest_id, stage_since, file_count, size_bytes FROM environments"
 )
 
 
 def _environment(found: Any) -> EnvironmentRow:
     row_id, project_id, status, sandbox_id, sandbox_ref, spec, created, updated, accessed, *rest = found
-    profile, of_template, snapshot, target, guest_id, since = rest
+    profile, of_template, snapshot, target, guest_id, since, file_count, size_bytes = rest
     return EnvironmentRow(
         row_id,
         project_id,
@@ -119,6 +119,8 @@ def _environment(found: Any) -> EnvironmentRow:
         target,
         guest_id,
         None if since is None else moment(since),
+        file_count,
+        size_bytes,
     )
 
 
@@ -128,7 +130,8 @@ def insert_environment(connection: sqlite3.Connection, row: EnvironmentRow, base
     connection.execute(
         "INSERT INTO environments"
         " (id, project_id, status, sandbox_id, sandbox_ref, spec, created, updated, last_accessed,"
-        " profile, template, snapshot, target, guest_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " profile, template, snapshot, target, guest_id, file_count, size_bytes)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             row.id,
             row.project_id,
@@ -144,6 +147,8 @@ def insert_environment(connection: sqlite3.Connection, row: EnvironmentRow, base
             row.snapshot,
             row.target,
             row.guest_id,
+            row.file_count,
+            row.size_bytes,
         ),
     )
 
@@ -227,6 +232,12 @@ def update_environment(
             "accessed": accessed,
             "now": micros(now),
         },
+    )
+
+
+def note_size(connection: sqlite3.Connection, environment_id: str, file_count: int, size_bytes: int) -> None:
+    connection.execute(
+        "UPDATE environments SET file_count = ?, size_bytes = ? WHERE id = ?", (file_count, size_bytes, environment_id)
     )
 
 

@@ -197,6 +197,11 @@ class SqliteStore(Store):
             partial(rows.update_environment, environment_id=environment_id, changes=changes, accessed=accessed, now=now)
         )
 
+    async def note_size(self, environment_id: str, *, file_count: int, size_bytes: int) -> None:
+        await self._writer.run(
+            partial(rows.note_size, environment_id=environment_id, file_count=file_count, size_bytes=size_bytes)
+        )
+
     async def delete_environment(self, environment_id: str) -> None:
         await self._delete(rows.delete_environment, environment_id)
 

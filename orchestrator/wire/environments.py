@@ -37,6 +37,7 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _ID_CHARS = 128
 _TARGET_BYTES = 4096
+_SETUP_LIMIT, _SETUP_CHARS = 100, 65_536
 _BASE64: TypeAdapter[str] = TypeAdapter(Base64)
 
 
@@ -310,6 +311,9 @@ EnvironmentId = Annotated[str, AfterValidator(environment_id_of), described(patt
 """`ID` or `environments/ID`."""
 
 
+SetupCommand = Annotated[str, Field(min_length=1, max_length=_SETUP_CHARS)]
+
+
 class EnvironmentSpec(WireModel):
     """The environment that a request asks for: a new one, or `environment_id` with changes."""
 
@@ -319,6 +323,8 @@ class EnvironmentSpec(WireModel):
     network: Network | None = None
     """Absent: nothing is said, which leaves an existing environment's rules as they are."""
     env: Variables = Field(default_factory=dict)
+    setup: Annotated[list[SetupCommand], Field(min_length=1, max_length=_SETUP_LIMIT)] | None = None
+    """Commands of bash that prepare an agent's base environment, once for all that begin with it; an extension."""
 
 
 # Two ways to write it, for descriptions only: `_as_spec` makes an `EnvironmentSpec` of them.
@@ -412,6 +418,8 @@ class EnvironmentCreate(WireModel):
     from_environment: EnvironmentId | None = None
     sources: ListOf[Source] = Field(default_factory=list)
     network: Network | None = None
+    env: Variables = Field(default_factory=dict)
+    """An extension: of a fork, these come on top of the other's."""
 
     @model_validator(mode="after")
     def _fork_has_no_sources(self) -> Self:
@@ -428,6 +436,8 @@ class EnvironmentResource(WireResource):
     created: str
     updated: str
     last_accessed: str
+    expires: str | None = None
+    """When it is deleted unless somebody uses it; an extension. Absent: never."""
     file_count: Count | None = None
     size_bytes: Count | None = None
     network: Network | None = None

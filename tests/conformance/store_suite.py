@@ -230,6 +230,11 @@ class StoreSuite(ABC):
         assert cleared.snapshot is None
 
         await store.update_environment(new_environment_id(), status="lost")
+        before = await store.environment(None, row.id)
+        await store.note_size(row.id, file_count=3, size_bytes=1 << 40)
+        assert before is not None
+        assert await store.environment(None, row.id) == replace(before, file_count=3, size_bytes=1 << 40)
+        await store.note_size(new_environment_id(), file_count=1, size_bytes=1)
         assert len(await store.environments(None)) == 1
 
     async def test_an_environment_remembers_where_it_is_going_and_since_when_it_is_there(

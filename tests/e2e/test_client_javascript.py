@@ -119,3 +119,18 @@ def test_errors(saw: Saw, attempt: str, error: str, status: int, named: list[str
     assert (seen["name"], seen["status"]) == (error, status), seen
     for each in named:
         assert each in seen["message"]
+
+
+def test_files(saw: Saw) -> None:
+    seen = saw("files")
+    assert seen["uploaded"] == ["workspace/data/large.bin"]
+    assert seen["empty"] == ["workspace/empty"]
+    assert seen["listed"] == [
+        ["workspace/data", "directory", -1],
+        ["workspace/data/large.bin", "file", 2 * (8 << 20) + 5],
+        ["workspace/empty", "file", 0],
+        ["workspace/table.csv", "file", 4],
+    ]
+    assert seen["came_back"] is True
+    assert seen["table"] == "1,2\n"
+    assert seen["missing"]["name"] == "NotFoundError"

@@ -51,6 +51,13 @@ def test_quickstart_with_the_sdk(server: ServerProcess) -> None:
     assert "in all: 12" in output
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_files_with_curl(server: ServerProcess) -> None:
+    output = _run(server, str(ROOT / "examples" / "files" / "curl.sh"))
+    assert "tea,3\ntea,4\ncoffee,5\n" in output
+    assert "out/sorted.csv\n" in output
+
+
 def test_functions_and_an_answer_of_a_form(server: ServerProcess) -> None:
     output = _run(server, str(CLIENTS_PYTHON), str(ROOT / "examples" / "functions" / "sdk.py"))
     assert output.splitlines() == ["asked: 300 120", "completed {'number': 881, 'amount': 300}"]

@@ -78,7 +78,7 @@ def test_a_created_environment_has_its_sources_and_its_fork_too(caller: Caller) 
         ),
         ({"sources": [{"type": "inline", "target": "etc/passwd", "content": ""}]}, 400, "sources[0].target"),
         ({"network": {"allowlist": [{"domain": "*"}]}}, 400, "network.allowlist"),
-        ({"env": {"A": "1"}}, 400, "env"),
+        ({"env": {"A": {"credential": "x"}}}, 400, "env.A.credential"),
     ],
 )
 def test_what_cannot_be_made_is_refused_by_name(caller: Caller, body: Json, status: int, named: str) -> None:

@@ -236,4 +236,36 @@ def test_keys(start_server: StartServer) -> None:
     server.keys = [key]
     running = [python_program("keys", where=line).start(server.url, GOOD_KEY=key) for line in (LATEST, OLDER)]
     for program in running:
-        assert end(program) == {"status": "completed", "refused": ["AuthenticationError", 401]}
+        assert end(program) == {
+            "status": "completed",
+            "refused": ["AuthenticationError", 401],
+            "came_back": ["one", "two"],
+        }
+
+
+@every_line
+def test_files(saw: Saw) -> None:
+    seen = saw("files")
+    large = 2 * (8 << 20) + 5
+    assert seen["uploaded"] == [["workspace/data/large.bin", large]]
+    assert seen["empty"] == [["workspace/empty", 0, "application/octet-stream"]]
+    assert "409" in seen["taken"] or "Conflict" in seen["taken"]
+    assert seen["unpacked"] == ["workspace/unpacked/a/b.txt"]
+    assert seen["listed"] == [
+        ["workspace/data", "directory", None],
+        ["workspace/data/large.bin", "file", large],
+        ["workspace/empty", "file", 4],
+        ["workspace/out", "directory", None],
+        ["workspace/out/table.csv", "file", 4],
+        ["workspace/unpacked", "directory", None],
+        ["workspace/unpacked/a", "directory", None],
+        ["workspace/unpacked/a/b.txt", "file", 5],
+    ]
+    assert seen["pages"] == [["data", "empty"], ["out", "unpacked"]]
+    assert seen["table"] == "1,2\n"
+    assert seen["came_back"] is True
+    assert seen["folder"] == ["table.csv"]
+    assert seen["sha256_is_right"] is True
+    assert seen["said"] == ["fullhello"]
+    assert "workspace/none" in seen["missing"]
+    assert (seen["file_count"], seen["size_bytes"]) == (4, large + 13)

@@ -18,6 +18,7 @@ from orchestrator.sandboxes.driver import Profile
 from orchestrator.sandboxes.environments import Environments, SandboxDefaults
 from orchestrator.sandboxes.pool import PoolSettings
 from orchestrator.sandboxes.profiles import Profiles
+from orchestrator.sandboxes.uploads import Uploads
 from orchestrator.store.sqlite import SqliteStore
 from tests.fakes.local_driver import IMAGE, LocalDriver
 from tests.fakes.runs import RunWorld
@@ -50,6 +51,7 @@ class Api:
             store,
             self.world.agents,
             self.environments,
+            Uploads(self.environments, clock),
             self.world.supervisor,
             intake,
             self.world.replies,

@@ -49,6 +49,7 @@ class FakeSandbox:
     def __init__(self, answer: Answer | CallOutcome | None = None, guest_id: str = "guest-1") -> None:
         self.guest_id = guest_id
         self.variables: dict[str, str] = {}
+        self.transfers = 0
         self.asked: list[Asked] = []
         self.carried_out: list[str] = []
         """Call ids in the order in which they began, each once."""

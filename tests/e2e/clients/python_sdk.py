@@ -14,6 +14,7 @@ from tests.e2e.clients import (
     background,
     conversation,
     errors,
+    files,
     functions,
     model,
     offered,
@@ -38,6 +39,7 @@ OF_EACH_VERSION: dict[str, Look] = {
     "errors": errors.look,
 }
 OF_ONE_VERSION: dict[str, Look] = {
+    "files": files.look,
     "functions": functions.look,
     "functions replayed": functions.look_replayed,
     "functions streamed": functions.look_streamed,

@@ -74,6 +74,7 @@ def test_offered(fields: dict[str, Any]) -> None:
         ({"response_mime_type": "text/x.enum"}, "response_mime_type"),
         ({"safety_settings": [{"type": "a", "threshold": "b"}]}, "safety_settings"),
         ({"cached_content": "x"}, "cached_content"),
+        ({"environment": {"type": "remote", "setup": ["true"]}}, "environment.setup"),
         ({"background": True, "webhook_config": {"uris": ["https://x"]}}, "webhook_config"),
         ({"input": [{"type": "image", "uri": "https://x/y.png"}]}, "input[0].content[0].uri"),
         ({"agent_config": {"type": "deep-research"}}, "agent_config.type"),

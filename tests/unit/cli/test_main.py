@@ -28,7 +28,7 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     program = "import sys\nfrom orchestrator.cli.main import app\ntry: app(['--help'])\nexcept SystemExit: pass\n"
     program += f"print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    for command in ("serve", "run", "ps", "logs", "rm", "keys", "doctor", "version"):
+    for command in ("serve", "run", "ps", "logs", "rm", "env", "files", "keys", "doctor", "version"):
         assert f" {command} " in done.stdout
     assert done.stdout.endswith("[]\n")
 

@@ -28,6 +28,7 @@ from orchestrator.sandboxes.driver import (
     SandboxState,
     SandboxStatus,
 )
+from orchestrator.sandboxes.stages import StageSettings
 from orchestrator.store.records import EnvironmentRow, SandboxRow
 from orchestrator.wire.environments import EnvironmentSpec
 from tests.fakes.lives import WITH_SOURCE, World, eventually, says, spec_of
@@ -81,6 +82,38 @@ async def test_variables_hold_from_the_start_and_from_each_change(world: World) 
     assert await says(sandbox, 'echo "$A|$C"') == "2|3\n"
     stored = json.loads((await world.row(row.id)).spec)
     assert {name: each["value"] for name, each in stored["env"].items()} == {"A": "2", "B": "x y\nz", "C": "3"}
+
+
+async def test_new_network_rules_replace_the_old_ones_and_files_stay(world: World) -> None:
+    environments = await world.server()
+    row = await environments.create(world.project, spec_of({**WITH_SOURCE, "env": {"A": "1"}}))
+    await environments.change(row, spec_of({"type": "remote", "network": "disabled"}))
+    stored = json.loads((await world.row(row.id)).spec)
+    assert (stored["network"], stored["env"]["A"]["value"]) == ("disabled", "1")
+    assert await says(await environments.sandbox(row.id), "cat data.txt") == "given"
+    await environments.change(row, spec_of({"type": "remote", "env": {"A": "2"}}))
+    assert json.loads((await world.row(row.id)).spec)["network"] == "disabled"
+
+
+async def test_what_an_environment_holds_is_looked_up_while_it_runs_and_kept_when_it_stops(world: World) -> None:
+    environments = await world.server(stages=StageSettings(pause_after_s=0, stop_after_s=0.3, sweep_interval_s=0.05))
+    row = await environments.create(world.project, spec_of(WITH_SOURCE))
+    assert (await environments.measured(row)).file_count is None
+    with environments.hold(row.id):
+        sandbox = await environments.sandbox(row.id)
+        await says(sandbox, "mkdir d; printf 12345 > d/e; ln -s data.txt link; mkfifo pipe")
+        found = await environments.measured(await world.row(row.id))
+        assert (found.file_count, found.size_bytes) == (2, 10)
+        await says(sandbox, "printf 123 > new")
+
+    async def is_stopped() -> bool:
+        return (await world.row(row.id)).status == "stopped"
+
+    await eventually(is_stopped)
+    kept = await world.row(row.id)
+    assert (kept.file_count, kept.size_bytes) == (3, 13)
+    assert await environments.measured(kept) == kept
+    assert (await world.row(row.id)).status == "stopped"
 
 
 async def test_prepare_starts_ahead_and_its_failure_comes_again(world: World) -> None:
@@ -827,3 +860,31 @@ async def test_a_paused_sandbox_goes_on_when_it_is_needed(world: World) -> None:
     await LocalDriver(world.root).pause(sandbox.ref)
     second = await world.server()
     assert await says(await second.sandbox(row.id), "cat f", "c2") == "kept\n"
+
+
+# setup of templates
+
+
+async def test_a_setup_runs_once_and_all_that_begin_with_it_have_what_it_made(world: World) -> None:
+    environments = await world.server()
+    base = spec_of({**WITH_SOURCE, "setup": ["cp data.txt copy", "echo $(cat copy) twice >> ready"]})
+    rows = [await environments.create(world.project, spec_of(), base=base) for _ in range(2)]
+    for row in rows:
+        assert await says(await environments.sandbox(row.id), "cat ready copy") == "given twice\ngiven"
+    alone = await environments.create(
+        world.project, spec_of(), base=spec_of({"type": "remote", "setup": ["echo 1 > x"]})
+    )
+    assert await says(await environments.sandbox(alone.id), "cat x") == "1\n"
+
+
+async def test_a_setup_that_fails_is_told_with_its_output_and_leaves_nothing(world: World) -> None:
+    environments = await world.server()
+    base = spec_of({"type": "remote", "setup": ["true", "echo no such package: x >&2; exit 100", "touch never"]})
+    row = await environments.create(world.project, spec_of(), base=base)
+    for _ in range(2):
+        with pytest.raises(
+            SandboxStartFailed, match=r"command 2 of its setup failed \(exit code 100\): no such package: x"
+        ):
+            await environments.sandbox(row.id)
+        assert await world.owned() == set()
+    assert (await world.row(row.id)).status == "pending"

@@ -227,8 +227,9 @@ def test_create() -> None:
         parse(
             EnvironmentCreate, {"from_environment": ID, "sources": [{"type": "inline", "target": "a", "content": ""}]}
         )
-    with pytest.raises(InvalidRequest, match="Unknown parameter 'env'"):
-        parse(EnvironmentCreate, {"env": {}})
+    assert parse(EnvironmentCreate, {"env": {"A": "1"}}).env["A"].value == "1"
+    with pytest.raises(InvalidRequest, match="Unknown parameter 'envs'"):
+        parse(EnvironmentCreate, {"envs": {}})
 
 
 def test_resource_has_int64_as_strings_and_no_secrets() -> None:

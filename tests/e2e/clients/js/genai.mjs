@@ -34,7 +34,7 @@ const FORMAT = {
   },
 };
 
-const { interactions } = new GoogleGenAI({ apiKey: "any", httpOptions: { baseUrl: URL } });
+const { interactions, environments } = new GoogleGenAI({ apiKey: "any", httpOptions: { baseUrl: URL } });
 const create = (input, fields = {}) => interactions.create({ agent: AGENT, input, ...fields });
 const kinds = (interaction) => interaction.steps.map((step) => step.type);
 const results = (interaction) =>
@@ -222,6 +222,26 @@ async function offered() {
   };
 }
 
+async function files() {
+  const made = await create(bash("echo 1,2 > table.csv"), { environment: "remote" });
+  const environment = made.environment_id;
+  const large = new Uint8Array(2 * 8 * 1024 * 1024 + 5).map((_, at) => at % 251);
+  const { files } = environments;
+  const uploaded = await files.upload({ environment, path: "workspace/data/large.bin", file: large });
+  const empty = await files.upload({ environment, path: "workspace/empty", file: new Uint8Array() });
+  const listed = await files.list({ environment, path: "workspace", recursive: true });
+  const back = await files.download({ environment, path: "workspace/data/large.bin" });
+  const table = await files.download({ environment, path: "workspace/table.csv" });
+  return {
+    uploaded: uploaded.files.map((each) => each.path),
+    empty: empty.files.map((each) => each.path),
+    listed: listed.files.map((each) => [each.path, each.type.toLowerCase(), Number(each.size_bytes ?? -1)]),
+    came_back: Buffer.compare(Buffer.from(back), Buffer.from(large)) === 0,
+    table: new TextDecoder().decode(table),
+    missing: await outcome(() => files.list({ environment, path: "workspace/none" })),
+  };
+}
+
 async function errors() {
   const attempts = {
     agent: () => interactions.create({ agent: "nobody", input: "x" }),
@@ -249,5 +269,6 @@ await tell({
   stateless,
   structured,
   offered,
+  files,
   errors,
 });
