@@ -84,6 +84,19 @@ class Catalogue:
             raise NotFound(f"Version {row.agent_version} of agent {row.agent!r} is not there any more.")
         return self._definition(found)
 
+    async def pin_of(self, row: InteractionRow) -> str | None:
+        """What calls the agent of an interaction once more, in the same version; None: one of the server, or a model.
+
+        Raises:
+            NotFound: it was deleted. Another may have its id by now.
+        """
+        if row.agent_uid is None or row.agent_version is None:
+            return None
+        found = await self._store.agent(row.project_id, row.agent, row.agent_version)
+        if found is None or found.uid != row.agent_uid:
+            raise NotFound(f"Version {row.agent_version} of agent {row.agent!r} is not there any more.")
+        return f"{row.agent}@{row.agent_version}"
+
     def _definition(self, row: AgentRow) -> AgentDefinition:
         key = (row.uid, row.version)
         if key not in self._kept:

@@ -91,13 +91,10 @@ class Intake:
         if source.status not in TERMINAL_STATUSES:
             raise InvalidRequest(f"Interaction {source.id} is still in progress; replay it when it has ended.")
         asked = read_request(source)
-        changes: dict[str, object] = {
-            "environment": await self._afresh(source, asked),
-            "background": True,
-            "stream": False,
-        }
-        if source.agent_version is not None:
-            changes |= {"agent": f"{source.agent}@{source.agent_version}", "model": None}
+        changes: dict[str, object] = {"background": True, "stream": False}
+        if (pin := await self._agents.pin_of(source)) is not None:
+            changes |= {"agent": pin, "model": None}
+        changes["environment"] = await self._afresh(source, asked)
         return await self._create(source.project_id, asked.model_copy(update=changes), None, replay_of=source.id)
 
     async def _afresh(self, source: InteractionRow, asked: InteractionRequest) -> EnvironmentSpec | None:
