@@ -289,8 +289,11 @@ def _body(request: AgentCreate) -> dict[str, Any]:
 
 def _call(request: AgentCreate) -> dict[str, Any]:
     """A create call of an interaction that says what the agent would."""
-    if request.base_environment is not None and request.base_environment.environment_id is not None:
+    base = request.base_environment
+    if base is not None and base.environment_id is not None:
         raise ConfigError("an agent that begins with an environment cannot be tried without deploying it")
+    if base is not None and base.setup is not None:
+        raise ConfigError("an agent with 'setup' cannot be tried without deploying it; 'examples run' has --deployed")
     body = _body(request)
     call: dict[str, Any] = {"agent": body.get("base_agent", "general")}
     call |= {name: body[name] for name in ("system_instruction", "tools", "agent_config") if name in body}

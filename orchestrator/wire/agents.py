@@ -182,6 +182,8 @@ def _public_base(spec: EnvironmentSpec | None, *, with_contents: bool) -> Mappin
     if spec.sources:
         sources = [source.model_dump(exclude_none=True) for source in spec.sources]
         shown["sources"] = sources if with_contents else public_sources(spec.sources)
+    if spec.setup is not None and with_contents:
+        shown["setup"] = list(spec.setup)
     if spec.network is not None:
         shown["network"] = public_network(spec.network)
     return shown

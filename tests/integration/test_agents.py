@@ -52,6 +52,20 @@ async def test_every_run_begins_with_the_files_of_its_version(server: RunningSer
 
 
 @pytest.mark.anyio
+async def test_what_setup_made_is_there_in_every_run_and_is_refused_in_calls(server: RunningServer) -> None:
+    environment = {**base("one"), "setup": ["cat rules.md rules.md > twice.md"]}
+    answer = await server.client.post(AGENTS, json={"id": "clerk", "base_environment": environment})
+    assert answer.status_code == 200, answer.text
+    for _ in range(2):
+        ran = await server.create("```bash\ncat twice.md; rm twice.md\n```", agent="clerk", environment="remote")
+        assert [result["result"] for result in results(ran)] == ["oneone"]
+    call = {"agent": "clerk", "input": "x", "environment": {"type": "remote", "setup": ["true"]}}
+    refused = await server.client.post("/v1beta/interactions", json=call)
+    assert refused.status_code == 400
+    assert "environment.setup" in refused.text
+
+
+@pytest.mark.anyio
 async def test_an_agents_budget_ends_its_runs(server: RunningServer) -> None:
     config = {"type": "antigravity", "max_total_tokens": 1}
     assert (await server.client.post(AGENTS, json={"id": "clerk", "agent_config": config})).status_code == 200

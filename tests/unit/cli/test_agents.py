@@ -209,6 +209,19 @@ def test_trying_says_in_one_call_what_the_agent_would(corral: Corral, clerk: Pat
     assert (server.body()["environment"], server.body()["previous_interaction_id"]) == ("e1", "v1_abc")
 
 
+def test_a_folder_with_setup_is_tried_deployed(corral: Corral, clerk: Path) -> None:
+    text = TEXT.replace("environment:\n", "environment:\n  setup: [make tools]\n")
+    (clerk / "agent.yaml").write_text(text)
+    for command in (("test", "clerk", "--prompt", "x"), ("examples", "run", "clerk")):
+        outcome = corral("agents", *command)
+        assert outcome.code == 2
+        assert "an agent with 'setup' cannot be tried without deploying it" in outcome.err
+    server = FakeServer(*ran("Hello"))
+    assert corral("agents", "examples", "run", "clerk", "--deployed", "--only", "first", server=server).code == 0
+    server = FakeServer(answer(deployed()))
+    assert "+base_environment.setup[0]: make tools\n" in corral("agents", "diff", "clerk", server=server).out
+
+
 def ran(text: str, status: str = "completed") -> list[Any]:
     """The answers to one example: its stream, the interaction, the end of its environment."""
     interaction = {**created()["interaction"], "status": status, "output_text": text}

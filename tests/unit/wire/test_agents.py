@@ -109,6 +109,12 @@ def test_a_change_tells_what_is_given_and_what_is_taken_away() -> None:
             parse_change(wrong)
 
 
+def test_setup_is_shown_with_the_contents_of_files() -> None:
+    agent = parse(AgentCreate, {"id": "a", "base_environment": {"setup": ["make tools"]}})
+    assert public_agent(agent, with_contents=True)["base_environment"]["setup"] == ["make tools"]
+    assert "setup" not in public_agent(agent, with_contents=False)["base_environment"]
+
+
 def test_pins() -> None:
     assert pinned("clerk") == ("clerk", None)
     assert pinned("clerk@12") == ("clerk", 12)
