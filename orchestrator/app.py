@@ -20,6 +20,7 @@ from pathlib import Path
 import structlog
 
 from orchestrator import ids, moments
+from orchestrator.agents.catalogue import Catalogue
 from orchestrator.agents.registry import AgentRegistry
 from orchestrator.api.application import create_application
 from orchestrator.api.auth import Authenticator, is_loopback
@@ -93,7 +94,7 @@ async def open_store(settings: Settings) -> AsyncGenerator[Store, None]:
 async def open_services(settings: Settings, driver: SandboxDriver | None = None) -> AsyncGenerator[Services, None]:
     """Everything below the HTTP surface, running. `driver` replaces the container engine (tests)."""
     clock = SystemClock()
-    agents = await asyncio.to_thread(load_agents, settings)
+    registry = await asyncio.to_thread(load_agents, settings)
     profiles = _profiles(settings)
     models = open_registry(settings)
     # A provider's module is imported at first use; better now than in the middle of the first run.
@@ -123,6 +124,7 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         fetcher = Fetcher(settings.data_dir / _FETCHING_NAME, clock, _sources(settings))
         stack.push_async_callback(in_time.end, "sources", fetcher.aclose, 0.75)
         await fetcher.open()
+        agents = Catalogue(store, registry, clock, models.resolve)
         environments = Environments(store, driver, clock, _defaults(settings, profiles), generation, fetcher)
         stack.push_async_callback(in_time.end, "sandboxes", environments.aclose, 0.75)
         await environments.open()
@@ -162,6 +164,7 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         stack.push_async_callback(in_time.end, "uploads", uploads.aclose, 0.5)
         yield Services(
             store,
+            agents,
             environments,
             uploads,
             supervisor,

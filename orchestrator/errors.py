@@ -33,6 +33,9 @@ What a command inside a sandbox did (exit code, time-out, out of memory) is a re
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class CorralError(Exception):
     """Base of everything Corral raises on purpose.
@@ -234,3 +237,12 @@ class ConfigError(CorralError):
     """The operator's settings cannot be used. The message names the setting and what to do."""
 
     code = "bad_config"
+
+
+@contextmanager
+def naming(field: str) -> Iterator[None]:
+    """Puts the path of a field of the request into what is said about its value."""
+    try:
+        yield
+    except (InvalidRequest, NotFound) as error:
+        raise type(error)(f"Invalid value at '{field}': {error.message}") from error

@@ -43,6 +43,11 @@ def new_key_id() -> str:
     return f"key_{secrets.token_hex(8)}"
 
 
+def new_agent_uid() -> str:
+    """`agt_` and 16 hexadecimal characters: tells agents apart that have had the same id, one after the other."""
+    return f"agt_{secrets.token_hex(8)}"
+
+
 def new_call_id() -> str:
     """8 characters of `a-z0-9`, as the public service's tool calls have; unique enough within one environment."""
     return "".join(secrets.choice(_CALL_ALPHABET) for _ in range(8))

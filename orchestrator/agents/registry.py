@@ -1,30 +1,25 @@
 """Agents by name: definitions read from folders, and the aliases under which they also go.
 
-A folder holds one folder per agent: `agent.yaml` (id, description, system_instruction, tools, model, sandbox,
-base_environment) and, if wanted, `AGENTS.md` with its instructions. Imports `policy`, `wire` and `errors` only.
+A folder holds one folder per agent, in the format of `folder`. What is in its `AGENTS.md` is told to the agent in every
+run, also without an environment. Imports `policy`, `wire` and `errors`, and `folder` beside it.
 """
 
 from __future__ import annotations
 
 import difflib
-import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Self
 
-import yaml
-from pydantic import AfterValidator, Field
-
-from orchestrator.errors import ConfigError, InvalidRequest, NotFound
+from orchestrator.agents.folder import FILE, AgentFolder, read_folder
+from orchestrator.errors import ConfigError, NotFound
 from orchestrator.policy.bounds import UNBOUND, Bounds, Maxima
-from orchestrator.policy.sources import check_base
-from orchestrator.wire.base import ListOf, WireModel, parse, problem
-from orchestrator.wire.environments import EnvironmentField, EnvironmentSpec
+from orchestrator.wire.agents import AgentParts
+from orchestrator.wire.environments import EnvironmentSpec
+from orchestrator.wire.generation import AntigravityConfig
 from orchestrator.wire.tools import ToolDeclaration
-
-_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,35 +39,27 @@ class AgentDefinition:
     """What its sandbox and its calls may take, as far as it says so; within the operator's maxima."""
     base: EnvironmentSpec | None = None
     """What its new environments begin with. Built once: each of them is a fork."""
+    token_budget: int | None = None
+    """After how many tokens its runs end; None: as the call says."""
+    uid: str | None = None
+    """Of an agent that a project has defined: which one."""
+    version: int | None = None
+    """Of such an agent."""
 
-
-def _agent_id(value: str) -> str:
-    if not _ID.fullmatch(value):
-        raise problem("expected lowercase letters, digits and hyphens, at most 63")
-    return value
-
-
-class _SandboxBlock(WireModel):
-    runtime: str | None = None
-    memory_bytes: Annotated[int, Field(ge=64 << 20)] | None = None
-    cpus: Annotated[float, Field(gt=0)] | None = None
-    pids: Annotated[int, Field(ge=32)] | None = None
-    open_files: Annotated[int, Field(ge=256)] | None = None
-    disk_bytes: Annotated[int, Field(ge=64 << 20)] | None = None
-    call_timeout_s: Annotated[float, Field(gt=0)] | None = None
-    run_timeout_s: Annotated[float, Field(gt=0)] | None = None
-    output_limit_bytes: Annotated[int, Field(ge=1024)] | None = None
-    max_turns: Annotated[int, Field(gt=0)] | None = None
-
-
-class _AgentFile(WireModel):
-    id: Annotated[str, AfterValidator(_agent_id)]
-    description: str = ""
-    system_instruction: str = ""
-    tools: ListOf[ToolDeclaration] = []
-    model: str | None = None
-    sandbox: _SandboxBlock = _SandboxBlock()
-    base_environment: EnvironmentField = None
+    def extended(self, agent_id: str, description: str | None, parts: AgentParts) -> AgentDefinition:
+        """An agent that is built on this one: what it is told adds up, `parts` replace the rest where they say so."""
+        config = _config(parts)
+        told = [part.strip() for part in (self.instructions, parts.system_instruction) if part and part.strip()]
+        return replace(
+            self,
+            id=agent_id,
+            description=description or "",
+            instructions="\n\n".join(told),
+            tools=tuple(parts.tools) if parts.tools is not None else self.tools,
+            model=config.model or self.model,
+            base=parts.base_environment if parts.base_environment is not None else self.base,
+            token_budget=config.max_total_tokens or self.token_budget,
+        )
 
 
 def shipped_folder() -> Path:
@@ -104,9 +91,15 @@ class AgentRegistry:
                 more than `maxima`, or an alias leads nowhere. The operator's fault.
         """
         places = _places(folder if folder is not None else shipped_folder()) | (_places(own) if own else {})
-        agents = {name: _read(place) for name, place in places.items()}
+        folders = {name: read_folder(place) for name, place in places.items()}
+        for name, found in folders.items():
+            if found.file.id != name:
+                raise ConfigError(
+                    f"{found.place / FILE}: id {found.file.id!r} must be the name of its folder, {name!r}"
+                )
+        agents = _definitions(folders, aliases or {})
         for name, place in places.items():
-            agents[name].bounds.check(maxima or Maxima(), f"{place / 'agent.yaml'}: agent {name!r}: sandbox")
+            agents[name].bounds.check(maxima or Maxima(), f"{place / FILE}: agent {name!r}: sandbox")
         for alias, target in (aliases or {}).items():
             if target not in agents:
                 raise ConfigError(
@@ -118,6 +111,10 @@ class AgentRegistry:
     def agents(self) -> list[AgentDefinition]:
         """All definitions, by id."""
         return [self._agents[name] for name in sorted(self._agents)]
+
+    def aliases_of(self, agent_id: str) -> list[str]:
+        """Further names of an agent."""
+        return sorted(alias for alias, target in self._aliases.items() if target == agent_id)
 
     def knows(self, name: str) -> bool:
         """Whether `resolve` finds it."""
@@ -131,49 +128,75 @@ class AgentRegistry:
         """
         agent = self._agents.get(self._aliases.get(name, name))
         if agent is None:
-            known = {**self._agents, **self._aliases}
-            raise NotFound(f"Agent {name!r} not found{_closest(name, known)}.")
+            raise NotFound(f"Agent {name!r} not found{self.closest(name)}.")
         return agent
+
+    def closest(self, name: str) -> str:
+        """For messages: the id or alias that may have been meant, in parentheses; empty if there is none."""
+        return _closest(name, {**self._agents, **self._aliases})
 
 
 def _places(root: Path) -> dict[str, Path]:
     """Id to folder of the agents below `root`."""
     try:
-        return {place.name: place for place in sorted(root.iterdir()) if (place / "agent.yaml").is_file()}
+        return {place.name: place for place in sorted(root.iterdir()) if (place / FILE).is_file()}
     except OSError as error:
         raise ConfigError(f"cannot read the folder of agents {root}: {error.strerror}") from error
 
 
-def _read(place: Path) -> AgentDefinition:
-    file = place / "agent.yaml"
-    try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-        guide = place / "AGENTS.md"
-        instructions = guide.read_text(encoding="utf-8") if guide.is_file() else ""
-    except OSError as error:
-        raise ConfigError(f"cannot read {error.filename}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{place}: not UTF-8 text") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file}: not valid YAML: {error}") from error
-    try:
-        parsed = parse(_AgentFile, data)
-        if parsed.base_environment is not None:
-            check_base(parsed.base_environment, "base_environment")
-    except InvalidRequest as error:
-        raise ConfigError(f"{file}: {error.message}") from error
-    if parsed.id != place.name:
-        raise ConfigError(f"{file}: id {parsed.id!r} must be the name of its folder, {place.name!r}")
+def _definitions(folders: Mapping[str, AgentFolder], aliases: Mapping[str, str]) -> dict[str, AgentDefinition]:
+    """Id to agent, each on top of those that it is built on."""
+    made: dict[str, AgentDefinition] = {}
+
+    def make(agent_id: str, above: tuple[str, ...]) -> AgentDefinition:
+        if agent_id in made:
+            return made[agent_id]
+        folder = folders[agent_id]
+        base = folder.file.base_agent
+        if base is None:
+            made[agent_id] = _alone(folder)
+            return made[agent_id]
+        target = aliases.get(base, base)
+        where = f"{folder.place / FILE}: base_agent"
+        if target in (agent_id, *above):
+            raise ConfigError(f"{where}: {base!r} is built on {agent_id!r} itself")
+        if target not in folders:
+            raise ConfigError(f"{where}: {base!r} is unknown{_closest(base, {**folders, **aliases})}")
+        made[agent_id] = _on(make(target, (agent_id, *above)), folder)
+        return made[agent_id]
+
+    for agent_id in folders:
+        make(agent_id, ())
+    return made
+
+
+def _alone(folder: AgentFolder) -> AgentDefinition:
+    parts = folder.parts
     return AgentDefinition(
-        id=parsed.id,
-        description=parsed.description,
-        system_instruction=parsed.system_instruction.strip(),
-        instructions=instructions.strip(),
-        tools=tuple(parsed.tools),
-        model=parsed.model,
-        bounds=Bounds(**parsed.sandbox.model_dump()),
-        base=parsed.base_environment,
+        id=folder.file.id,
+        description=folder.file.description or "",
+        system_instruction=(parts.system_instruction or "").strip(),
+        instructions=folder.guide,
+        tools=tuple(parts.tools or ()),
+        model=_config(parts).model,
+        bounds=_bounds(folder),
+        base=parts.base_environment,
+        token_budget=_config(parts).max_total_tokens,
     )
+
+
+def _on(base: AgentDefinition, folder: AgentFolder) -> AgentDefinition:
+    definition = base.extended(folder.file.id, folder.file.description, folder.parts)
+    told = [part for part in (definition.instructions, folder.guide) if part]
+    return replace(definition, instructions="\n\n".join(told), bounds=_bounds(folder).over(base.bounds))
+
+
+def _bounds(folder: AgentFolder) -> Bounds:
+    return Bounds(**folder.file.sandbox.model_dump()) if folder.file.sandbox is not None else UNBOUND
+
+
+def _config(parts: AgentParts) -> AntigravityConfig:
+    return parts.agent_config if isinstance(parts.agent_config, AntigravityConfig) else AntigravityConfig()
 
 
 def _closest(name: str, known: Mapping[str, object]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from orchestrator.sandboxes import reach
+from orchestrator.wire.agents import AgentResource, AgentVersion
 from orchestrator.wire.base import WireResource
 from orchestrator.wire.environments import EnvironmentResource
 from orchestrator.wire.files import FileEntry
@@ -37,6 +38,24 @@ class InteractionList(WireResource):
     """Newest first, without their steps."""
     next_page_token: str | None = None
     """Absent on the last page."""
+
+
+class AgentList(WireResource):
+    agents: list[AgentResource]
+    """Those of the project, newest first, then those of the server; without the contents of files."""
+    next_page_token: str | None = None
+    """Absent on the last page."""
+    nextPageToken: str | None = None
+    """The same."""
+
+
+class AgentVersionList(WireResource):
+    agentVersions: list[AgentVersion]
+    """The latest first, without the contents of files."""
+    next_page_token: str | None = None
+    """Absent on the last page."""
+    nextPageToken: str | None = None
+    """The same."""
 
 
 class PublicSource(WireResource):

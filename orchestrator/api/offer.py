@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.errors import InvalidRequest, NotSupported
 from orchestrator.policy.sources import is_fetched
 from orchestrator.tools.toolbox import OWN_NAMES
+from orchestrator.wire.agents import AgentParts
 from orchestrator.wire.base import quote
 from orchestrator.wire.content import AudioContent, DocumentContent, ImageContent, VideoContent
 from orchestrator.wire.environments import (
@@ -21,7 +22,7 @@ from orchestrator.wire.environments import (
     SkillRegistrySource,
     Source,
 )
-from orchestrator.wire.generation import AntigravityConfig, GenerationConfig, TextFormat
+from orchestrator.wire.generation import AgentConfig, AntigravityConfig, GenerationConfig, TextFormat
 from orchestrator.wire.interactions import InteractionRequest
 from orchestrator.wire.steps import McpServerToolCall, McpServerToolResult, ToolSearchCall, ToolSearchResult
 from orchestrator.wire.tools import (
@@ -43,8 +44,7 @@ def check_offered(request: InteractionRequest) -> None:
     """
     for name in sorted(_NOT_OFFERED & request.given):
         raise _refusal(name)
-    if request.agent_config is not None and not isinstance(request.agent_config, AntigravityConfig):
-        raise _refusal("agent_config.type", repr(request.agent_config.type))
+    _check_config(request.agent_config)
     _check_generation(request.generation_config)
     _check_formats(request)
     _check_tools(request.tools or ())
@@ -56,7 +56,17 @@ def check_offered(request: InteractionRequest) -> None:
             if isinstance(blocks, list):
                 _check_content(blocks, f"input[{index}].{field}")
     if request.environment is not None:
-        _check_environment(request.environment)
+        _check_environment(request.environment, "environment")
+        if request.environment.setup is not None:
+            raise _refusal("environment.setup", "other than in the base environment of an agent")
+
+
+def check_agent(agent: AgentParts) -> None:
+    """The same of the definition of an agent, or of what is changed in it."""
+    _check_config(agent.agent_config)
+    _check_tools(agent.tools or ())
+    if agent.base_environment is not None:
+        _check_environment(agent.base_environment, "base_environment")
 
 
 def check_new_environment(create: EnvironmentCreate) -> None:
@@ -64,6 +74,11 @@ def check_new_environment(create: EnvironmentCreate) -> None:
     _check_network(create.network, create.sources, "network")
     _check_sources(create.sources, "sources")
     _check_variables(create.env, "env")
+
+
+def _check_config(config: AgentConfig | None) -> None:
+    if config is not None and not isinstance(config, AntigravityConfig):
+        raise _refusal("agent_config.type", repr(config.type))
 
 
 def _check_generation(config: GenerationConfig | None) -> None:
@@ -129,14 +144,12 @@ def _check_content(blocks: Sequence[Any], at: str) -> None:
             raise _refusal(f"{at}[{index}].uri", "send the image itself as 'data'")
 
 
-def _check_environment(spec: EnvironmentSpec) -> None:
-    _check_network(spec.network, spec.sources, "environment.network")
-    _check_sources(spec.sources, "environment.sources")
+def _check_environment(spec: EnvironmentSpec, at: str) -> None:
+    _check_network(spec.network, spec.sources, f"{at}.network")
+    _check_sources(spec.sources, f"{at}.sources")
     if spec.sources and spec.environment_id is not None:
-        raise _refusal("environment.sources", "together with 'environment_id'")
-    _check_variables(spec.env, "environment.env")
-    if spec.setup is not None:
-        raise _refusal("environment.setup", "other than in the base environment of an agent")
+        raise _refusal(f"{at}.sources", "together with 'environment_id'")
+    _check_variables(spec.env, f"{at}.env")
 
 
 def _check_variables(variables: Mapping[str, EnvVar], at: str) -> None:

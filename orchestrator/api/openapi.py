@@ -18,8 +18,9 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from orchestrator import __version__
-from orchestrator.api import answers, environments, files, interactions, ops, reach, uploads
+from orchestrator.api import agents, answers, environments, files, interactions, ops, reach, uploads
 from orchestrator.sandboxes.reach import WatchKind
+from orchestrator.wire.agents import AgentChange, AgentCreate, AgentResource, AgentRollback, AgentVersion
 from orchestrator.wire.base import encode_json
 from orchestrator.wire.content import Annotation, Content
 from orchestrator.wire.environments import EnvironmentCreate, Source
@@ -61,6 +62,7 @@ that this server does not offer yet: it is refused with 400 `not_supported`, nev
 """
 _TAGS = {
     "interactions": "Runs of agents. One that has ended never changes again.",
+    "agents": "Definitions by name. Every change is a version, and `ID@3` calls one.",
     "environments": "Where agents work: a sandbox and its files.",
     "files": "Files of environments. Names may be any bytes; see `encoded_path`.",
     "operators": "For those who run the server; not of the public wire. A key reaches its project, an operator's all.",
@@ -136,6 +138,30 @@ OPERATIONS: Mapping[Callable[..., Any], Operation] = {
         links={"getInteraction": "interaction_id"},
     ),
     interactions.delete: Operation(id="deleteInteraction", answer=answers.Nothing, errors=(*_ALWAYS, 404)),
+    agents.create: Operation(
+        id="createAgent",
+        body=AgentCreate,
+        answer=AgentResource,
+        errors=(*_ALWAYS, 404, 409, 413, 429),
+        links={
+            "getAgent": "agent_id",
+            "changeAgent": "agent_id",
+            "deleteAgent": "agent_id",
+            "listAgentVersions": "agent_id",
+            "rollBackAgent": "agent_id",
+        },
+    ),
+    agents.index: Operation(id="listAgents", answer=answers.AgentList),
+    agents.read: Operation(id="getAgent", answer=AgentResource, errors=(*_ALWAYS, 404)),
+    agents.change: Operation(
+        id="changeAgent", body=AgentChange, answer=AgentResource, errors=(*_ALWAYS, 404, 409, 413, 429)
+    ),
+    agents.delete: Operation(id="deleteAgent", answer=answers.Nothing, errors=(*_ALWAYS, 404)),
+    agents.versions: Operation(id="listAgentVersions", answer=answers.AgentVersionList, errors=(*_ALWAYS, 404)),
+    agents.read_version: Operation(id="getAgentVersion", answer=AgentVersion, errors=(*_ALWAYS, 404)),
+    agents.roll_back: Operation(
+        id="rollBackAgent", body=AgentRollback, answer=AgentResource, errors=(*_ALWAYS, 404, 409, 413, 429)
+    ),
     environments.create: Operation(
         id="createEnvironment",
         body=EnvironmentCreate,
@@ -206,6 +232,9 @@ _UNIONS = {
 
 PARAMETERS: Mapping[str, str] = {
     "interaction_id": "Id of an interaction of the key's project.",
+    "agent_id": "Id of an agent of the key's project, or of the server.",
+    "version": "1, 2, 3 …",
+    "parent": "Said by some clients; must be empty.",
     "environment_id": "Id of an environment of the key's project.",
     "log_id": "Id of an interaction or an environment.",
     "idempotency-key": "The caller's own name for this call: another with the same is a repetition of it.",
@@ -240,6 +269,7 @@ PARAMETERS: Mapping[str, str] = {
 _SPELLED: Mapping[str, dict[str, Any]] = {
     "idempotency-key": {"pattern": "^[!-~]([ -~]{0,253}[!-~])?$"},
     "label": {"items": {"type": "string", "pattern": f"^{LABEL_KEY.pattern}="}},
+    "parent": {"maxLength": 0},
     "last_event_id": {"pattern": "^(evt_[1-9][0-9]{0,17})?$"},
 }
 """What routes ask of them by hand."""
@@ -283,7 +313,10 @@ _HEADERS = {
 _ERRORS = {
     400: "The request is at fault (`invalid_request`), or asks for what this server does not offer (`not_supported`).",
     401: "No API key, or one that is unknown or revoked. Never without keys, in single-user mode.",
-    403: "Without keys: the request comes from a web page, or not over loopback. With one: it is not an operator's.",
+    403: (
+        "Without keys: the request comes from a web page, or not over loopback. With one: it is not an operator's. An "
+        "agent of the server cannot be changed."
+    ),
     404: "Unknown, or another project's, which is the same.",
     409: "The present state does not allow it.",
     416: "The file has not the bytes that were asked for.",
@@ -305,6 +338,7 @@ def describe() -> dict[str, Any]:
     """The document."""
     app = FastAPI(generate_unique_id_function=_operation_id)
     app.include_router(interactions.router, prefix=PREFIX)
+    app.include_router(agents.router, prefix=PREFIX)
     app.include_router(environments.router, prefix=PREFIX)
     app.include_router(files.router, prefix=PREFIX)
     app.include_router(uploads.misplaced, prefix=PREFIX)

@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
 
+from orchestrator.agents.catalogue import Catalogue
 from orchestrator.api.auth import Authenticator, Caller
 from orchestrator.runs.intake import Intake
 from orchestrator.runs.replies import Replies
@@ -24,6 +25,7 @@ class Services:
     """The floors below, ready to use."""
 
     store: Store
+    agents: Catalogue
     environments: Environments
     uploads: Uploads
     supervisor: Supervisor

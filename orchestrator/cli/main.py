@@ -9,6 +9,7 @@ import typer
 
 import orchestrator
 from orchestrator.cli import (
+    agents,
     doctor,
     environments,
     files,
@@ -45,6 +46,7 @@ app.command("shell")(shell.shell)
 app.command("forward")(reach.forward)
 app.command("watch")(reach.watch)
 app.command("usage")(reach.usage)
+app.add_typer(agents.app, name="agents")
 app.add_typer(environments.app, name="env")
 app.add_typer(files.app, name="files")
 app.add_typer(keys.app, name="keys")

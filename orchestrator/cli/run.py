@@ -52,7 +52,7 @@ def run(
     if model is not None:
         body["agent_config"] = {"type": "antigravity", "model": model}
     with connect(url, key) as api:
-        code = _start(api, body, as_json) if background else _Run(api, as_json).follow(body)
+        code = _start(api, body, as_json) if background else LiveRun(api, as_json).follow(body)
     raise typer.Exit(code)
 
 
@@ -97,7 +97,7 @@ def _start(api: Api, body: dict[str, Any], as_json: bool) -> Exit:
     return Exit.OK
 
 
-class _Run:
+class LiveRun:
     """One interaction, from the request to its exit code."""
 
     def __init__(self, api: Api, as_json: bool) -> None:

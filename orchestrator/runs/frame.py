@@ -19,6 +19,7 @@ def frame_of(row: InteractionRow, updated: datetime) -> dict[str, Any]:
     return {
         "id": public_id(row),
         "model" if row.is_model else "agent": row.agent,
+        "agent_version": row.agent_version,
         "created": rfc3339(row.created),
         "updated": rfc3339(updated),
         "environment_id": row.environment_id,

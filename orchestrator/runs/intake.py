@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from orchestrator import ids, moments
-from orchestrator.agents.registry import AgentDefinition, AgentRegistry
+from orchestrator.agents.catalogue import Catalogue
+from orchestrator.agents.registry import AgentDefinition
 from orchestrator.clock import Clock
-from orchestrator.errors import Conflict, InvalidRequest, NotFound
+from orchestrator.errors import Conflict, InvalidRequest, naming
 from orchestrator.models.registry import ModelRegistry
 from orchestrator.policy.bounds import UNBOUND
 from orchestrator.policy.sources import check_sources
@@ -25,6 +26,7 @@ from orchestrator.sandboxes.specs import read_spec
 from orchestrator.store.port import Store
 from orchestrator.store.records import CreateCall, EnvironmentRow, InteractionRow, NewEvent
 from orchestrator.wire import events
+from orchestrator.wire.agents import pinned
 from orchestrator.wire.environments import EnvironmentSpec
 from orchestrator.wire.interactions import TERMINAL_STATUSES, Interaction, InteractionRequest
 from orchestrator.wire.steps import FunctionCall, FunctionResult
@@ -50,7 +52,7 @@ class Intake:
         store: Store,
         environments: Environments,
         supervisor: Supervisor,
-        agents: AgentRegistry,
+        agents: Catalogue,
         models: ModelRegistry,
         clock: Clock,
         profiles: Profiles,
@@ -89,7 +91,10 @@ class Intake:
         if source.status not in TERMINAL_STATUSES:
             raise InvalidRequest(f"Interaction {source.id} is still in progress; replay it when it has ended.")
         asked = read_request(source)
-        changes = {"environment": await self._afresh(source, asked), "background": True, "stream": False}
+        changes: dict[str, object] = {"background": True, "stream": False}
+        if (pin := await self._agents.pin_of(source)) is not None:
+            changes |= {"agent": pin, "model": None}
+        changes["environment"] = await self._afresh(source, asked)
         return await self._create(source.project_id, asked.model_copy(update=changes), None, replay_of=source.id)
 
     async def _afresh(self, source: InteractionRow, asked: InteractionRequest) -> EnvironmentSpec | None:
@@ -109,7 +114,7 @@ class Intake:
     async def _create(
         self, project_id: str, request: InteractionRequest, call: CreateCall | None, replay_of: str | None = None
     ) -> InteractionRow:
-        agent = self._target(request, asks_model=replay_of is None)
+        agent = await self._target(project_id, request, asks_model=replay_of is None)
         answer_schema(request)
         self._supervisor.check_room(project_id)
         parent = None
@@ -127,7 +132,7 @@ class Intake:
                 conversation=ids.conversation_of(interaction_id),
                 previous_id=parent.id if parent is not None else None,
                 environment_id=place.environment_id,
-                agent=request.target,
+                agent=pinned(request.target)[0] if agent is not None else request.target,
                 status="in_progress",
                 is_background=request.background,
                 generation=self._generation,
@@ -138,30 +143,35 @@ class Intake:
                 is_stored=request.store,
                 tier=request.service_tier or "standard",
                 labels=request.labels,
+                agent_uid=agent.uid if agent is not None else None,
+                agent_version=agent.version if agent is not None else None,
             )
             await self._store.create_interaction(row, _first_events(row), place.new, place.base, call)
             moments.passed("interaction.stored")
             self._supervisor.start(row)
         return row
 
-    def _target(self, request: InteractionRequest, *, asks_model: bool) -> AgentDefinition | None:
+    async def _target(
+        self, project_id: str, request: InteractionRequest, *, asks_model: bool
+    ) -> AgentDefinition | None:
         """The agent that is asked; None: a model, without one. Either field may name an agent (reference, 2.1).
 
         A model that is not asked need not be there.
         """
-        if request.agent is None and not self._agents.knows(request.target):
+        if request.agent is None and not await self._agents.knows(project_id, request.target):
             if asks_model:
-                with _named("model"):
+                with naming("model"):
                     self._models.resolve(request.target)
             if request.agent_config is not None:
                 raise InvalidRequest("Invalid value at 'agent_config': it is for agents, and 'model' names a model.")
             return None
-        with _named("agent" if request.agent is not None else "model"):
-            agent = self._agents.resolve(request.target)
+        with naming("agent" if request.agent is not None else "model"):
+            agent = await self._agents.resolve(project_id, request.target)
         if request.generation_config is not None:
             raise InvalidRequest("Invalid value at 'generation_config': it is for models; agents take 'agent_config'.")
+        _check_config(request, agent)
         if asks_model:
-            with _named("agent_config.model"):
+            with naming("agent_config.model"):
                 self._models.resolve(request.agent_model or agent.model)
         return agent
 
@@ -199,13 +209,13 @@ class Intake:
         """
         if spec is None:
             if inherited is not None:
-                with _named("previous_interaction_id"):
+                with naming("previous_interaction_id"):
                     inherited = (await self._environments.find(project_id, inherited)).id
             yield _Place(inherited)
             return
         check_variables(spec.env)
         if spec.environment_id is not None:
-            with _named("environment"):
+            with naming("environment"):
                 known = await self._environments.find(project_id, spec.environment_id)
             await self._environments.change(known, spec)
             yield _Place(known.id)
@@ -213,17 +223,25 @@ class Intake:
         check_sources(spec.sources, spec.network)
         profile = self._profiles.of(agent.bounds if agent is not None else UNBOUND)
         base = agent.base if agent is not None else None
+        if base is not None:
+            # Its files come with the template; rules and variables are the environment's own.
+            network = spec.network if spec.network is not None else base.network
+            spec = spec.model_copy(update={"network": network, "env": {**base.env, **spec.env}})
+            check_variables(spec.env)
+            base = base.model_copy(update={"env": {}})
         async with self._environments.drafted(project_id, spec, profile=profile, base=base) as (new, of_template):
             yield _Place(new.id, new, of_template)
 
 
-@contextmanager
-def _named(field: str) -> Iterator[None]:
-    """Puts the field's path into what is said about its value."""
-    try:
-        yield
-    except (InvalidRequest, NotFound) as error:
-        raise type(error)(f"Invalid value at '{field}': {error.message}") from error
+def _check_config(request: InteractionRequest, agent: AgentDefinition) -> None:
+    """What a project has defined of its agent is not for calls to change (reference, 2.8)."""
+    if agent.uid is None or request.agent_config is None:
+        return
+    for name, value in request.agent_config:
+        if name != "type" and value is not None:
+            raise InvalidRequest(
+                f"Invalid value at 'agent_config.{name}': it is fixed by agent {agent.id!r}; change the agent instead."
+            )
 
 
 def _check_answer(step: FunctionResult, at: str, waiting: dict[str, str], parent: InteractionRow | None) -> None:

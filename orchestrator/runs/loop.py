@@ -208,7 +208,7 @@ class Loop:
         times = self._repeats()
         if times >= self._limits.max_repeats:
             return _why("repeated_failure", f"the same call failed {times} times and nothing worked in between")
-        budget = self._request.token_budget
+        budget = self._request.token_budget or self._brain.agent.token_budget
         usage = self._recorder.usage
         if budget is not None and usage.total_tokens - usage.total_cached_tokens >= budget:
             return _why("max_total_tokens", f"the budget of {budget} tokens is used up")

@@ -17,8 +17,9 @@ import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
 
 from orchestrator import moments
+from orchestrator.agents.catalogue import Catalogue
 from orchestrator.agents.facts import facts_of
-from orchestrator.agents.registry import AgentDefinition, AgentRegistry
+from orchestrator.agents.registry import AgentDefinition
 from orchestrator.clock import Clock
 from orchestrator.errors import (
     ConfigError,
@@ -70,7 +71,7 @@ class Supervisor:
         self,
         store: Store,
         environments: Environments,
-        agents: AgentRegistry,
+        agents: Catalogue,
         models: ModelRegistry,
         limits: Limits,
         clock: Clock,
@@ -340,7 +341,7 @@ class Supervisor:
 
     async def _prepare(self, row: InteractionRow, *, has_guidance: bool) -> Loop:
         request = read_request(row)
-        agent = AgentDefinition(row.agent, model=row.agent) if row.is_model else self._agents.resolve(row.agent)
+        agent = AgentDefinition(row.agent, model=row.agent) if row.is_model else await self._agents.recorded(row)
         brain = await self._brains.of(row, request, agent)
         stored = await self._store.read(row.id)
         recorder = Recorder(self._store, row.id, self._generation, stored)

@@ -15,14 +15,15 @@ from orchestrator.store.records import CreateCall, InteractionFilter, Interactio
 
 _INTERACTION = (
     "SELECT id, project_id, conversation, previous_id, environment_id, agent, status, is_background, generation, body,"
-    " created, updated, cancelling, is_model, is_stored, tier, labels"
+    " created, updated, cancelling, is_model, is_stored, tier, labels, agent_id, agent_version"
     " FROM interactions JOIN requests ON interaction_id = id"
 )
 
 
 def _interaction(found: Any) -> InteractionRow:
     row_id, project_id, conversation, previous_id, environment_id, agent, status, *rest = found
-    is_background, generation, request, created, updated, is_cancelling, is_model, is_stored, tier, labels = rest
+    is_background, generation, request, created, updated, is_cancelling, is_model, is_stored, *rest = rest
+    tier, labels, agent_uid, agent_version = rest
     return InteractionRow(
         row_id,
         project_id,
@@ -41,14 +42,16 @@ def _interaction(found: Any) -> InteractionRow:
         bool(is_stored),
         tier,
         None if labels is None else json.loads(labels),
+        agent_uid,
+        agent_version,
     )
 
 
 def insert_interaction(connection: sqlite3.Connection, row: InteractionRow) -> None:
     connection.execute(
         "INSERT INTO interactions (id, project_id, conversation, previous_id, environment_id, agent, status,"
-        " is_background, generation, created, updated, is_model, is_stored, tier, labels)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " is_background, generation, created, updated, is_model, is_stored, tier, labels, agent_id, agent_version)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             row.id,
             row.project_id,
@@ -65,6 +68,8 @@ def insert_interaction(connection: sqlite3.Connection, row: InteractionRow) -> N
             row.is_stored,
             row.tier,
             json.dumps(row.labels, sort_keys=True) if row.labels else None,
+            row.agent_uid,
+            row.agent_version,
         ),
     )
     connection.execute("INSERT INTO requests (interaction_id, body) VALUES (?, ?)", (row.id, row.request))

@@ -20,6 +20,7 @@ from datetime import datetime
 
 from orchestrator.store.records import (
     ANY_INTERACTION,
+    AgentRow,
     CreateCall,
     EnvironmentRow,
     Event,
@@ -167,6 +168,44 @@ class Store(ABC):
     async def delete_environment(self, environment_id: str) -> None:
         """Removes the row and its log. Interactions that ran in it stay."""
 
+    # agents
+
+    @abstractmethod
+    async def create_agent(self, row: AgentRow, *, limit: int) -> None:
+        """Inserts an agent with its first version.
+
+        Raises:
+            Conflict: the project has one of that name. LimitExceeded: it has `limit` of them.
+        """
+
+    @abstractmethod
+    async def add_agent_version(self, row: AgentRow, *, limit: int) -> None:
+        """Inserts the next version, which is the latest from then on.
+
+        Raises:
+            NotFound: the agent was deleted. Conflict: `row.version` is not the next. LimitExceeded: it is over `limit`.
+        """
+
+    @abstractmethod
+    async def agent(self, project_id: str, name: str, version: int | None = None) -> AgentRow | None:
+        """A version of the project's agent of that name, the latest if None; None if there is none."""
+
+    @abstractmethod
+    async def recorded_agent(self, uid: str, version: int) -> AgentRow | None:
+        """The version that an interaction has recorded; also of an agent that was deleted, while a run needs it."""
+
+    @abstractmethod
+    async def agents(self, project_id: str, *, after: str | None = None, limit: int = 50) -> list[AgentRow]:
+        """The latest versions, newest agent first, without definitions; `after` is a `uid`, as in `environments`."""
+
+    @abstractmethod
+    async def agent_versions(self, uid: str, *, before: int | None = None, limit: int = 50) -> list[AgentRow]:
+        """The agent's versions below `before`, latest first, without definitions."""
+
+    @abstractmethod
+    async def delete_agent(self, uid: str) -> None:
+        """Removes the agent. Its versions stay as long as an interaction that is in progress needs them."""
+
     # interactions and logs
 
     @abstractmethod
@@ -179,7 +218,11 @@ class Store(ABC):
         call: CreateCall | None = None,
     ) -> None:
         """Inserts the row and its first events, and with them a new `environment` as `create_environment` does, and the
-        `call`, whose key must be new."""
+        `call`, whose key must be new.
+
+        Raises:
+            NotFound: the agent that the row names by `agent_uid` was deleted.
+        """
 
     @abstractmethod
     async def interaction(self, project_id: str | None, interaction_id: str) -> InteractionRow | None: ...

@@ -100,6 +100,29 @@ class SandboxRow:
 
 
 @dataclass(frozen=True, slots=True)
+class AgentRow:
+    """One version of an agent that a project has defined."""
+
+    uid: str
+    """Never given twice: another agent may get the name when this one is deleted."""
+    project_id: str
+    name: str
+    """The id that callers know."""
+    version: int
+    """1, 2, 3 …"""
+    created: datetime
+    """When the agent was."""
+    updated: datetime
+    """When this version was."""
+    summary: str
+    """JSON: what listings show."""
+    definition: str
+    """JSON of what was given; empty in listings."""
+    lineage: str
+    """JSON of what it is built on; empty in listings."""
+
+
+@dataclass(frozen=True, slots=True)
 class InteractionRow:
     id: str
     project_id: str
@@ -125,6 +148,10 @@ class InteractionRow:
     tier: str = "standard"
     """`priority`, `standard`, `flex` or `deferred`: whose turn comes first."""
     labels: Mapping[str, str] | None = None
+    agent_uid: str | None = None
+    """Of an agent that the project has defined: which one, whatever has its name later."""
+    agent_version: int | None = None
+    """The version of it that runs."""
 
 
 @dataclass(frozen=True, slots=True)

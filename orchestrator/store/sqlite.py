@@ -21,7 +21,7 @@ from pathlib import Path
 from orchestrator.clock import Clock
 from orchestrator.errors import ConfigError, LeaseLost, StoreError
 from orchestrator.ids import new_project_id
-from orchestrator.store import interaction_rows, paging, rows
+from orchestrator.store import agent_rows, interaction_rows, paging, rows
 from orchestrator.store.channel import Channels
 from orchestrator.store.connection import connect_writer, translated
 from orchestrator.store.paging import micros, moment
@@ -29,6 +29,7 @@ from orchestrator.store.port import Store
 from orchestrator.store.readers import Readers
 from orchestrator.store.records import (
     ANY_INTERACTION,
+    AgentRow,
     CreateCall,
     EnvironmentRow,
     Event,
@@ -204,6 +205,41 @@ class SqliteStore(Store):
     async def delete_environment(self, environment_id: str) -> None:
         await self._delete(rows.delete_environment, environment_id)
 
+    # agents
+
+    async def create_agent(self, row: AgentRow, *, limit: int) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            self._check_room()
+            agent_rows.insert_agent(connection, row, limit)
+
+        await self._writer.run(work)
+
+    async def add_agent_version(self, row: AgentRow, *, limit: int) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            self._check_room()
+            agent_rows.insert_version(connection, row, limit)
+
+        await self._writer.run(work)
+
+    async def agent(self, project_id: str, name: str, version: int | None = None) -> AgentRow | None:
+        return await self._readers.run(
+            partial(agent_rows.agent, project_id=project_id, name=name, version=_bounded(version))
+        )
+
+    async def recorded_agent(self, uid: str, version: int) -> AgentRow | None:
+        return await self._readers.run(partial(agent_rows.recorded_agent, uid=uid, version=version))
+
+    async def agents(self, project_id: str, *, after: str | None = None, limit: int = 50) -> list[AgentRow]:
+        return await self._readers.run(partial(agent_rows.agents, project_id=project_id, after=after, limit=limit))
+
+    async def agent_versions(self, uid: str, *, before: int | None = None, limit: int = 50) -> list[AgentRow]:
+        return await self._readers.run(
+            partial(agent_rows.agent_versions, uid=uid, before=_bounded(before), limit=limit)
+        )
+
+    async def delete_agent(self, uid: str) -> None:
+        await self._delete(agent_rows.delete_agent, uid)
+
     # interactions
 
     async def create_interaction(
@@ -221,6 +257,7 @@ class SqliteStore(Store):
             self._check_room()
             if environment is not None:
                 rows.insert_environment(connection, environment, base)
+            agent_rows.check_recorded(connection, row)
             interaction_rows.insert_interaction(connection, row)
             if call is not None:
                 interaction_rows.insert_call(connection, row.id, call)
@@ -409,6 +446,11 @@ class _Append:
     status: str | None
     at_us: int
     events: list[Event]
+
+
+def _bounded(number: int | None) -> int | None:
+    """A caller's number may be anything."""
+    return None if number is None else min(max(number, 0), _LARGEST)
 
 
 def _stamped(events: Sequence[NewEvent], first_seq: int, at: datetime) -> list[Event]:

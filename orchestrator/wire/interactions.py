@@ -245,6 +245,8 @@ class Interaction(WireResource):
     status: Status
     model: str | None = None
     agent: str | None = None
+    agent_version: int | None = None
+    """The version that runs, of an agent that the project has defined."""
     created: str | None = None
     updated: str | None = None
     previous_interaction_id: str | None = None

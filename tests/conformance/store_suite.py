@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 
 from orchestrator.clock import Clock
-from orchestrator.errors import InvalidRequest, LeaseLost, StoreError
+from orchestrator.errors import Conflict, InvalidRequest, LeaseLost, LimitExceeded, NotFound, StoreError
 from orchestrator.ids import new_environment_id, new_interaction_id
 from orchestrator.store.port import Store
 from orchestrator.store.records import (
+    AgentRow,
     CreateCall,
     Event,
     InteractionFilter,
@@ -30,7 +31,7 @@ from orchestrator.store.records import (
 )
 from tests.fakes.clock import ManualClock
 from tests.fakes.consistency import assert_store_consistent
-from tests.fakes.rows import START, delta, deltas, environment_row, interaction_row, key_hash, key_row
+from tests.fakes.rows import START, agent_row, delta, deltas, environment_row, interaction_row, key_hash, key_row
 
 LIMIT_S = 10
 
@@ -301,6 +302,101 @@ class StoreSuite(ABC):
         assert await store.interaction(None, interaction.id) == interaction
         await store.note(environment.id, deltas(1))
         assert await store.read(environment.id) == []
+
+    # agents
+
+    async def test_every_change_of_an_agent_is_a_version(self, store: Store, project: str) -> None:
+        first = agent_row(project)
+        await store.create_agent(first, limit=9)
+        second = replace(first, version=2, updated=START + timedelta(hours=1), definition='{"id":"clerk","n":2}')
+        await store.add_agent_version(second, limit=9)
+        assert await store.agent(project, "clerk") == second
+        assert await store.agent(project, "clerk", 1) == first
+        for version in (0, 3, 2**70):
+            assert await store.agent(project, "clerk", version) is None
+        listed = [replace(row, definition="", lineage="") for row in (second, first)]
+        assert await store.agents(project) == listed[:1]
+        assert await store.agent_versions(first.uid) == listed
+        assert await store.agent_versions(first.uid, limit=1) == listed[:1]
+        assert await store.agent_versions(first.uid, before=2) == listed[1:]
+
+    async def test_of_two_that_create_or_change_an_agent_one_does(self, store: Store, project: str) -> None:
+        rows = [agent_row(project) for _ in range(2)]
+        made = await asyncio.gather(*(store.create_agent(row, limit=9) for row in rows), return_exceptions=True)
+        assert [type(each) for each in made if each is not None] == [Conflict]
+        row = await store.agent(project, "clerk")
+        assert row in rows
+        assert row is not None
+        second = replace(row, version=2)
+        made = await asyncio.gather(
+            *(store.add_agent_version(second, limit=9) for _ in range(2)), return_exceptions=True
+        )
+        assert [type(each) for each in made if each is not None] == [Conflict]
+        with pytest.raises(Conflict):
+            await store.add_agent_version(replace(row, version=4), limit=9)
+
+    async def test_agents_and_their_versions_are_limited(self, store: Store, project: str) -> None:
+        row = agent_row(project)
+        await store.create_agent(row, limit=1)
+        with pytest.raises(LimitExceeded):
+            await store.create_agent(agent_row(project, name="other"), limit=1)
+        with pytest.raises(LimitExceeded):
+            await store.add_agent_version(replace(row, version=2), limit=1)
+        assert await store.agent(project, "other") is None
+        assert await store.agent(project, "clerk") == row
+        await store.delete_agent(row.uid)
+        await store.create_agent(agent_row(project, name="other"), limit=1)
+
+    async def test_agents_belong_to_their_project(self, store: Store, project: str) -> None:
+        other = (await store.ensure_project("other")).id
+        mine, theirs = agent_row(project), agent_row(other)
+        await store.create_agent(mine, limit=9)
+        assert await store.agent(other, "clerk") is None
+        assert await store.agents(other) == []
+        await store.create_agent(theirs, limit=9)
+        assert await store.agent(project, "clerk") == mine
+        assert await store.agent(other, "clerk") == theirs
+        with pytest.raises(InvalidRequest):
+            await store.agents(other, after=mine.uid)
+
+    async def test_agents_are_paged_also_while_they_are_deleted(self, store: Store, project: str) -> None:
+        rows = [agent_row(project, name=f"a{number}", created=START + timedelta(number // 3)) for number in range(7)]
+        for row in rows:
+            await store.create_agent(row, limit=9)
+        expected = sorted(rows, key=lambda row: (-row.created.timestamp(), row.uid))
+        found: list[AgentRow] = []
+        while page := await store.agents(project, after=found[-1].uid if found else None, limit=2):
+            for row in page:
+                await store.delete_agent(row.uid)
+            found += page
+        assert [row.uid for row in found] == [row.uid for row in expected]
+
+    async def test_a_deleted_agent_stays_for_the_runs_that_need_it(self, store: Store, project: str) -> None:
+        agent = agent_row(project)
+        await store.create_agent(agent, limit=9)
+        row = interaction_row(project, agent="clerk", agent_uid=agent.uid, agent_version=1)
+        await store.create_interaction(row, [])
+        assert await store.interaction(project, row.id) == row
+        await store.delete_agent(agent.uid)
+        assert await store.agent(project, "clerk") is None
+        assert await store.agents(project) == []
+        assert await store.recorded_agent(agent.uid, 1) == agent
+        with pytest.raises(NotFound):
+            await store.add_agent_version(replace(agent, version=2), limit=9)
+        late = interaction_row(project, agent="clerk", agent_uid=agent.uid, agent_version=1)
+        with pytest.raises(NotFound):
+            await store.create_interaction(late, [])
+        assert await store.interaction(project, late.id) is None
+
+        again = agent_row(project)
+        await store.create_agent(again, limit=9)
+        assert await store.agent(project, "clerk") == again
+        assert await store.recorded_agent(agent.uid, 1) == agent
+        await store.append(row.id, [], generation=1, expected_seq=1, status="completed")
+        await store.delete_agent(again.uid)
+        assert await store.recorded_agent(agent.uid, 1) is None
+        assert await store.recorded_agent(again.uid, 1) is None
+        assert (await store.interaction(project, row.id)) is not None
 
     # scope and pages
 

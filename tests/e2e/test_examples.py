@@ -106,6 +106,14 @@ def test_quickstart_with_the_command_line(server: ServerProcess) -> None:
     assert all(row["id"] != environment for row in json.loads(server.cli("ps", "--json").stdout)["environments"])
 
 
+def test_an_agent_from_its_folder(server: ServerProcess) -> None:
+    output = _run(server, str(ROOT / "examples" / "agents" / "cli.sh"))
+    assert "✓ march" in output
+    assert "+  inv-003,45.50" in output
+    assert "3 statement.csv" in output
+    assert "ledger-clerk: version 3" in output
+
+
 def test_the_demo(server: ServerProcess) -> None:
     variables = {**os.environ, "CORRAL_IMAGE": server.variables["CORRAL_IMAGE"]}
     result = subprocess.run(

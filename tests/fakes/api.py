@@ -21,7 +21,7 @@ from orchestrator.sandboxes.profiles import Profiles
 from orchestrator.sandboxes.uploads import Uploads
 from orchestrator.store.sqlite import SqliteStore
 from tests.fakes.local_driver import IMAGE, LocalDriver
-from tests.fakes.runs import AGENTS, RunWorld
+from tests.fakes.runs import RunWorld
 
 LIMIT_BYTES = 10_000
 
@@ -40,7 +40,7 @@ class Api:
             store,
             self.environments,
             self.world.supervisor,
-            AGENTS,
+            self.world.agents,
             models,
             clock,
             Profiles(IMAGE, Bounds()),
@@ -49,6 +49,7 @@ class Api:
         )
         self.services = Services(
             store,
+            self.world.agents,
             self.environments,
             Uploads(self.environments, clock),
             self.world.supervisor,

@@ -7,8 +7,8 @@ import hashlib
 from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator.ids import conversation_of, new_environment_id, new_interaction_id, new_key_id
-from orchestrator.store.records import EnvironmentRow, InteractionRow, KeyRow, NewEvent
+from orchestrator.ids import conversation_of, new_agent_uid, new_environment_id, new_interaction_id, new_key_id
+from orchestrator.store.records import AgentRow, EnvironmentRow, InteractionRow, KeyRow, NewEvent
 
 START = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
 
@@ -46,6 +46,11 @@ def environment_row(project_id: str, **changes: Any) -> EnvironmentRow:
         updated=created,
         last_accessed=created,
     )
+    return dataclasses.replace(row, **changes)
+
+
+def agent_row(project_id: str, **changes: Any) -> AgentRow:
+    row = AgentRow(new_agent_uid(), project_id, "clerk", 1, START, START, '{"n":1}', '{"id":"clerk"}', "{}")
     return dataclasses.replace(row, **changes)
 
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+from orchestrator.agents.catalogue import Catalogue
 from orchestrator.agents.registry import AgentDefinition, AgentRegistry
 from orchestrator.clock import SystemClock
 from orchestrator.models.port import ModelEvent, ModelProvider, ModelRequest
@@ -157,10 +158,11 @@ class RunWorld:
         models = ModelRegistry("played", {"played": lambda: provider})
         self.metrics = Metrics(models.named)
         clock = SystemClock()
+        self.agents = Catalogue(store, AGENTS, clock, models.resolve)
         self.supervisor = Supervisor(
             store,
             self.environments,  # type: ignore[arg-type]
-            AGENTS,
+            self.agents,
             models,
             limits or Limits(),
             clock,
@@ -175,7 +177,7 @@ class RunWorld:
             store,
             self.environments,  # type: ignore[arg-type]
             self.supervisor,
-            AGENTS,
+            self.agents,
             models,
             clock,
             Profiles("test", UNBOUND),

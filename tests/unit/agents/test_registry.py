@@ -117,6 +117,33 @@ def test_what_new_environments_begin_with(tmp_path: Path) -> None:
     assert [source.model_dump()["target"] for source in base.sources] == ["workspace/rules.md"]
 
 
+def test_agents_of_the_server_may_be_built_on_each_other(tmp_path: Path) -> None:
+    write(tmp_path, "base", "id: base\ntools: [{type: code_execution}]\nsandbox: {pids: 64, cpus: 2}\n", "Look first.")
+    text = "id: child\nbase_agent: public\ninstructions: Be brief.\nsandbox: {pids: 32}\nmodel: scripted\n"
+    write(tmp_path, "child", text, "Be kind.")
+    child = AgentRegistry.load(tmp_path, aliases={"public": "base"}).resolve("child")
+    assert child.instructions == "Look first.\n\nBe brief.\n\nBe kind."
+    assert (child.tools, child.model, child.bounds) == ((CodeExecutionTool(),), "scripted", Bounds(pids=32, cpus=2.0))
+
+
+@pytest.mark.parametrize(("base", "message"), [("a", "itself"), ("b", "itself"), ("c", "'c' is unknown")])
+def test_agents_that_cannot_be_built_on_each_other_stop_the_start(tmp_path: Path, base: str, message: str) -> None:
+    write(tmp_path, "a", f"id: a\nbase_agent: {base}\n")
+    write(tmp_path, "b", "id: b\nbase_agent: a\n")
+    with pytest.raises(ConfigError, match=f"agent.yaml: base_agent: .*{message}"):
+        AgentRegistry.load(tmp_path)
+
+
+def test_skills_and_the_workspace_are_files_of_new_environments_and_the_guide_is_told(tmp_path: Path) -> None:
+    write(tmp_path, "clerk", BASE, "Look first.")
+    (tmp_path / "clerk/workspace").mkdir()
+    (tmp_path / "clerk/workspace/a.csv").write_text("1,2")
+    agent = AgentRegistry.load(tmp_path).resolve("clerk")
+    assert agent.instructions == "Look first."
+    assert agent.base is not None
+    assert [source.model_dump()["target"] for source in agent.base.sources] == ["workspace/rules.md", "workspace/a.csv"]
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -126,8 +153,11 @@ def test_what_new_environments_begin_with(tmp_path: Path) -> None:
             ("type: inline, target: workspace/rules.md, content: Be brief.", "type: gcs, source: gs://b, target: a"),
             "base_environment.sources[0].target",
         ),
-        (("base_environment:", "base_environment:\n  network: disabled"), "base_environment.network"),
-        (("base_environment:", "base_environment:\n  env: {A: '1'}"), "base_environment.env"),
+        (
+            ("base_environment:", "base_environment:\n  network: {allowlist: [{domain: a.b}]}"),
+            "base_environment.network",
+        ),
+        (("base_environment:", "base_environment:\n  env: {A: {credential: c}}"), "base_environment.env.A.credential"),
     ],
 )
 def test_a_base_that_cannot_be_built_stops_the_start(tmp_path: Path, change: tuple[str, str], named: str) -> None:

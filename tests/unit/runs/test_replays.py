@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import Conflict, InvalidRequest
+from orchestrator.errors import Conflict, InvalidRequest, NotFound
 from orchestrator.models.cassettes import parse_cassette
 from orchestrator.models.port import ModelEvent, ModelProvider, ModelRequest
 from orchestrator.models.recording import Recordings
@@ -20,8 +20,10 @@ from orchestrator.runs.context import read_request, source_of, write_request
 from orchestrator.runs.record import read_interaction
 from orchestrator.runs.replies import CallerKey
 from orchestrator.sandboxes.outcome import CallOutcome
-from orchestrator.store.records import InteractionRow, NewEvent
+from orchestrator.store.records import AgentRow, InteractionRow, NewEvent
 from orchestrator.store.sqlite import SqliteStore
+from orchestrator.wire.agents import AgentCreate
+from orchestrator.wire.base import parse
 from orchestrator.wire.environments import EnvironmentSpec
 from orchestrator.wire.interactions import parse_interaction_request
 from tests.fakes.rows import environment_row
@@ -158,6 +160,37 @@ async def test_who_is_replayed_is_in_the_stored_request_and_nowhere_else(store: 
     assert read_request(again) == read_request(first).model_copy(update={"background": True, "stream": False})
     with pytest.raises(InvalidRequest, match="_replay_of"):
         parse_interaction_request(json.loads(write_request(read_request(first), "v1_x")))
+
+
+async def define(world: RunWorld, **fields: Any) -> AgentRow:
+    project = await world.store.default_project()
+    return await world.agents.create(project.id, parse(AgentCreate, {"id": "clerk", **fields}))
+
+
+async def test_a_replay_runs_the_agent_in_the_version_of_then(store: SqliteStore) -> None:
+    world = RunWorld(store)
+    made = await define(world)
+    first = await accept(world, agent="clerk", environment="remote")
+    await world.agents.change(made.project_id, "clerk", {"tools": []})
+    later = RunWorld(store, model=Unasked())
+    again = await replayed(later, await replayed(later, first))
+    assert (again.agent, again.agent_uid, again.agent_version) == ("clerk", made.uid, 1)
+    assert without_ids(await later.steps(again.id)) == without_ids(await world.steps(first.id))
+
+
+@pytest.mark.parametrize("has_successor", [False, True])
+async def test_an_agent_that_is_gone_is_not_replayed_as_another_of_its_name(
+    store: SqliteStore, has_successor: bool
+) -> None:
+    world = RunWorld(store)
+    made = await define(world)
+    first = await accept(world, agent="clerk", environment="remote")
+    await world.agents.delete(made.project_id, "clerk")
+    if has_successor:
+        await define(world)
+    with pytest.raises(NotFound, match="Version 1 of agent 'clerk' is not there any more"):
+        await world.intake.replay(first)
+    assert len(await store.interactions(None)) == 1
 
 
 async def test_a_replay_can_be_replayed(store: SqliteStore) -> None:
