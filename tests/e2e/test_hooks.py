@@ -71,7 +71,7 @@ MISBEHAVING = {
 
 @pytest.mark.parametrize("setting", ["allow", "deny"])
 def test_hooks_that_misbehave_count_as_the_setting_says(start_server: StartServer, setting: str) -> None:
-    server = start_server(hooks_on_failure=setting)
+    server = start_server(HOOKS_ON_FAILURE=setting)
     with server.caller() as caller:
         for name, command in MISBEHAVING.items():
             done = caller.create(script(run_bash("echo made")), environment("pre_tool_execution", command, timeout=1))
