@@ -153,7 +153,7 @@ class Gate:
         if sandbox is not None:
             sandbox.acknowledge(hook_id)
         if answer.decision == "failed":
-            log.warning("hook_failed", group=hook.group[:100], call_id=deed.call_id, reason=answer.reason)
+            log.warning("hook_failed", group=hook.group, call_id=deed.call_id, reason=answer.reason)
         return answer
 
     async def _run(
@@ -178,7 +178,7 @@ class Gate:
                 if guest is None:
                     guest = sandbox.guest_id
                     self._journal.note(
-                        "hook.started", call_id=deed.call_id, hook_id=hook_id, group=hook.group[:100], guest=guest
+                        "hook.started", call_id=deed.call_id, hook_id=hook_id, group=hook.group, guest=guest
                     )
                     await self._journal.flush()
                 if sandbox.guest_id != guest:

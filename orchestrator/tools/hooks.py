@@ -27,6 +27,7 @@ _COMMAND_CHARS = 64 * 1024
 _TIMEOUT_S = 30.0
 _LONGEST_TIMEOUT_S = 600.0
 _REASON_CHARS = 1000
+_GROUP_CHARS = 100
 _ALL = ("", "*")
 _PUBLIC_NAMES: Mapping[str, tuple[str, ...]] = {
     "read_file": ("view_file",),
@@ -131,7 +132,7 @@ def _hooks_of(name: str, group: Mapping[str, Any]) -> Iterator[Hook]:
                 raise InvalidRequest(f"{where}: a 'matcher' is not a text")
             pattern = None if matcher in _ALL else Pattern(matcher)
             for each in _list(rule.get("hooks", []), f"{where}: 'hooks'"):
-                hook = _hook(name, when, _object(each, f"{where}: a hook"), pattern, where)
+                hook = _hook(shown(name)[:_GROUP_CHARS], when, _object(each, f"{where}: a hook"), pattern, where)
                 if is_enabled:
                     yield hook
 

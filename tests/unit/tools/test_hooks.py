@@ -201,3 +201,10 @@ def test_what_a_hook_says(ended: CallOutcome, decision: str, reason: str) -> Non
 
 def test_a_reason_is_bounded() -> None:
     assert len(read_answer(outcome(json.dumps({"decision": "deny", "reason": "x" * 60_000}))).reason) == 1000
+
+
+def test_names_of_groups_are_fit_to_be_shown() -> None:
+    text = json.dumps({"\u001b[31m\u202ered" + "x" * 5000: {"pre_tool_execution": [{"hooks": [COMMAND]}]}})
+    (hook,) = read_hooks(text)
+    assert hook.group.isprintable()
+    assert len(hook.group) == 100
