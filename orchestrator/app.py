@@ -110,6 +110,7 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         context_limit_tokens=settings.context_limit_tokens,
         max_asked_again=settings.max_asked_again,
         engine_patience_s=settings.engine_patience_s,
+        denies_on_hook_failure=settings.hooks_on_failure == "deny",
     )
     in_time = _Deadline(settings.shutdown_timeout_s - _LISTENING_S - _LAST_S)
     async with contextlib.AsyncExitStack() as stack:

@@ -372,6 +372,9 @@ class Settings(BaseSettings):
     `incomplete`. From the third time on the model is told."""
     max_asked_again: Annotated[int, Field(ge=0)] = 2
     """How often a model is asked again whose answer does not fit the `response_format`; then the interaction fails."""
+    hooks_on_failure: Literal["allow", "deny"] = "allow"
+    """What a hook of an environment counts as that crashes, takes too long or answers nonsense. `deny` also denies all
+    calls where a `hooks.json` cannot be used."""
     context_limit_tokens: Annotated[int, Field(ge=2_000)] = 135_000
     """A conversation that is longer is shortened before its model is asked: old results keep their ends, then
     what is old is summarised. What was stored stays whole."""

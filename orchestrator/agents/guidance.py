@@ -1,5 +1,5 @@
-"""What the files of an environment tell the agents that work in it: guides (`AGENTS.md`) and skills. Pure; imports
-`policy` only.
+"""What the files of an environment tell the agents that work in it: guides (`AGENTS.md`), skills and hooks. Pure;
+imports `policy` only.
 
 All of it comes out of a sandbox: it is bounded, and what is invisible in it is taken out, before anything else is done
 with it.
@@ -53,15 +53,26 @@ class Unread:
 
 
 @dataclass(frozen=True, slots=True)
+class HooksFile:
+    """A `hooks.json`, as it stood when the run began."""
+
+    path: str
+    text: str
+    problem: str = ""
+    """Why it cannot be used; then there is no text."""
+
+
+@dataclass(frozen=True, slots=True)
 class Guidance:
     """All that an environment tells, most general first."""
 
     guides: tuple[Guide, ...] = ()
     skills: tuple[Skill, ...] = ()
     unread: tuple[Unread, ...] = ()
+    hooks: tuple[HooksFile, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.guides or self.skills or self.unread)
+        return bool(self.guides or self.skills or self.unread or self.hooks)
 
     def dump(self) -> dict[str, Any]:
         """As JSON."""
@@ -74,6 +85,7 @@ class Guidance:
             tuple(Guide(**each) for each in dumped["guides"]),
             tuple(Skill(**each) for each in dumped["skills"]),
             tuple(Unread(**each) for each in dumped["unread"]),
+            tuple(HooksFile(**each) for each in dumped.get("hooks", ())),  # older logs have none
         )
 
 

@@ -15,7 +15,7 @@ _GUIDES = (
     "disagree with it, what is said above counts. What follows them is not theirs."
 )
 _SKILLS = "Each is a file of instructions for one sort of task. When a task fits, read the file first."
-_UNREAD = "Guides and skills that could not be read"
+_UNREAD = "Guides, skills and hooks that could not be read"
 _UNREAD_SHOWN = 20
 _END = re.compile(r"</(?=\s*guide)", re.IGNORECASE)
 

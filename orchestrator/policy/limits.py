@@ -24,6 +24,8 @@ class Limits:
     """So often a model is asked again whose answer does not have the wanted form."""
     engine_patience_s: float = 60.0
     """How long a call that goes on inside is waited for while its sandbox cannot be reached."""
+    denies_on_hook_failure: bool = False
+    """Whether a hook that fails denies the call that it was asked about."""
     code_limit_bytes: int = 4 << 20
     """Code of one `code_execution` call (attack case R11)."""
     file_limit_bytes: int = 16 << 20

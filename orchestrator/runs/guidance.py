@@ -17,16 +17,18 @@ import structlog
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from orchestrator import ids
-from orchestrator.agents.guidance import Guidance, Guide, Skill, Unread, plain
+from orchestrator.agents.guidance import Guidance, Guide, HooksFile, Skill, Unread, plain
 from orchestrator.agents.skills import FRONT_MATTER_LIMIT_BYTES, read_skill
-from orchestrator.errors import SandboxGone
+from orchestrator.errors import InvalidRequest, SandboxGone
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.outcome import CallOutcome
+from orchestrator.tools.hooks import HOOKS_FILE_LIMIT_BYTES, NO_WAY_OUT, read_hooks
 
 log = structlog.get_logger(__name__)
 
 _FOLDERS = ("/.agents", "/workspace/.agents")
 _GUIDES = (*(f"{folder}/AGENTS.md" for folder in _FOLDERS), "/workspace/AGENTS.md")
+_HOOKS = tuple(f"{folder}/hooks.json" for folder in _FOLDERS)
 _SKILLS = tuple(f"{folder}/skills" for folder in _FOLDERS)
 PLACES = (*_FOLDERS, "/workspace/AGENTS.md")
 """Where an environment may tell something: files, and folders with all that is below them."""
@@ -38,7 +40,7 @@ _SKILL_LIMIT_BYTES = FRONT_MATTER_LIMIT_BYTES + 1024
 """The front matter with its fences, and a beginning of what is below."""
 _SKILLS_LIMIT_BYTES = 256 * 1024
 _SKILLS_LIMIT = 100
-_FILE_LIMIT = len(_GUIDES) + 2 * _SKILLS_LIMIT
+_FILE_LIMIT = len(_HOOKS) + len(_GUIDES) + 2 * _SKILLS_LIMIT
 _PATH_CHARS = 256
 _REASON_CHARS = 200
 _ANSWER_LIMIT_BYTES = 16 << 20
@@ -75,7 +77,8 @@ async def _read(sandbox: Callable[[], Awaitable[Sandbox]]) -> CallOutcome:
     inside = await sandbox()
     # Another id each time: it changes nothing, and nobody looks for the outcome of an earlier one.
     call_id = f"guidance-{ids.new_sandbox_id()[:12]}"
-    wanted = [{"path": path, "limit_bytes": _GUIDE_LIMIT_BYTES} for path in _GUIDES]
+    wanted = [{"path": path, "limit_bytes": HOOKS_FILE_LIMIT_BYTES} for path in _HOOKS]
+    wanted += [{"path": path, "limit_bytes": _GUIDE_LIMIT_BYTES} for path in _GUIDES]
     wanted += [{"path": f"{folder}/*/SKILL.md", "limit_bytes": _SKILL_LIMIT_BYTES} for folder in _SKILLS]
     arguments = {"wanted": wanted, "within": _LINKS_WITHIN, "file_limit": _FILE_LIMIT}
     try:
@@ -101,15 +104,21 @@ def guidance_of(outcome: CallOutcome) -> Guidance:
     """What the sandbox's answer means. Whatever it is, the limits hold."""
     if outcome.result is None or outcome.dropped_bytes:
         reason = outcome.error.message if outcome.error else outcome.verdict.value
-        return Guidance(unread=(_unread(_PLACE, f"not read: {reason}"),))
+        unusable = _unread(_PLACE, f"not read: {reason}")
+        return Guidance(unread=(unusable,), hooks=(HooksFile(_PLACE, "", unusable.reason),))
     guides: dict[str, Guide] = {}
     skills: dict[str, Skill] = {}
     unread: list[Unread] = []
+    hooks: dict[str, HooksFile] = {}
     guides_bytes = skills_bytes = 0
     try:
         for each in _excerpts(outcome.head + outcome.tail):
             if isinstance(each, Unread):
                 unread.append(each)
+                if each.path in _HOOKS or each.path in _FOLDERS:
+                    hooks.setdefault(each.path, HooksFile(each.path, "", each.reason))
+            elif each.path in _HOOKS:
+                hooks.setdefault(each.path, _hooks_file(each, unread))
             elif each.path in _GUIDES:
                 guide = _guide(each, min(_GUIDE_LIMIT_BYTES, _GUIDES_LIMIT_BYTES - guides_bytes))
                 guides_bytes += len(guide.text.encode())
@@ -124,9 +133,10 @@ def guidance_of(outcome: CallOutcome) -> Guidance:
                     unread.append(skill)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         unread.append(Unread(_PLACE, "the sandbox's answer cannot be read"))
+        hooks[_PLACE] = HooksFile(_PLACE, "", unread[-1].reason)
     if outcome.result.get("is_complete") is not True:
         unread.append(Unread(_PLACE, f"there are more than {_FILE_LIMIT} files; the rest was not read"))
-    return Guidance(tuple(guides.values()), tuple(skills.values()), tuple(unread))
+    return Guidance(tuple(guides.values()), tuple(skills.values()), tuple(unread), tuple(hooks.values()))
 
 
 def _excerpts(answer: bytes) -> Iterator[_Excerpt | Unread]:
@@ -139,6 +149,21 @@ def _excerpts(answer: bytes) -> Iterator[_Excerpt | Unread]:
                 text = str(entry["text"])
                 left_out_bytes = max(0, int(entry["size_bytes"]) - len(text.encode("utf-8", "replace")))
                 yield _Excerpt(str(entry["path"]), text, left_out_bytes)
+
+
+def _hooks_file(found: _Excerpt, unread: list[Unread]) -> HooksFile:
+    """The file, or what is wrong with it; also in `unread`, as is what of it cannot run."""
+    text = plain(found.text)
+    try:
+        if found.left_out_bytes or len(text.encode()) > HOOKS_FILE_LIMIT_BYTES:
+            raise InvalidRequest(f"it has more than {HOOKS_FILE_LIMIT_BYTES >> 10} KiB")
+        hooks = read_hooks(text)
+    except InvalidRequest as error:
+        unread.append(_unread(found.path, error.message))
+        return HooksFile(found.path, "", unread[-1].reason)
+    if any(hook.kind == "http" for hook in hooks):
+        unread.append(_unread(found.path, NO_WAY_OUT))
+    return HooksFile(found.path, text)
 
 
 def _guide(found: _Excerpt, limit_bytes: int) -> Guide:

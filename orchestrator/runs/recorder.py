@@ -19,6 +19,8 @@ from orchestrator.runs.transcript import Transcript
 from orchestrator.store.port import Store
 from orchestrator.store.records import Event, NewEvent
 from orchestrator.tools.forms import AnyCall, AnyResult
+from orchestrator.tools.gate import Asked
+from orchestrator.tools.hooks import Answer
 from orchestrator.tools.mediator import Begun
 from orchestrator.wire import events
 from orchestrator.wire.base import encode_json
@@ -58,6 +60,8 @@ class Recorder:
         """Arguments, as the model sent them, of calls whose steps cannot show them."""
         self.begun: dict[str, Begun] = {}
         """Tool calls that were about to be sent."""
+        self.hooks: dict[str, Asked] = {}
+        """Hooks that were asked about calls, by the ids of their own runs inside."""
         self.held: str | None = None
         """The answer of the last turn, where it is looked at before it is shown; not once it was refused."""
         self.held_at: int | None = None
@@ -109,8 +113,17 @@ class Recorder:
 
     @property
     def in_flight(self) -> dict[str, str]:
-        """Calls that may go on inside: those that were about to be sent and have no result. Id → guest."""
-        return {step.id: self.begun[step.id].guest for step in self.unanswered if step.id in self.begun}
+        """Calls, and hooks that were asked about calls, that may go on inside: those that were about to be sent and
+        have no result. Id → guest.
+        """
+        unanswered = {step.id for step in self.unanswered}
+        calls = {each: self.begun[each].guest for each in unanswered if each in self.begun}
+        asked = {
+            hook_id: hook.guest
+            for hook_id, hook in self.hooks.items()
+            if hook.answer is None and hook.call_id in unanswered
+        }
+        return {**calls, **asked}
 
     @property
     def last_guest(self) -> str | None:
@@ -213,6 +226,13 @@ class Recorder:
                 output = json.loads(body)
                 begun = self.begun[output["call_id"]]
                 self.begun[output["call_id"]] = replace(begun, shown_bytes=output.get("until_bytes", 0))
+            elif kind == "hook.started":
+                hook = json.loads(body)
+                self.hooks[hook["hook_id"]] = Asked(hook["call_id"], hook["guest"])
+            elif kind == "hook.ended":
+                hook = json.loads(body)
+                asked = self.hooks.get(hook["hook_id"]) or Asked(hook["call_id"], "")
+                self.hooks[hook["hook_id"]] = replace(asked, answer=Answer(hook["decision"], hook["reason"]))
             elif kind == "context.read":
                 self.guidance = Guidance.parse(json.loads(body))
             elif kind == "answer.refused":

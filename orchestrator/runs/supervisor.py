@@ -46,6 +46,7 @@ from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.store.port import Store
 from orchestrator.store.records import InteractionRow, RunKey
 from orchestrator.telemetry.metrics import Metrics
+from orchestrator.tools.gate import Gate
 from orchestrator.tools.mediator import Mediator
 from orchestrator.tools.toolbox import Toolbox
 from orchestrator.wire.interactions import TERMINAL_STATUSES, InteractionError, InteractionRequest, Status
@@ -351,7 +352,11 @@ class Supervisor:
         sandbox = functools.partial(self._sandbox, row)
         limits = agent.bounds.limits(self._limits)
         ending = Ending(row, recorder, self._clock, functools.partial(self._stop, row))
-        mediator = Mediator(toolbox, sandbox, limits, recorder, self._clock, recorder.last_guest or history.last_guest)
+        gate = None
+        if row.environment_id is not None:
+            gate = Gate(lambda: recorder.guidance.hooks, recorder.hooks, sandbox, limits, recorder, row.environment_id)
+        last_guest = recorder.last_guest or history.last_guest
+        mediator = Mediator(toolbox, sandbox, limits, recorder, self._clock, last_guest, gate)
         return Loop(
             request,
             history,

@@ -2,9 +2,9 @@
 
     parse → schema → policy → limits → journal → execute → truncate → redact
 
-Parsing and the schema are here; policy has no rule yet that forbids a call; limits, truncation and redaction are
-applied where the bytes are (`rendering.py`, and the guest). What is wrong with a call is told to the model; what is
-wrong with the platform is raised. Functions of the client do not come through here.
+Parsing and the schema are here; policy is what the environment's hooks say (`gate.py`); limits, truncation and
+redaction are applied where the bytes are (`rendering.py`, and the guest). What is wrong with a call is told to the
+model; what is wrong with the platform is raised. Functions of the client do not come through here.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from orchestrator.errors import CallForgotten, InvalidRequest, SandboxError, San
 from orchestrator.policy.limits import Limits
 from orchestrator.policy.redaction import Redactor, redact
 from orchestrator.sandboxes.handle import Sandbox
+from orchestrator.tools.gate import Deed, Gate
 from orchestrator.tools.port import SandboxTool, ServerTool, ToolContext, ToolResult
 from orchestrator.tools.toolbox import Toolbox
 from orchestrator.wire.content import TextContent
@@ -89,8 +90,10 @@ class Mediator:
         journal: Journal,
         clock: Clock,
         last_guest: str | None = None,
+        gate: Gate | None = None,
     ) -> None:
         """`last_guest` is the one that had the conversation's latest call with a result, in this environment."""
+        self._gate = gate
         self._toolbox = toolbox
         self._sandbox = sandbox
         self._limits = limits
@@ -115,15 +118,17 @@ class Mediator:
         started = self._clock.monotonic()
         try:
             tool, arguments = self._parse(call)
-            if isinstance(tool, ServerTool):
-                result = await self._ask(tool, arguments, call)
-            elif begun is None:
-                result = await self._begin(tool, arguments, call)
-            else:
-                result = await self._follow(tool, arguments, call.id, begun, is_taken_up=True)
+            deed = Deed(call.id, call.name, arguments)
+            if self._gate is not None and begun is None:  # what was begun had been allowed
+                await self._gate.before(deed)
+            try:
+                result = await self._perform(tool, arguments, call, begun)
+            except (ToolError, InvalidRequest) as error:
+                result = _told(error)
+            if self._gate is not None:
+                await self._gate.after(deed, result)
         except (ToolError, InvalidRequest) as error:
-            verdict = error.code if isinstance(error, ToolError) else ToolError.code
-            result = ToolResult(redact(error.message), is_error=True, verdict=verdict)
+            result = _told(error)
         if self._has_untold_loss:
             self._has_untold_loss = False
             self._journal.note("tool.told_of_loss", call_id=call.id)
@@ -163,6 +168,15 @@ class Mediator:
         except ValidationError as error:
             problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
             raise ToolError(f"the arguments of {call.name} are wrong: {problems}") from error
+
+    async def _perform(
+        self, tool: SandboxTool | ServerTool, arguments: Any, call: ToolCall, begun: Begun | None
+    ) -> ToolResult:
+        if isinstance(tool, ServerTool):
+            return await self._ask(tool, arguments, call)
+        if begun is None:
+            return await self._begin(tool, arguments, call)
+        return await self._follow(tool, arguments, call.id, begun, is_taken_up=True)
 
     async def _ask(self, tool: ServerTool, arguments: Any, call: ToolCall) -> ToolResult:
         self._journal.note("tool.asked", call_id=call.id, tool=call.name, arguments=_shown(arguments))
@@ -313,6 +327,11 @@ class _Output:
         (unread, _flags), held = self._decoder.getstate(), self._redactor.held
         until_bytes = self._taken_bytes - len(unread) - len(held.encode())
         self._journal.note("tool.output", call_id=self._call_id, text=text, until_bytes=until_bytes)
+
+
+def _told(error: ToolError | InvalidRequest) -> ToolResult:
+    verdict = error.code if isinstance(error, ToolError) else ToolError.code
+    return ToolResult(redact(error.message), is_error=True, verdict=verdict)
 
 
 def _with_first_line(result: ToolResult, line: str) -> ToolResult:

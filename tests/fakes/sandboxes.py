@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -75,6 +75,11 @@ class FakeSandbox:
 
     async def python(self, call_id: str, code: str, *, on_output: Any = None, **fields: Any) -> CallOutcome:
         return await self._call(Asked("python", call_id, code, fields), on_output)
+
+    async def execute(
+        self, call_id: str, argv: Sequence[str], content: bytes | None = None, **fields: Any
+    ) -> CallOutcome:
+        return await self._call(Asked("execute", call_id, argv[-1], fields, content), None)
 
     async def file(
         self,

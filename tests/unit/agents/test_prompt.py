@@ -40,7 +40,7 @@ def test_what_the_environment_says_comes_after_who_asks_and_before_facts() -> No
         "Skills\n\n"
         "Each is a file of instructions for one sort of task. When a task fits, read the file first.\n\n"
         "- charts (/.agents/skills/charts/SKILL.md): Draws charts.\n\n"
-        "Guides and skills that could not be read\n\n"
+        "Guides, skills and hooks that could not be read\n\n"
         "- /.agents/skills/Bad/SKILL.md: its front matter has tags\n\n"
         "Facts about this run\n\n- user: agent\n\n"
         "Your final answer is one JSON document and nothing else, not even a fence around it."
