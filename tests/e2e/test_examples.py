@@ -114,6 +114,26 @@ def test_an_agent_from_its_folder(server: ServerProcess) -> None:
     assert "ledger-clerk: version 3" in output
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_a_report_from_private_data(server: ServerProcess, tmp_path: Path) -> None:
+    kept = {name: value for name, value in server.variables.items() if name != "CORRAL_PORT"}
+    result = subprocess.run(
+        [str(ROOT / "examples" / "branch-report" / "walk.sh"), str(tmp_path / "report.md")],
+        env={**kept, "PORT": "18089", "SDK_PYTHON": str(CLIENTS_PYTHON), "PYTHONDONTWRITEBYTECODE": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "✓ knows its files" in result.stdout
+    assert "branch-report: version 1" in result.stdout
+    report = (tmp_path / "report.md").read_text()
+    assert report.endswith("| s3 | Leeds | missing |\n\nIn all: 84.00 EUR\n")
+    assert "| s1 | Lyon | 40.00 |\n| s2 | Basel | 44.00 |" in report
+
+
 def test_the_demo(server: ServerProcess) -> None:
     variables = {**os.environ, "CORRAL_IMAGE": server.variables["CORRAL_IMAGE"]}
     result = subprocess.run(
