@@ -28,6 +28,7 @@ from orchestrator.api.server import Server, bind
 from orchestrator.api.services import Services
 from orchestrator.clock import SystemClock
 from orchestrator.config import EngineTlsSettings, S3Settings, Settings, SshSettings
+from orchestrator.egress.posting import Poster
 from orchestrator.errors import ConfigError
 from orchestrator.models.providers import keys, open_registry
 from orchestrator.models.recording import Recordings
@@ -129,6 +130,8 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         environments = Environments(store, driver, clock, _defaults(settings, profiles), generation, fetcher)
         stack.push_async_callback(in_time.end, "sandboxes", environments.aclose, 0.75)
         await environments.open()
+        poster = Poster(NetworkExceptions.parse(settings.network_exceptions), _expanded(settings.sources.ca_file))
+        stack.push_async_callback(in_time.end, "hooks", poster.aclose, 0.25)
         supervisor = Supervisor(
             store,
             environments,
@@ -140,6 +143,7 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
             slots=Slots(settings.max_concurrent_runs, settings.max_concurrent_runs_per_project),
             max_runs_per_project=settings.max_runs_per_project,
             metrics=metrics,
+            poster=poster,
             recordings=Recordings(settings.cassettes, keys(settings)) if settings.record else None,
         )
         stack.callback(moments.passed, "stop.runs_let_go")

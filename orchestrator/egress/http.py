@@ -71,7 +71,7 @@ class _Line:
 
 
 class HttpClient:
-    """Asks servers with GET. One thread at a time; close it."""
+    """Asks servers. One thread at a time; close it."""
 
     def __init__(self, dialer: Dialer, tls: ssl.SSLContext, watch: Watch | None = None) -> None:
         self._dialer = dialer
@@ -112,10 +112,35 @@ class HttpClient:
         raise NetworkError(f"more than {redirects} redirects, at last to {url.shown}")
 
     @contextlib.contextmanager
+    def post(self, url: Url, headers: Mapping[str, str], body: bytes) -> Generator[Answer, None, None]:
+        """The answer, whatever its status; sent once, and no redirect is followed. What the host's rule sets replaces
+        what is in `headers`.
+
+        Raises:
+            NetworkError: as `get`. Whether the server got it is unknown unless the code is `network_refused`.
+        """
+        granted = self._dialer.judge(url.host, url.port).headers
+        with _faults(url):
+            line = self._connect(url)
+            try:
+                sent = {
+                    "Host": url.authority,
+                    "User-Agent": _AGENT,
+                    "Accept": "*/*",
+                    **_without(headers, granted),
+                    **granted,
+                }
+                response = self._exchange(line, url, {**sent, "Content-Length": str(len(body))}, body)
+            except BaseException:
+                line.close()
+                raise
+        with contextlib.closing(line), contextlib.closing(response), self._watch(line.sock):
+            fields = {name.lower(): value for name, value in response.headers.items()}
+            yield Answer(url, response.status, fields, response)
+
+    @contextlib.contextmanager
     def _ask(self, url: Url, own: Mapping[str, str]) -> Generator[Answer, None, None]:
-        allowed = self._dialer.judge(url.host, url.port)
-        overridden = {name.lower() for name in own}
-        granted = {name: value for name, value in allowed.headers.items() if name.lower() not in overridden}
+        granted = _without(self._dialer.judge(url.host, url.port).headers, own)
         headers = {"Host": url.authority, "User-Agent": _AGENT, "Accept": "*/*", **granted, **own}
         line, response = self._request(url, headers)
         try:
@@ -159,15 +184,24 @@ class HttpClient:
         connection.sock = sock
         return _Line(connection, sock)
 
-    def _exchange(self, line: _Line, url: Url, headers: Mapping[str, str]) -> http.client.HTTPResponse:
+    def _exchange(
+        self, line: _Line, url: Url, headers: Mapping[str, str], body: bytes | None = None
+    ) -> http.client.HTTPResponse:
         connection = line.connection
         with self._watch(line.sock):
-            connection.putrequest("GET", url.target, skip_host=True, skip_accept_encoding=True)
+            method = "GET" if body is None else "POST"
+            connection.putrequest(method, url.target, skip_host=True, skip_accept_encoding=True)
             for name, value in headers.items():
                 connection.putheader(name, value.encode("latin-1"))
             connection.putheader("Accept-Encoding", "identity")
-            connection.endheaders()
+            connection.endheaders(body)
             return connection.getresponse()
+
+
+def _without(headers: Mapping[str, str], others: Mapping[str, str]) -> dict[str, str]:
+    """Those that `others` does not have, in whatever case."""
+    taken = {name.lower() for name in others}
+    return {name: value for name, value in headers.items() if name.lower() not in taken}
 
 
 @contextlib.contextmanager

@@ -245,11 +245,16 @@ class NetworkPolicy:
         return Refusal(f"{where} is not public; the operator of this server can allow it with 'network_exceptions'")
 
 
+def may_be_set(header: str) -> bool:
+    """Whether others than the client itself may say this header of a request."""
+    return header.lower() not in _NOT_TO_BE_SET and not header.lower().startswith("proxy-")
+
+
 def _rule(rule: AllowedDomain, at: str) -> tuple[str, Mapping[str, str]]:
     if rule.credential is not None:
         raise NotSupported(f"Not supported: '{at}.credential'.")
     for name in rule.transform or {}:
-        if name.lower() in _NOT_TO_BE_SET or name.lower().startswith("proxy-"):
+        if not may_be_set(name):
             raise InvalidRequest(f"Invalid value at '{at}.transform': {quote(name)} cannot be set.")
     try:
         return parse_pattern(rule.domain), dict(rule.transform or {})

@@ -22,7 +22,7 @@ from orchestrator.agents.skills import FRONT_MATTER_LIMIT_BYTES, read_skill
 from orchestrator.errors import InvalidRequest, SandboxGone
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.outcome import CallOutcome
-from orchestrator.tools.hooks import HOOKS_FILE_LIMIT_BYTES, NO_WAY_OUT, read_hooks
+from orchestrator.tools.hooks import HOOKS_FILE_LIMIT_BYTES, read_hooks
 
 log = structlog.get_logger(__name__)
 
@@ -152,17 +152,15 @@ def _excerpts(answer: bytes) -> Iterator[_Excerpt | Unread]:
 
 
 def _hooks_file(found: _Excerpt, unread: list[Unread]) -> HooksFile:
-    """The file, or what is wrong with it; also in `unread`, as is what of it cannot run."""
+    """The file, or what is wrong with it, which is also in `unread`."""
     text = plain(found.text)
     try:
         if found.left_out_bytes or len(text.encode()) > HOOKS_FILE_LIMIT_BYTES:
             raise InvalidRequest(f"it has more than {HOOKS_FILE_LIMIT_BYTES >> 10} KiB")
-        hooks = read_hooks(text)
+        read_hooks(text)
     except InvalidRequest as error:
         unread.append(_unread(found.path, error.message))
         return HooksFile(found.path, "", unread[-1].reason)
-    if any(hook.kind == "http" for hook in hooks):
-        unread.append(_unread(found.path, NO_WAY_OUT))
     return HooksFile(found.path, text)
 
 

@@ -21,12 +21,14 @@ from orchestrator.agents.catalogue import Catalogue
 from orchestrator.agents.facts import facts_of
 from orchestrator.agents.registry import AgentDefinition
 from orchestrator.clock import Clock
+from orchestrator.egress.posting import Posted, Poster
 from orchestrator.errors import (
     ConfigError,
     CorralError,
     LeaseLost,
     LimitExceeded,
     LogDamaged,
+    NetworkError,
     NotFound,
     SandboxError,
     StoreError,
@@ -43,6 +45,7 @@ from orchestrator.runs.recorder import Recorder
 from orchestrator.runs.slots import Slots
 from orchestrator.sandboxes.environments import Environments
 from orchestrator.sandboxes.handle import Sandbox
+from orchestrator.sandboxes.specs import read_spec
 from orchestrator.store.port import Store
 from orchestrator.store.records import InteractionRow, RunKey
 from orchestrator.telemetry.metrics import Metrics
@@ -81,6 +84,7 @@ class Supervisor:
         slots: Slots,
         max_runs_per_project: int,
         metrics: Metrics,
+        poster: Poster,
         recordings: Recordings | None = None,
     ) -> None:
         self._store = store
@@ -93,6 +97,7 @@ class Supervisor:
         self._max_runs_per_project = max_runs_per_project
         self._slots = slots
         self._metrics = metrics
+        self._poster = poster
         self._projects: Counter[str] = Counter()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._cancelled: set[str] = set()
@@ -354,7 +359,9 @@ class Supervisor:
         ending = Ending(row, recorder, self._clock, functools.partial(self._stop, row))
         gate = None
         if row.environment_id is not None:
-            gate = Gate(lambda: recorder.guidance.hooks, recorder.hooks, sandbox, limits, recorder, row.environment_id)
+            post = functools.partial(self._post, row.environment_id)
+            hooks = recorder.hooks
+            gate = Gate(lambda: recorder.guidance.hooks, hooks, sandbox, limits, recorder, row.environment_id, post)
         last_guest = recorder.last_guest or history.last_guest
         mediator = Mediator(toolbox, sandbox, limits, recorder, self._clock, last_guest, gate)
         return Loop(
@@ -370,6 +377,22 @@ class Supervisor:
             read_guidance=functools.partial(read_guidance, sandbox, limits.engine_patience_s) if has_guidance else None,
             spent_s=max(spent_s(stored, limits.call_timeout_s), self._spent_s.get(row.id, 0.0)),
         )
+
+    async def _post(
+        self,
+        environment_id: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        timeout_s: float,
+        limit_bytes: int,
+    ) -> Posted:
+        """Under the rules that the environment has now."""
+        if (row := await self._store.environment(None, environment_id)) is None:
+            raise NetworkError("the environment is gone", code="network_refused")
+        network = read_spec(row).network
+        return await self._poster.post(network, url, headers, body, timeout_s=timeout_s, limit_bytes=limit_bytes)
 
     async def _sandbox(self, row: InteractionRow) -> Sandbox:
         if row.environment_id is None:

@@ -15,10 +15,20 @@ import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from orchestrator.agents.guidance import HooksFile
-from orchestrator.errors import CallForgotten, InvalidRequest, SandboxGone, ToolError
+from orchestrator.egress.posting import Posted
+from orchestrator.errors import CallForgotten, InvalidRequest, NetworkError, SandboxGone, ToolError
 from orchestrator.policy.limits import Limits
 from orchestrator.sandboxes.handle import Sandbox
-from orchestrator.tools.hooks import NO_WAY_OUT, OUTPUT_LIMIT_BYTES, Answer, Hook, When, read_answer, read_hooks
+from orchestrator.tools.hooks import (
+    OUTPUT_LIMIT_BYTES,
+    Answer,
+    Hook,
+    When,
+    read_answer,
+    read_hooks,
+    read_posted,
+    shown,
+)
 from orchestrator.tools.port import Arguments, ToolResult
 from orchestrator.wire.content import TextContent
 
@@ -30,6 +40,14 @@ _FIRST_WAIT_S = 0.05
 _LONGEST_WAIT_S = 2.0
 _RUN = 'exec 2>/dev/null; eval "$1"'
 """Only standard output is the answer; what a program complains of would spoil it."""
+
+
+class Post(Protocol):
+    """How an environment reaches addresses: `Poster.post` under its rules."""
+
+    async def __call__(
+        self, url: str, headers: Mapping[str, str], body: bytes, *, timeout_s: float, limit_bytes: int
+    ) -> Posted: ...
 
 
 class Journal(Protocol):
@@ -72,6 +90,7 @@ class Gate:
         limits: Limits,
         journal: Journal,
         environment_id: str,
+        post: Post,
     ) -> None:
         """`files` are those that the run has read by its first call; `asked` is what the journal has, by the ids of the
         hooks' own runs.
@@ -82,6 +101,7 @@ class Gate:
         self._limits = limits
         self._journal = journal
         self._environment_id = environment_id
+        self._post = post
         self._hooks: tuple[Hook, ...] | None = None
         self._fault = ""
 
@@ -141,11 +161,16 @@ class Gate:
         return None
 
     async def _answer(self, hook: Hook, hook_id: str, deed: Deed, error: str | None, past: Asked | None) -> Answer:
+        told: dict[str, Any] = {
+            "tool_call": {"name": deed.tool, "args": deed.arguments.model_dump(exclude_none=True)},
+            "environment_id": self._environment_id,
+        }
+        content = json.dumps(told if error is None else {**told, "error": error}).encode()
         sandbox: Sandbox | None = None
         if hook.kind == "http":
-            answer = Answer("failed", NO_WAY_OUT)
+            answer = await self._send(hook, hook_id, deed, content, past)
         else:
-            sandbox, answer = await self._run(hook, hook_id, deed, error, past)
+            sandbox, answer = await self._run(hook, hook_id, deed, content, past)
         self._journal.note(
             "hook.ended", call_id=deed.call_id, hook_id=hook_id, decision=answer.decision, reason=answer.reason
         )
@@ -156,15 +181,28 @@ class Gate:
             log.warning("hook_failed", group=hook.group, call_id=deed.call_id, reason=answer.reason)
         return answer
 
+    async def _send(self, hook: Hook, hook_id: str, deed: Deed, content: bytes, past: Asked | None) -> Answer:
+        """What the address answers. It is asked once, also over a crash: what it does may not be done twice."""
+        if past is not None:
+            return Answer("failed", "the server was interrupted while it asked")
+        self._journal.note("hook.started", call_id=deed.call_id, hook_id=hook_id, group=hook.group, guest="")
+        await self._journal.flush()
+        try:
+            posted = await self._post(
+                hook.target,
+                {"Content-Type": "application/json", **hook.headers},
+                content,
+                timeout_s=min(hook.timeout_s, self._limits.call_timeout_s),
+                limit_bytes=OUTPUT_LIMIT_BYTES,
+            )
+        except NetworkError as error:
+            return Answer("failed", shown(error.message))
+        return read_posted(posted)
+
     async def _run(
-        self, hook: Hook, hook_id: str, deed: Deed, error: str | None, past: Asked | None
+        self, hook: Hook, hook_id: str, deed: Deed, content: bytes, past: Asked | None
     ) -> tuple[Sandbox | None, Answer]:
         """The command's answer, over as many links as it takes; never from a second run of it."""
-        told: dict[str, Any] = {
-            "tool_call": {"name": deed.tool, "args": deed.arguments.model_dump(exclude_none=True)},
-            "environment_id": self._environment_id,
-        }
-        content = json.dumps(told if error is None else {**told, "error": error}).encode()
         guest = past.guest if past is not None else None
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(SandboxGone),

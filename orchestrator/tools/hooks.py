@@ -6,13 +6,16 @@ Such files come out of sandboxes: whatever is in them, reading takes little and 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from orchestrator.agents.guidance import plain
+from orchestrator.egress.posting import Posted
 from orchestrator.errors import InvalidRequest
+from orchestrator.policy.network import may_be_set
 from orchestrator.policy.patterns import Pattern
 from orchestrator.sandboxes.outcome import CallOutcome, Verdict
+from orchestrator.wire.environments import is_header
 from orchestrator.wire.jsontext import JsonLimits, parse_json
 
 HOOKS_FILE_LIMIT_BYTES = 256 * 1024
@@ -20,10 +23,10 @@ HOOKS_LIMIT = 64
 """Of one file."""
 OUTPUT_LIMIT_BYTES = 64 * 1024
 """What one hook may write."""
-NO_WAY_OUT = "http hooks cannot run: sandboxes have no way out"
 
 _JSON_LIMITS = JsonLimits(depth=16, values=20_000)
 _COMMAND_CHARS = 64 * 1024
+_HEADERS = 32
 _TIMEOUT_S = 30.0
 _LONGEST_TIMEOUT_S = 600.0
 _REASON_CHARS = 1000
@@ -54,6 +57,8 @@ class Hook:
     timeout_s: float
     pattern: Pattern | None
     """None: it is asked for every tool."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Of http hooks."""
 
     def concerns(self, tool: str) -> bool:
         """Whether it is asked for calls of `tool`, by that name or a public one."""
@@ -97,8 +102,19 @@ def read_answer(outcome: CallOutcome) -> Answer:
         return Answer("failed", f"it ended with exit code {outcome.exit_code}")
     if not outcome.is_ok:
         return Answer("failed", f"it did not end well: {outcome.verdict.value}")
+    return _decision(outcome.head + outcome.tail)
+
+
+def read_posted(posted: Posted) -> Answer:
+    """What an address that was asked has answered."""
+    if not 200 <= posted.status < 300:
+        return Answer("failed", f"it answered with status {posted.status}")
+    return _decision(posted.body)
+
+
+def _decision(output: bytes) -> Answer:
     try:
-        said = _object(parse_json(outcome.head + outcome.tail, _JSON_LIMITS), "the answer")
+        said = _object(parse_json(output, _JSON_LIMITS), "the answer")
         reason = said.get("reason")
         match said.get("decision"):
             case "allow":
@@ -107,7 +123,7 @@ def read_answer(outcome: CallOutcome) -> Answer:
                 return Answer("deny", shown(reason) if isinstance(reason, str) else "")
     except InvalidRequest:
         pass
-    return Answer("failed", 'its output is not {"decision": "allow"} or {"decision": "deny", "reason": …}')
+    return Answer("failed", 'its answer is not {"decision": "allow"} or {"decision": "deny", "reason": …}')
 
 
 def shown(text: str) -> str:
@@ -148,7 +164,20 @@ def _hook(name: str, when: When, given: Mapping[str, Any], pattern: Pattern | No
     timeout_s = given.get("timeout", _TIMEOUT_S)
     if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not 0 < timeout_s <= _LONGEST_TIMEOUT_S:
         raise InvalidRequest(f"{where}: the 'timeout' of a hook is not a number of seconds up to 600")
-    return Hook(name, when, kind, target, float(timeout_s), pattern)
+    headers = given.get("headers", {})
+    if kind == "command" and headers:
+        raise InvalidRequest(f"{where}: only http hooks have 'headers'")
+    return Hook(name, when, kind, target, float(timeout_s), pattern, _headers(headers, where))
+
+
+def _headers(given: Any, where: str) -> dict[str, str]:
+    headers = _object(given, f"{where}: 'headers' of a hook")
+    if len(headers) > _HEADERS:
+        raise InvalidRequest(f"{where}: a hook has more than {_HEADERS} 'headers'")
+    for name, value in headers.items():
+        if not isinstance(value, str) or not is_header(name, value) or not may_be_set(name):
+            raise InvalidRequest(f"{where}: the header {name[:100]!r} of a hook cannot be sent")
+    return headers
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:

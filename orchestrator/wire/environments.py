@@ -263,6 +263,11 @@ Source = Annotated[
 # network
 
 
+def is_header(name: str, value: str) -> bool:
+    """Whether HTTP can carry them."""
+    return bool(_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value))
+
+
 def _as_header_map(value: Any) -> Any:
     """One object, or a list of objects: header name → value. A name may be given once, in whatever case."""
     fields: list[tuple[str, Any, tuple[str | int, ...]]] = []
@@ -280,7 +285,7 @@ def _as_header_map(value: Any) -> Any:
     for name, field, at in fields:
         if not isinstance(field, str):
             raise problem("expected a string", *at)
-        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(field):
+        if not is_header(name, field):
             raise problem("not a valid HTTP header field", *at)
         if name.lower() in seen:
             raise problem("this header is given twice", *at)

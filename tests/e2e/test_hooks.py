@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from tests.e2e.caller import Caller
 from tests.e2e.conftest import StartServer
 from tests.e2e.programs import call, run_bash, script, text_of
 from tests.e2e.server import ServerProcess
+from tests.fakes.web_server import WebServer, answer
 
 GATE = """import json, sys
 asked = json.load(sys.stdin)
@@ -100,6 +102,36 @@ def test_an_agent_cannot_change_the_hooks_of_its_own_run(start_server: StartServ
         gone, denied = results(caller.create(program, environment("pre_tool_execution", RUN_GATE)))
         assert gone == "gone\n"
         assert "Secrets stay." in denied
+
+
+def test_an_address_is_asked_under_the_rules_of_the_environment(start_server: StartServer) -> None:
+    def gate(request: BaseHTTPRequestHandler) -> None:
+        told = json.loads(request.rfile.read(int(request.headers["Content-Length"])))
+        asked.append(told)
+        is_denied = "secret" in told["tool_call"]["args"]["code"]
+        said = {"decision": "deny", "reason": "Secrets stay."} if is_denied else {"decision": "allow"}
+        answer(request, json.dumps(said).encode())
+
+    asked: list[dict[str, Any]] = []
+    server = start_server(NETWORK_EXCEPTIONS='["127.0.0.1"]', HOOKS_ON_FAILURE="deny")
+    with WebServer() as web, server.caller() as caller:
+        web.pages["/gate"] = gate
+        hook = {"type": "http", "url": f"{web.url}/gate", "headers": {"X-Source": "sandbox"}}
+        text = json.dumps({"g": {"pre_tool_execution": [{"hooks": [hook]}]}})
+        source = {"type": "inline", "target": ".agents/hooks.json", "content": text}
+        spec: dict[str, Any] = {"type": "remote", "sources": [source]}
+        done = caller.create(script(run_bash("echo fine"), run_bash("cat secret")), spec)
+        fine, denied = results(done)
+        assert fine == "fine\n"
+        assert "denied the call: Secrets stay." in denied
+        assert [each["environment_id"] for each in asked] == [done["environment_id"]] * 2
+        assert web.requests[0][1]["x-source"] == "sandbox"
+
+        shut = caller.create(script(run_bash("echo fine")), {**spec, "network": "disabled"})
+        assert "lets nothing out" in results(shut)[0]
+        elsewhere = {**spec, "sources": [{**source, "content": text.replace("127.0.0.1", "127.0.0.2")}]}
+        assert "is not public" in results(caller.create(script(run_bash("echo fine")), elsewhere))[0]
+        assert len(asked) == 2
 
 
 @pytest.mark.parametrize("end", [ServerProcess.stop, ServerProcess.kill])

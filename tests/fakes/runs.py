@@ -12,12 +12,14 @@ from typing import Any
 from orchestrator.agents.catalogue import Catalogue
 from orchestrator.agents.registry import AgentDefinition, AgentRegistry
 from orchestrator.clock import SystemClock
+from orchestrator.egress.posting import Poster
 from orchestrator.models.port import ModelEvent, ModelProvider, ModelRequest
 from orchestrator.models.recording import Recordings
 from orchestrator.models.registry import ModelRegistry
 from orchestrator.models.scripted import ScriptedModel
 from orchestrator.policy.bounds import UNBOUND, Bounds
 from orchestrator.policy.limits import Limits
+from orchestrator.policy.network import NetworkExceptions
 from orchestrator.runs.intake import Intake, _first_events
 from orchestrator.runs.replies import Replies
 from orchestrator.runs.slots import Slots
@@ -170,6 +172,7 @@ class RunWorld:
             slots=Slots(slots, slots),
             max_runs_per_project=per_project,
             metrics=self.metrics,
+            poster=Poster(NetworkExceptions()),
             recordings=recordings,
         )
         self.replies = Replies(store, clock, generation, 300.0)

@@ -134,7 +134,7 @@ def test_what_cannot_be_used_is_told_and_holds_nothing() -> None:
     for guidance, told in (
         (read("{"), "Malformed JSON"),
         (read("{}", size_bytes=1 << 20), "more than 256 KiB"),
-        (read('{"g": {"post_tool_execution": [{"hooks": [{"type": "http", "url": "http://x"}]}]}}'), "no way out"),
+        (read('{"g": {"post_tool_execution": [{"hooks": [{"type": "http"}]}]}}'), "'url'"),
     ):
         assert told in guidance.unread[0].reason
         assert len(guidance.hooks) == 1

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from orchestrator.agents.guidance import HooksFile
-from orchestrator.errors import SandboxGone, ToolError
+from orchestrator.egress.posting import Posted
+from orchestrator.errors import NetworkError, SandboxGone, ToolError
 from orchestrator.policy.limits import Limits
 from orchestrator.sandboxes.outcome import CallOutcome
 from orchestrator.tools.code import CodeArguments
 from orchestrator.tools.gate import Asked, Deed, Gate
-from orchestrator.tools.hooks import Answer
+from orchestrator.tools.hooks import OUTPUT_LIMIT_BYTES, Answer
 from orchestrator.tools.port import ToolResult
 from tests.fakes.sandboxes import Asked as Ran
 from tests.fakes.sandboxes import FakeSandbox, outcome
@@ -56,13 +57,27 @@ class World:
         asked: Mapping[str, Asked] | None = None,
         denies: bool = False,
         sandboxes: list[FakeSandbox] | None = None,
+        posted: Posted | NetworkError | None = None,
     ) -> None:
         self.story = Story()
         self.sandboxes = sandboxes or [FakeSandbox(self._answer)]
         self.sandbox = self.sandboxes[0]
         self.reached = 0
+        self.posts: list[tuple[str, dict[str, str], Any, float]] = []
+        self._posted = posted
         limits = Limits(denies_on_hook_failure=denies, engine_patience_s=60, call_timeout_s=20)
-        self.gate = Gate(lambda: files, asked or {}, self._sandbox, limits, self.story, "env-1")
+        self.gate = Gate(lambda: files, asked or {}, self._sandbox, limits, self.story, "env-1", self._post)
+
+    async def _post(
+        self, url: str, headers: Mapping[str, str], body: bytes, *, timeout_s: float, limit_bytes: int
+    ) -> Posted:
+        assert limit_bytes == OUTPUT_LIMIT_BYTES
+        await asyncio.sleep(0)
+        self.story.kinds.append("posted")
+        self.posts.append((url, dict(headers), json.loads(body), timeout_s))
+        if isinstance(self._posted, Posted):
+            return self._posted
+        raise self._posted or AssertionError("nothing was to be posted")
 
     async def _answer(self, ran: Ran) -> CallOutcome:
         await asyncio.sleep(0)
@@ -132,12 +147,50 @@ async def test_what_fails_counts_as_the_operator_says(file: HooksFile) -> None:
         await World(file, denies=True).gate.before(DEED)
 
 
-async def test_an_http_hook_fails_and_nothing_is_asked_for_it() -> None:
-    text = json.dumps({"g": {"pre_tool_execution": [{"hooks": [{"type": "http", "url": "http://x.example"}]}]}})
-    world = World(HooksFile("/.agents/hooks.json", text), denies=True)
-    with pytest.raises(ToolError, match="no way out"):
+def http_hooks(event: str = "pre_tool_execution", **fields: Any) -> HooksFile:
+    hook = {"type": "http", "url": "https://audit.example/hook", **fields}
+    return HooksFile("/.agents/hooks.json", json.dumps({"g": {event: [{"hooks": [hook]}]}}))
+
+
+async def test_an_address_is_told_the_call_and_its_answer_counts() -> None:
+    world = World(http_hooks(headers={"X-Source": "sandbox"}, timeout=7), posted=Posted(200, DENY.encode()))
+    with pytest.raises(ToolError, match=r"denied the call: No\."):
         await world.gate.before(DEED)
-    assert world.reached == 0
+    (posted,) = world.posts
+    assert posted == (
+        "https://audit.example/hook",
+        {"Content-Type": "application/json", "X-Source": "sandbox"},
+        {
+            "tool_call": {"name": "code_execution", "args": {"language": "bash", "code": "ls"}},
+            "environment_id": "env-1",
+        },
+        7.0,
+    )
+    assert world.story.kinds == ["hook.started", "flushed", "posted", "hook.ended", "flushed"]
+    assert world.reached == 0, "no sandbox is needed for it"
+
+
+@pytest.mark.parametrize(
+    ("posted", "told"),
+    [
+        (Posted(500, ALLOW.encode()), "answered with status 500"),
+        (Posted(302, ALLOW.encode()), "answered with status 302"),
+        (Posted(200, b"fine"), "its answer is not"),
+        (Posted(204, b""), "its answer is not"),
+        (NetworkError("audit.example is not in the allowlist"), "is not in the allowlist"),
+    ],
+)
+async def test_an_address_that_does_not_answer_well_has_failed(posted: Posted | NetworkError, told: str) -> None:
+    await World(http_hooks(), posted=posted).gate.before(DEED)
+    with pytest.raises(ToolError, match=told):
+        await World(http_hooks(), posted=posted, denies=True).gate.before(DEED)
+
+
+async def test_an_address_that_was_asked_before_a_crash_is_not_asked_again() -> None:
+    world = World(http_hooks(), asked={"c1.pre-0": Asked("c1", "")}, denies=True)
+    with pytest.raises(ToolError, match="interrupted"):
+        await world.gate.before(DEED)
+    assert world.posts == []
 
 
 async def test_what_was_answered_is_not_asked_again() -> None:

@@ -1,0 +1,132 @@
+"""Sending a small body to an address of an environment, such as a hook's, under the environment's rules. Owns threads.
+
+Imports `dialer`, `http` and `policy`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import socket
+import ssl
+from collections.abc import Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.egress.dialer import Dialer
+from orchestrator.egress.http import HttpClient
+from orchestrator.errors import NetworkError
+from orchestrator.policy.network import NetworkExceptions, NetworkPolicy
+from orchestrator.policy.urls import Url, UrlProblem
+from orchestrator.wire.environments import Network
+
+_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """What a server answered."""
+
+    status: int
+    body: bytes
+
+
+class Poster:
+    """Posts for all environments of this server."""
+
+    def __init__(self, exceptions: NetworkExceptions, ca_file: Path | None = None) -> None:
+        """`ca_file`: who else is trusted to sign certificates."""
+        self._exceptions = exceptions
+        self._ca_file = ca_file
+        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="posting")
+        self._letters: set[_Letter] = set()
+
+    async def aclose(self) -> None:
+        for letter in self._letters:
+            letter.cut()
+        await asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)
+
+    async def post(
+        self,
+        network: Network | None,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        timeout_s: float,
+        limit_bytes: int,
+    ) -> Posted:
+        """Sends `body` once and returns what came back, whatever its status. Redirects are not followed.
+
+        Cancelled, the connection is cut; the server may have got it.
+
+        Raises:
+            NetworkError: `network_refused`: the rules of `network` or of this server do not allow it, or `url` is no
+                address; `network_failed`: no answer within `timeout_s`, or one of more than `limit_bytes`.
+        """
+        try:
+            target = Url.parse(url, ("https", "http"))
+        except UrlProblem as error:
+            raise NetworkError(f"the address cannot be used: {error}", code="network_refused") from None
+        letter = _Letter(Dialer(NetworkPolicy.of(network, self._exceptions)), self._ca_file)
+        self._letters.add(letter)
+        task = asyncio.wrap_future(self._threads.submit(letter.send, target, headers, body, limit_bytes))
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.shield(task)
+        except TimeoutError:
+            raise NetworkError(f"{target.origin} does not answer within {timeout_s:g} s") from None
+        finally:
+            letter.cut()
+            self._letters.discard(letter)
+            if not task.done():
+                task.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody is left to be told
+
+
+class _Letter:
+    """One that is under way in a thread."""
+
+    def __init__(self, dialer: Dialer, ca_file: Path | None) -> None:
+        self._dialer = dialer
+        self._ca_file = ca_file
+        self._connection: socket.socket | None = None
+        self._is_cut = False
+
+    def cut(self) -> None:
+        """From any thread; what the thread waits for ends."""
+        self._is_cut = True
+        if (connection := self._connection) is not None:
+            _shut(connection)
+
+    def send(self, url: Url, headers: Mapping[str, str], body: bytes, limit_bytes: int) -> Posted:
+        if self._is_cut:
+            raise NetworkError("nobody waits for it any more")
+        client = HttpClient(self._dialer, _tls_context(self._ca_file), self._watch)
+        with contextlib.closing(client), client.post(url, headers, body) as answer:
+            return Posted(answer.status, answer.read_all(limit_bytes))
+
+    @contextlib.contextmanager
+    def _watch(self, connection: socket.socket) -> Generator[None, None, None]:
+        outer, self._connection = self._connection, connection
+        try:
+            if self._is_cut:
+                _shut(connection)
+            yield
+        finally:
+            self._connection = outer
+
+
+def _shut(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        # Not the method of TLS sockets, which would take their state away while another thread reads.
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+
+@functools.lru_cache(maxsize=4)
+def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        context.load_verify_locations(ca_file)
+    return context
