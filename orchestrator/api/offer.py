@@ -18,7 +18,6 @@ from orchestrator.wire.environments import (
     EnvVar,
     Network,
     NetworkRules,
-    RepositorySource,
     SkillRegistrySource,
     Source,
 )
@@ -171,8 +170,6 @@ def _check_sources(sources: Sequence[Source], at: str) -> None:
     for index, source in enumerate(sources):
         if isinstance(source, SkillRegistrySource):
             raise _refusal(f"{at}[{index}].type", repr(source.type))
-        if isinstance(source, RepositorySource) and source.lfs:
-            raise _refusal(f"{at}[{index}].lfs")
 
 
 def _refusal(field: str, what: str = "") -> NotSupported:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from orchestrator.errors import InvalidRequest
-from orchestrator.policy.locations import hosts_of
+from orchestrator.policy.locations import hosts_of, repository_url
 from orchestrator.policy.network import NetworkExceptions, NetworkPolicy, Refusal
 from orchestrator.wire.environments import (
     EnvironmentSpec,
@@ -42,6 +42,8 @@ def check_sources(sources: Sequence[Source], network: Network | None, at: str = 
         where = f"{at}[{index}]"
         if is_fetched(source) and policy.rules == ():
             raise InvalidRequest(f"Invalid value at '{where}': it cannot be fetched where 'network' lets nothing out.")
+        if isinstance(source, RepositorySource) and source.lfs and repository_url(source, where).scheme != "https":
+            raise InvalidRequest(f"Invalid value at '{where}.lfs': files of LFS come over https only.")
         for host, port in hosts_of(source, where):
             if isinstance(verdict := policy.judge(host, port), Refusal):
                 raise InvalidRequest(f"Invalid value at '{where}.source': {verdict.reason}.")
@@ -89,8 +91,6 @@ def check_base(spec: EnvironmentSpec, at: str) -> None:
     for index, source in enumerate(spec.sources):
         if isinstance(source, SkillRegistrySource):
             raise InvalidRequest(f"Not supported: '{at}.sources[{index}].type' {source.type!r}.")
-        if isinstance(source, RepositorySource) and source.lfs:
-            raise InvalidRequest(f"Not supported: '{at}.sources[{index}].lfs'.")
         if PurePosixPath(source.path).is_relative_to("/tmp"):  # noqa: S108 - inside the sandbox
             raise InvalidRequest(
                 f"Invalid value at '{at}.sources[{index}].target': /tmp is memory, which a template cannot hold."

@@ -32,6 +32,7 @@ from orchestrator.policy.urls import Url
 from orchestrator.sources.delivery import Tree
 from orchestrator.sources.fetch import Fetch
 from orchestrator.sources.host_keys import as_known_hosts
+from orchestrator.sources.lfs import fetch_objects
 from orchestrator.sources.profiles import SshProfile
 from orchestrator.sources.web import check_status
 from orchestrator.wire.environments import RepositorySource
@@ -98,6 +99,8 @@ def fetch_repository(source: RepositorySource, access: GitAccess, tree: Tree, fe
         git.run("checkout", "--force", "HEAD", *(["--", source.folder] if source.folder else []), at=place)
         if source.submodules:
             git.run("submodule", "update", "--init", "--recursive", "--depth=1", "--jobs=1", at=place)
+        if source.lfs:
+            fetch_objects(url, place, _names_in_lfs(git, place), client, fetch)
     root = place / source.folder if source.folder else place
     if not root.is_dir() or root.is_symlink():
         raise SourceFailed("'path' is not a folder of the repository")
@@ -166,6 +169,15 @@ def _check_tree(git: _Git, source: RepositorySource, place: Path, fetch: Fetch) 
                 raise SourceFailed(f"it is larger than {fetch.limits.size_bytes} bytes")
     if source.folder and not count:
         raise SourceFailed("'path' is not a folder of the repository")
+
+
+def _names_in_lfs(git: _Git, place: Path) -> list[str]:
+    """What the repository's attributes say is kept in LFS."""
+    listed = b""
+    with git.running(["ls-files", "-z", "--", ":(top,attr:filter=lfs)"], at=place) as pieces:
+        for piece in pieces:
+            listed += piece
+    return [os.fsdecode(name) for name in listed.split(b"\0") if name]
 
 
 def _add_folder(folder: Path, below: str, tree: Tree, fetch: Fetch) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
+import json
+import os
 import threading
 from collections.abc import AsyncGenerator, Iterator
 from http.server import BaseHTTPRequestHandler
@@ -18,7 +21,7 @@ from orchestrator.sources.repository import has_git
 from orchestrator.wire.environments import parse_environment
 from tests.fakes.far_engine import SSHD, SshServer
 from tests.fakes.git_server import GitServer, Repository
-from tests.fakes.web_server import WebServer, redirect
+from tests.fakes.web_server import WebServer, answer, page, redirect
 from tests.integration.sources import TARGET, Delivered, deliver, opened_fetcher, refused
 
 pytestmark = pytest.mark.anyio
@@ -236,6 +239,87 @@ async def test_f5_hooks_and_filters_of_a_repository_do_nothing(
     assert str(delivered.files["big"]).startswith("b'version https://git-lfs")
     assert not hook.exists()
     assert not any(name.startswith(".git/hooks/") for name in delivered.files)
+
+
+def pointer(content: bytes, size_bytes: int | None = None) -> str:
+    oid = hashlib.sha256(content).hexdigest()
+    return f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {size_bytes or len(content)}\n"
+
+
+class LfsServer:
+    """Answers for the objects of the repository `charts` at its git server, or wherever `href` says."""
+
+    def __init__(self, server: GitServer, *objects: bytes) -> None:
+        self.href = f"{server.url}/objects/{{oid}}"
+        self.asked: list[dict[str, Any]] = []
+        self._objects = {hashlib.sha256(each).hexdigest(): each for each in objects}
+        server.pages["/charts/.git/info/lfs/objects/batch"] = self._locate
+        for oid, content in self._objects.items():
+            server.pages[f"/objects/{oid}"] = page(content)
+
+    def _locate(self, request: BaseHTTPRequestHandler) -> None:
+        asked = json.loads(request.rfile.read(int(request.headers["Content-Length"])))
+        self.asked.append(asked)
+        listed: list[dict[str, Any]] = []
+        for each in asked["objects"]:
+            if each["oid"] in self._objects:
+                action = {"href": self.href.format(**each), "header": {"X-Object": "key"}}
+                listed.append({**each, "actions": {"download": action}})
+            else:
+                listed.append({**each, "error": {"code": 404, "message": "gone\u202e"}})
+        answer(request, json.dumps({"transfer": "basic", "objects": listed}).encode())
+
+
+async def test_files_of_lfs_come_if_they_are_asked_for(
+    fetcher: Fetcher, server: GitServer, repository: Repository
+) -> None:
+    big = os.urandom(300_000)
+    lfs = LfsServer(server, big)
+    files = {".gitattributes": "*.bin filter=lfs\n", "a.bin": pointer(big), "in/b.bin": pointer(big)}
+    repository.commit({**files, "c.txt": pointer(big), "own.bin": "no pointer"})
+    (repository.folder / "a.bin").chmod(0o755)
+    repository.commit({})
+    assert (await deliver(fetcher, source(server))).files["a.bin"] == pointer(big).encode()
+    assert lfs.asked == []
+    delivered = await deliver(fetcher, source(server, lfs=True))
+    assert delivered.files["a.bin"] == delivered.files["in/b.bin"] == big
+    assert delivered.files["c.txt"] == pointer(big).encode(), "its attributes do not say that it is of LFS"
+    assert delivered.files["own.bin"] == b"no pointer"
+    assert (delivered.modes["a.bin"], delivered.modes["in/b.bin"]) == (0o755, 0o644)
+    ((asked,),) = [each["objects"] for each in lfs.asked]
+    assert asked == {"oid": hashlib.sha256(big).hexdigest(), "size": 300_000}
+    (fetched,) = [headers for path, headers in server.requests if path.startswith("/objects/")]
+    assert fetched["x-object"] == "key"
+
+
+@pytest.mark.parametrize(
+    ("text", "href", "told"),
+    [
+        (pointer(b"other"), None, "cannot be had: 'gone"),
+        (pointer(b"content", 6), None, "longer than its announced size"),
+        (pointer(b"content", 8), None, "not what its name says"),
+        (pointer(b"content"), "https://169.254.169.254/{oid}", "is not public"),
+        (pointer(b"content"), "http://127.0.0.1/{oid}", "must begin with https://"),
+        (pointer(b"content"), "file:///etc/passwd", "must begin with https://"),
+        (pointer(b"content", 10**12), None, "larger than"),
+    ],
+)
+async def test_f5_lfs_servers_that_are_not_believed(
+    fetcher: Fetcher, server: GitServer, repository: Repository, text: str, href: str | None, told: str
+) -> None:
+    lfs = LfsServer(server, b"content")
+    lfs.href = href or lfs.href
+    repository.commit({".gitattributes": "*.bin filter=lfs\n", "a.bin": text})
+    await refused(fetcher, source(server, lfs=True), told=told)
+
+
+@pytest.mark.parametrize("said", [b"[]", b"{", b'{"objects": [1]}', b'{"objects": [{"oid": {}}]}', b"x" * (2 << 20)])
+async def test_f5_lfs_answers_that_are_none(
+    fetcher: Fetcher, server: GitServer, repository: Repository, said: bytes
+) -> None:
+    server.pages["/charts/.git/info/lfs/objects/batch"] = page(said)
+    repository.commit({".gitattributes": "*.bin filter=lfs\n", "a.bin": pointer(b"content")})
+    await refused(fetcher, source(server, lfs=True), told="did not answer as an LFS server does|more than")
 
 
 async def test_f5_sizes_and_members_have_limits(tmp_path: Path, server: GitServer, repository: Repository) -> None:

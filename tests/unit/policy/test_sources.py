@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from orchestrator.errors import InvalidRequest
 from orchestrator.policy import sources as module
 from orchestrator.policy.sources import check_base, check_sources
-from orchestrator.wire.environments import EnvironmentSpec, InlineSource, parse_environment
+from orchestrator.wire.environments import EnvironmentSpec, InlineSource, RepositorySource, parse_environment
 
 
 def sources(*targets: str) -> list[InlineSource]:
@@ -61,6 +61,15 @@ def test_no_way_up(target: str) -> None:
 def test_sources_that_cannot_both_be_are_refused_in_any_order(targets: tuple[str, ...]) -> None:
     with pytest.raises(InvalidRequest, match="target"):
         check_sources(sources(*targets), None)
+
+
+def test_files_of_lfs_come_over_https_only() -> None:
+    def repository(url: str, **fields: Any) -> list[Any]:
+        return [RepositorySource.model_validate({"source": url, "target": "workspace/r", "lfs": True, **fields})]
+
+    check_sources(repository("https://git.example/r"), None)
+    with pytest.raises(InvalidRequest, match=r"'environment\.sources\[0\]\.lfs': .* over https only"):
+        check_sources(repository("git@git.example:r", profile="own"), None)
 
 
 def test_neighbours_are_fine() -> None:
