@@ -13,8 +13,10 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+from orchestrator.egress.addresses import refused
 from orchestrator.egress.dialer import Dialer
 from orchestrator.errors import NetworkError
+from orchestrator.policy.network import Refusal
 from orchestrator.policy.urls import Url, UrlProblem
 
 REDIRECT_LIMIT = 5
@@ -113,9 +115,11 @@ class HttpClient:
 
     @contextlib.contextmanager
     def _ask(self, url: Url, own: Mapping[str, str]) -> Generator[Answer, None, None]:
-        allowed = self._dialer.judge(url.host, url.port)
+        given = self._dialer.judge(url.host, url.port).judge_request("GET", url.path)
+        if isinstance(given, Refusal):
+            raise refused(given)
         overridden = {name.lower() for name in own}
-        granted = {name: value for name, value in allowed.headers.items() if name.lower() not in overridden}
+        granted = {name: value for name, value in given.items() if name.lower() not in overridden}
         headers = {"Host": url.authority, "User-Agent": _AGENT, "Accept": "*/*", **granted, **own}
         line, response = self._request(url, headers)
         try:
@@ -145,7 +149,7 @@ class HttpClient:
                 raise
 
     def _connect(self, url: Url) -> _Line:
-        sock = self._dialer.dial(url.host, url.port)
+        sock = self._dialer.dial(url.host, url.port, is_read=True)
         try:
             sock.settimeout(_SILENCE_TIMEOUT_S)
             if url.scheme == "https":
