@@ -44,6 +44,7 @@ class OwnAddresses:
         destination = struct.pack("=HH", 4 + len(packed), _DESTINATION) + packed
         size_bytes = 16 + len(route) + len(destination)
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as asking:
+            asking.setblocking(False)  # the kernel answers before `send` returns
             asking.send(struct.pack("=IHHII", size_bytes, _GET_ROUTE, _IS_REQUEST, 1, 0) + route + destination)
             answer = asking.recv(_ANSWER_BYTES)
         (kind,) = struct.unpack_from("=H", answer, 4)

@@ -132,7 +132,7 @@ class Exchanges:
         try:
             target = self._locate(request)
         except BadRequest as error:
-            with contextlib.suppress(BadRequest), self._gate.crossing("http", "", 0, self._client):
+            with contextlib.suppress(Denied), self._gate.crossing("http", "", 0, self._client):
                 raise Denied(error.message) from error
             await self._refuse(400, error.message)
             raise

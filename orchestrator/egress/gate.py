@@ -20,6 +20,7 @@ from orchestrator.policy.network import Allowed, HostProblem, NetworkPolicy, Ref
 
 _TLS_PORT = 443
 _DENIALS_KEPT = 16
+_REASON_CHARS = 400
 _RESOLVING_AT_ONCE = 4
 """Of one environment: the resolver's places are everybody's."""
 
@@ -136,7 +137,7 @@ class Gate:
             self._crossings.discard(made)
             if made.verdict == "denied":
                 self.denial_count += 1
-                self.denials.append(f"{made.host}:{made.port}: {made.reason}")
+                self.denials.append(f"denied {made.host}:{made.port}: {made.reason}"[:_REASON_CHARS])
             self._report(made, loop.time() - made.started_s)
 
     @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""Sandboxes with a way out, for tests: the real guest as a plain process, a gate of the test's rules, names of its own."""
+"""Sandboxes with a way out, for tests: the real guest as a plain process, a gate of the test's rules, its own names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from orchestrator.egress.entry import Entry
 from orchestrator.egress.gate import Gate, GateLimits
 from orchestrator.egress.gates import EgressSettings, Gates
 from orchestrator.policy.network import HostList
-from orchestrator.sandboxes.driver import SandboxSpec
+from orchestrator.sandboxes.driver import SandboxRef, SandboxSpec
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.link import Link
 from orchestrator.store.records import NewEvent
@@ -45,7 +45,22 @@ class WayOut:
     audit: Audit
     told: list[tuple[str, dict[str, Any]]]
     troubles: list[str]
+    driver: LocalDriver
+    others: list[Sandbox]
     _calls: int = 0
+
+    async def another(self) -> Sandbox:
+        """A sandbox that has no way out yet."""
+        refs = [ref async for ref in self.driver.create(SandboxSpec("another", IMAGE))]
+        return await self._link(refs[-1])
+
+    async def linked_again(self) -> Sandbox:
+        """The sandbox over a new link, without a way out."""
+        return await self._link(self.sandbox.ref)
+
+    async def _link(self, ref: SandboxRef) -> Sandbox:
+        self.others.append(Sandbox(ref, await Link.open(await self.driver.connect(ref), 1), {}))
+        return self.others[-1]
 
     async def bash(self, code: str) -> str:
         """What a command wrote."""
@@ -95,9 +110,9 @@ async def way_out(
         told.extend((event.kind, json.loads(event.body)) for event in events)
 
     def lookup(host: str, _port: int) -> list[str]:
-        if host not in (names or {}):
+        if names is None or host not in names:
             raise OSError(0, "no such name in this test")
-        return list((names or {})[host])
+        return list(names[host])
 
     audit = Audit(note, SystemClock())
     settings = EgressSettings(
@@ -114,9 +129,11 @@ async def way_out(
     sandbox = Sandbox(refs[-1], await Link.open(await driver.connect(refs[-1]), 1), {})
     gate = gates.gate(ENVIRONMENT, network(rules))
     sandbox.let_out(Entry(gate), gates.port, troubles.append)
+    others: list[Sandbox] = []
     try:
-        yield WayOut(sandbox, gates, gate, audit, told, troubles)
+        yield WayOut(sandbox, gates, gate, audit, told, troubles, driver, others)
     finally:
-        await sandbox.aclose()
+        for each in (sandbox, *others):
+            await each.aclose()
         await gates.aclose()
         await asyncio.to_thread(driver.kill_all)
