@@ -25,14 +25,14 @@ class Entry:
         return self.gate.has_room
 
     @property
-    def denial_count(self) -> int:
-        """How many were denied until now."""
-        return self.gate.denial_count
+    def unreached_count(self) -> int:
+        """How many connections did not come about until now."""
+        return self.gate.unreached_count
 
-    def denials_since(self, count: int) -> Sequence[str]:
-        """Whom programs did not reach, and why, since there were `count` denials; the last few if there are many."""
-        new = self.gate.denial_count - count
-        return list(self.gate.denials)[-new:] if new > 0 else []
+    def unreached_since(self, count: int) -> Sequence[str]:
+        """Whom programs did not reach, and why, since there were `count`; the last few if there are many."""
+        new = self.gate.unreached_count - count
+        return list(self.gate.unreached)[-new:] if new > 0 else []
 
     async def serve(self, channel: Channel) -> None:
         """Serves one connection of a program to its end, or turns it away if there are too many; closes it.

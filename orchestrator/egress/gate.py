@@ -19,7 +19,7 @@ from orchestrator.errors import CorralError, NetworkError
 from orchestrator.policy.network import Allowed, HostProblem, NetworkPolicy, Refusal, address_of, parse_host
 
 _TLS_PORT = 443
-_DENIALS_KEPT = 16
+_UNREACHED_KEPT = 16
 _REASON_CHARS = 400
 _RESOLVING_AT_ONCE = 4
 """Of one environment: the resolver's places are everybody's."""
@@ -72,10 +72,10 @@ class Gate:
         self.interceptor = interceptor
         self.used_bytes = 0
         """Both ways, since the gate was made."""
-        self.denial_count = 0
-        """So many were denied since the gate was made."""
-        self.denials: deque[str] = deque(maxlen=_DENIALS_KEPT)
-        """Why the last ones were."""
+        self.unreached_count = 0
+        """So many did not come about since the gate was made: denied, or nobody answered."""
+        self.unreached: deque[str] = deque(maxlen=_UNREACHED_KEPT)
+        """Which the last ones were, and why."""
         self._connector = connector
         self._report = report
         self._resolving = asyncio.Semaphore(_RESOLVING_AT_ONCE)
@@ -135,9 +135,9 @@ class Gate:
             raise
         finally:
             self._crossings.discard(made)
-            if made.verdict == "denied":
-                self.denial_count += 1
-                self.denials.append(f"denied {made.host}:{made.port}: {made.reason}"[:_REASON_CHARS])
+            if made.verdict == "denied" or (made.verdict == "failed" and not made.address):
+                self.unreached_count += 1
+                self.unreached.append(f"{made.verdict} {made.host}:{made.port}: {made.reason}"[:_REASON_CHARS])
             self._report(made, loop.time() - made.started_s)
 
     @contextlib.asynccontextmanager

@@ -304,6 +304,13 @@ class Environments:
             return "none"
         return "open" if network is None else "allowlist"
 
+    async def reached(self, environment_id: str) -> tuple[SandboxReach, Sequence[str]]:
+        """Whom programs in the environment's sandbox reach, and the domains of its allowlist."""
+        row = await self._store.environment(None, environment_id)
+        network = read_spec(row).network if row is not None else None
+        domains = [] if network is None or network == "disabled" else [rule.domain for rule in network.allowlist]
+        return self.reach(network), domains
+
     @property
     def image(self) -> str:
         """What sandboxes are made from."""

@@ -47,7 +47,7 @@ _HELD_S = 10.0
 _JOURNALED_OUTPUT_BYTES = 64 * 1024
 """Of one call's live output in the journal; the whole is in the result."""
 _OUTPUT_INTERVAL_S = 0.1
-_DENIALS_SHOWN = 5
+_UNREACHED_SHOWN = 5
 
 
 class Journal(Protocol):
@@ -231,11 +231,11 @@ class Mediator:
                 self._used = sandbox
                 watched.rewind()
                 way_out = sandbox.way_out
-                denied = way_out.denial_count if way_out is not None else 0
+                before = way_out.unreached_count if way_out is not None else 0
                 try:
                     result = await tool.carry_out(arguments, ToolContext(call_id, sandbox, self._limits, watched.add))
                     moments.passed("call.ended")
-                    return _with_denials(result, way_out.denials_since(denied)) if way_out is not None else result
+                    return _with_unreached(result, way_out.unreached_since(before)) if way_out is not None else result
                 except CallForgotten:
                     return ToolResult(_FORGOTTEN, is_error=True, verdict="unknown")
                 except SandboxGone as cut:
@@ -343,12 +343,12 @@ def _with_first_line(result: ToolResult, line: str) -> ToolResult:
     return replace(result, content=[TextContent(text=f"{line}\n"), *result.content])
 
 
-def _with_denials(result: ToolResult, denials: Sequence[str]) -> ToolResult:
+def _with_unreached(result: ToolResult, unreached: Sequence[str]) -> ToolResult:
     """Programs say little of why they did not reach somebody; the model is to know which rule to ask for."""
-    if not denials:
+    if not unreached:
         return result
-    shown = list(dict.fromkeys(denials))[-_DENIALS_SHOWN:]
-    lines = "".join(f"[network: {denial}]\n" for denial in shown).rstrip("\n")
+    shown = list(dict.fromkeys(unreached))[-_UNREACHED_SHOWN:]
+    lines = "".join(f"[network: {each}]\n" for each in shown).rstrip("\n")
     if isinstance(result.content, str):
         return replace(result, content="\n".join(filter(None, (result.content.rstrip("\n"), lines))))
     return replace(result, content=[*result.content, TextContent(text=f"{lines}\n")])

@@ -509,8 +509,8 @@ async def test_a_denial_names_the_rule_to_ask_for(opened: Opened) -> None:
     assert [kind for kind, _ in entries] == ["network.denied"] * 3
     assert entries[0][1]["path"] == "/secret"
     assert "canary" not in str(entries)
-    assert out.gate.denial_count == 3
-    assert 'ask for {"domain": "other.test"}' in out.gate.denials[-1]
+    assert out.gate.unreached_count == 3
+    assert 'ask for {"domain": "other.test"}' in out.gate.unreached[-1]
 
 
 METADATA = [
