@@ -73,6 +73,7 @@ function patchAgent(Agent, isSecure) {
       if (error) return callback(error);
       if (isSecure) return secured(socket, options, callback);
       callback(null, socket);
+      process.nextTick(() => socket.resume()); // whoever has it listens by now
     });
     return undefined;
   };
