@@ -26,15 +26,19 @@ from orchestrator.api.application import create_application
 from orchestrator.api.auth import Authenticator, is_loopback
 from orchestrator.api.server import Server, bind
 from orchestrator.api.services import Services
-from orchestrator.clock import SystemClock
+from orchestrator.clock import Clock, SystemClock
 from orchestrator.config import EngineTlsSettings, S3Settings, Settings, SshSettings
+from orchestrator.egress.addresses import OwnAddresses
+from orchestrator.egress.audit import Audit
+from orchestrator.egress.gate import GateLimits
+from orchestrator.egress.gates import EgressSettings, Gates
 from orchestrator.egress.posting import Poster
 from orchestrator.errors import ConfigError
 from orchestrator.models.providers import keys, open_registry
 from orchestrator.models.recording import Recordings
 from orchestrator.policy.bounds import Bounds, Maxima
 from orchestrator.policy.limits import Limits
-from orchestrator.policy.network import NetworkExceptions
+from orchestrator.policy.network import HostList
 from orchestrator.runs.intake import Intake
 from orchestrator.runs.replies import Replies
 from orchestrator.runs.retention import Retention
@@ -113,6 +117,7 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         engine_patience_s=settings.engine_patience_s,
         denies_on_hook_failure=settings.hooks_on_failure == "deny",
     )
+    own = OwnAddresses({settings.port} - {0})
     in_time = _Deadline(settings.shutdown_timeout_s - _LISTENING_S - _LAST_S)
     async with contextlib.AsyncExitStack() as stack:
         lock = DataFolderLock(settings.data_dir)
@@ -123,14 +128,23 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         generation = await store.next_generation()
         if driver is None:
             driver = _docker(settings)
-        fetcher = Fetcher(settings.data_dir / _FETCHING_NAME, clock, _sources(settings))
+        fetcher = Fetcher(settings.data_dir / _FETCHING_NAME, clock, _sources(settings, own))
         stack.push_async_callback(in_time.end, "sources", fetcher.aclose, 0.75)
         await fetcher.open()
+        gates = _gates(settings, store, clock, own)
+        if gates is not None:
+            gates.open()
+            stack.push_async_callback(in_time.end, "egress", gates.aclose, 0.5)
         agents = Catalogue(store, registry, clock, models.resolve)
-        environments = Environments(store, driver, clock, _defaults(settings, profiles), generation, fetcher)
+        environments = Environments(store, driver, clock, _defaults(settings, profiles), generation, fetcher, gates)
         stack.push_async_callback(in_time.end, "sandboxes", environments.aclose, 0.75)
         await environments.open()
-        poster = Poster(NetworkExceptions.parse(settings.network_exceptions), _expanded(settings.sources.ca_file))
+        poster = Poster(
+            HostList.parse(settings.network_exceptions),
+            _expanded(settings.sources.ca_file),
+            denied=HostList.parse(settings.network_denied, "network_denied"),
+            own=own,
+        )
         stack.push_async_callback(in_time.end, "hooks", poster.aclose, 0.25)
         supervisor = Supervisor(
             store,
@@ -178,6 +192,7 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
             authenticator,
             metrics,
             settings.request_limit_bytes,
+            own=own,
         )
 
 
@@ -240,6 +255,7 @@ async def _serve(settings: Settings) -> None:
         except OSError as error:
             raise ConfigError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
         host, port = listening.getsockname()[:2]
+        services.own.ports.add(port)
         server = Server(create_application(services), stop)
         log.info("server_listening", url=f"http://{host}:{port}", data_dir=str(settings.data_dir))
         # uvicorn puts its own handlers in place while it serves and raises the signal again when it is done: then this
@@ -322,7 +338,20 @@ def _defaults(settings: Settings, profiles: Profiles) -> SandboxDefaults:
     return SandboxDefaults(profiles.default, settings.max_environments_per_project, pool, stages)
 
 
-def _sources(settings: Settings) -> SourceSettings:
+def _gates(settings: Settings, store: Store, clock: Clock, own: OwnAddresses) -> Gates | None:
+    """None: the operator lets nobody out."""
+    if settings.sandbox_network == "none":
+        return None
+    allowed = EgressSettings(
+        GateLimits(**settings.egress.model_dump()),
+        HostList.parse(settings.network_exceptions),
+        HostList.parse(settings.network_denied, "network_denied"),
+        own,
+    )
+    return Gates(allowed, Audit(store.note, clock))
+
+
+def _sources(settings: Settings, own: OwnAddresses) -> SourceSettings:
     given = settings.sources
     return SourceSettings(
         limit_bytes=given.limit_bytes,
@@ -332,7 +361,9 @@ def _sources(settings: Settings) -> SourceSettings:
         timeout_s=given.timeout_s,
         reserve_bytes=settings.disk_reserve_bytes,
         at_once=given.at_once,
-        exceptions=NetworkExceptions.parse(settings.network_exceptions),
+        exceptions=HostList.parse(settings.network_exceptions),
+        denied=HostList.parse(settings.network_denied, "network_denied"),
+        own=own,
         folders={name: folder.expanduser().absolute() for name, folder in given.folders.items()},
         ssh={name: _ssh_profile(ssh) for name, ssh in given.ssh.items()},
         s3={name: _s3_profile(s3) for name, s3 in given.s3.items()},

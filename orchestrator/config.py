@@ -255,6 +255,21 @@ class SourceSettings(BaseModel):
     """Where sources of the type `gcs` are."""
 
 
+class EgressSettings(BaseModel):
+    """How much goes out of sandboxes, where it may."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    connections: Annotated[int, Field(ge=1, le=200)] = 100
+    """Connections of one sandbox at once; more are turned away."""
+    limit_bytes: Annotated[int, Field(ge=0)] = 0
+    """What one environment may send and receive while this server runs; 0 sets no limit."""
+    header_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    """Time for a request to be whole, from the connection on."""
+    idle_timeout_s: Annotated[float, Field(gt=0)] = 900.0
+    """So long nothing may go over a connection; then it is ended."""
+
+
 class EngineTlsSettings(BaseModel):
     """How to speak TLS with an engine at a `tcp://` address."""
 
@@ -350,9 +365,17 @@ class Settings(BaseSettings):
     """Space on the data folder's file system below which new work is refused, so that running work can end."""
     sources: SourceSettings = Field(default_factory=SourceSettings)
     """Sources that are fetched."""
+    sandbox_network: Literal["open", "none"] = "open"
+    """Whether programs in sandboxes reach anybody. `open`: whom their environment's `network` allows, everybody that is
+    public if it says nothing. `none`: nobody, whatever it says."""
+    egress: EgressSettings = Field(default_factory=EgressSettings)
+    """Limits of what goes out."""
     network_exceptions: tuple[str, ...] = ()
-    """What is not public but may be reached for environments all the same: networks (`10.1.0.0/16`), addresses, hosts
-    (`git.corp`, `*.corp`). Whoever has a key can have it read."""
+    """What is not public but may be reached for environments, and by them, all the same: networks (`10.1.0.0/16`),
+    addresses, hosts (`git.corp`, `*.corp`), the latter two also with a port (`git.corp:8443`). Whoever has a key can
+    have it read."""
+    network_denied: tuple[str, ...] = ()
+    """What is reached neither for environments nor by them, whatever else is said; written in the same way."""
     shutdown_timeout_s: Annotated[float, Field(ge=1)] = 5.0
     """Time from SIGTERM to the end of the process. Runs that do not end in it go on at the next start."""
     call_timeout_s: Annotated[float, Field(gt=0)] = 600.0

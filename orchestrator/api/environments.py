@@ -106,7 +106,7 @@ def _public(services: Services, row: EnvironmentRow) -> dict[str, Any]:
         file_count=row.file_count,
         size_bytes=row.size_bytes,
         network=spec.network,
-        sandbox_network="none",
+        sandbox_network=services.environments.reach(spec.network),
         sources=None,
     )
     sources = public_sources(spec.sources)

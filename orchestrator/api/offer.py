@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.errors import InvalidRequest, NotSupported
-from orchestrator.policy.sources import is_fetched
 from orchestrator.tools.toolbox import OWN_NAMES
 from orchestrator.wire.agents import AgentParts
 from orchestrator.wire.base import quote
@@ -16,8 +15,6 @@ from orchestrator.wire.environments import (
     EnvironmentCreate,
     EnvironmentSpec,
     EnvVar,
-    Network,
-    NetworkRules,
     SkillRegistrySource,
     Source,
 )
@@ -70,7 +67,6 @@ def check_agent(agent: AgentParts) -> None:
 
 def check_new_environment(create: EnvironmentCreate) -> None:
     """Raises `NotSupported`, naming the field, if the environment needs something that is not there."""
-    _check_network(create.network, create.sources, "network")
     _check_sources(create.sources, "sources")
     _check_variables(create.env, "env")
 
@@ -144,7 +140,6 @@ def _check_content(blocks: Sequence[Any], at: str) -> None:
 
 
 def _check_environment(spec: EnvironmentSpec, at: str) -> None:
-    _check_network(spec.network, spec.sources, f"{at}.network")
     _check_sources(spec.sources, f"{at}.sources")
     if spec.sources and spec.environment_id is not None:
         raise _refusal(f"{at}.sources", "together with 'environment_id'")
@@ -155,15 +150,6 @@ def _check_variables(variables: Mapping[str, EnvVar], at: str) -> None:
     for name, variable in variables.items():
         if variable.credential is not None:
             raise _refusal(f"{at}.{name}.credential")
-
-
-def _check_network(network: Network | None, sources: Sequence[Source], at: str) -> None:
-    """Rules hold for what is fetched; without that they could only be meant for traffic from inside."""
-    if isinstance(network, NetworkRules) and not any(map(is_fetched, sources)):
-        raise NotSupported(
-            f"Not supported: '{at}.allowlist' without a source that is fetched. Sandboxes have no way out yet; leave "
-            "the field out or say 'disabled'."
-        )
 
 
 def _check_sources(sources: Sequence[Source], at: str) -> None:

@@ -249,6 +249,7 @@ PARAMETERS: Mapping[str, str] = {
     "last_event_id": "The `event_id` after which the stream begins; without it at the first event.",
     "page_size": "At most so many; more than 1,000 is 1,000.",
     "page_token": "`next_page_token` of the page before.",
+    "kind": "Only entries of this kind, or of the kinds below it: `network`, `tool`, `tool.ended`.",
     "follow": "Goes on as things happen: to the end of the interaction, or until the reader leaves.",
     "path": "Of a file: from the environment's root, such as `workspace/data.csv`. Of a watch: folders below the "
     "working directory; by default that itself.",

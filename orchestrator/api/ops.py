@@ -89,35 +89,41 @@ async def metrics(caller: TheCaller, services: TheServices) -> Response:
 
 @router.get("/ops/logs/{log_id}", response_model=None, dependencies=[OnlyKnown])
 async def logs(
-    log_id: str, caller: TheCaller, services: TheServices, follow: Annotated[bool, Query()] = False
+    log_id: str,
+    caller: TheCaller,
+    services: TheServices,
+    follow: Annotated[bool, Query()] = False,
+    kind: Annotated[str, Query(max_length=64)] = "",
 ) -> Response:
     """Everything that is stored about an interaction, or about an environment and all that ran in it, one JSON
-    object a line.
+    object a line; with `kind` only entries of that kind, or of all kinds below it: `network` for what went out.
 
     With `follow` the answer goes on as things happen: to the end of the interaction, or until the reader leaves.
     """
     if await services.store.interaction(caller.scope, log_id) is not None:
-        lines = _interaction_lines(services, log_id, follow=follow)
+        lines = _interaction_lines(services, log_id, kind, follow=follow)
     elif await services.store.environment(caller.scope, log_id) is not None:
-        lines = _environment_lines(services, caller.scope, log_id, follow=follow)
+        lines = _environment_lines(services, caller.scope, log_id, kind, follow=follow)
     else:
         raise NotFound(f"No environment or interaction {log_id!r}.")
     return StreamingResponse(lines, media_type="application/x-ndjson", headers={"cache-control": "no-cache"})
 
 
-async def _interaction_lines(services: Services, log_id: str, *, follow: bool) -> AsyncGenerator[bytes, None]:
+async def _interaction_lines(
+    services: Services, log_id: str, kind: str, *, follow: bool
+) -> AsyncGenerator[bytes, None]:
     if not follow:
-        yield _lines(log_id, await services.store.read(log_id))
+        yield _lines(log_id, await services.store.read(log_id), kind)
         return
     async with _tailing(services.store, log_id) as queue:
         while (batch := await _next(queue, services.closing)) is not None:
-            yield _lines(log_id, batch[1])
+            yield _lines(log_id, batch[1], kind)
             if any(event.kind in _LAST_KINDS for event in batch[1]):
                 return
 
 
 async def _environment_lines(
-    services: Services, scope: str | None, environment_id: str, *, follow: bool
+    services: Services, scope: str | None, environment_id: str, kind: str, *, follow: bool
 ) -> AsyncGenerator[bytes, None]:
     store = services.store
     if not follow:
@@ -125,11 +131,11 @@ async def _environment_lines(
         for row in await store.interactions(scope, InteractionFilter(environment_id=environment_id), limit=_LIMIT):
             found += [(event, row.id) for event in await store.read(row.id)]
         found.sort(key=lambda pair: (pair[0].at, pair[1], pair[0].seq))
-        yield b"".join(_lines(log_id, [event]) for event, log_id in found)
+        yield b"".join(_lines(log_id, [event], kind) for event, log_id in found)
         return
     async with _tailing(store, environment_id, scope=scope) as queue:
         while (batch := await _next(queue, services.closing)) is not None:
-            yield _lines(*batch)
+            yield _lines(*batch, kind)
 
 
 Batch = tuple[str, list[Event]]
@@ -188,9 +194,10 @@ async def _next(queue: asyncio.Queue[Batch | None], closing: asyncio.Event) -> B
         shutdown.cancel()
 
 
-def _lines(log_id: str, batch: list[Event]) -> bytes:
+def _lines(log_id: str, batch: list[Event], kind: str) -> bytes:
     lines: list[Any] = [
         {"at": rfc3339(event.at), "log": log_id, "seq": event.seq, "kind": event.kind, "body": json.loads(event.body)}
         for event in batch
+        if not kind or event.kind == kind or event.kind.startswith(f"{kind}.")
     ]
     return b"".join(encode_json(line) + b"\n" for line in lines)

@@ -11,6 +11,7 @@ from fastapi.requests import HTTPConnection
 
 from orchestrator.agents.catalogue import Catalogue
 from orchestrator.api.auth import Authenticator, Caller
+from orchestrator.egress.addresses import OwnAddresses
 from orchestrator.runs.intake import Intake
 from orchestrator.runs.replies import Replies
 from orchestrator.runs.supervisor import Supervisor
@@ -36,6 +37,8 @@ class Services:
     request_limit_bytes: int
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server begins to stop: streams end."""
+    own: OwnAddresses = field(default_factory=OwnAddresses)
+    """Told of the port that the server listens on: nothing inside may reach it."""
 
 
 async def services_of(request: HTTPConnection) -> Services:

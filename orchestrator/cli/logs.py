@@ -20,6 +20,7 @@ _NOTHING_TO_SAY = ("step.start", "interaction.status_update")
 def logs(
     identity: Annotated[str, typer.Argument(metavar="ENVIRONMENT|INTERACTION", help="Whose log.")],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as things happen, until Ctrl-C.")] = False,
+    kind: Annotated[str, typer.Option("--kind", help="Only entries of this kind: network, tool, sandbox, …")] = "",
     as_json: JsonFlag = False,
     url: UrlOption = None,
     key: KeyOption = None,
@@ -27,7 +28,8 @@ def logs(
     """Show lifecycle, tool calls and their output, with time stamps."""
     with connect(url, key) as api:
         view = _View(console())
-        lines = api.lines("GET", path("/ops/logs/{id}", id=identity), params={"follow": "true" if follow else "false"})
+        params = {"follow": "true" if follow else "false", **({"kind": kind} if kind else {})}
+        lines = api.lines("GET", path("/ops/logs/{id}", id=identity), params=params)
         for line in lines:
             if not line.strip():
                 continue
@@ -69,6 +71,8 @@ class _View:
                 return [*([(f"  │ {rest}", "none")] if rest else []), _ended(body)]
             case "context.read":
                 return _read(body)
+            case "network.connection" | "network.denied":
+                return [_crossing(body)]
             case "step.delta":
                 self._collect(log, body)
                 return []
@@ -137,6 +141,20 @@ def _ended(body: dict[str, Any]) -> tuple[str, str]:
     if isinstance(took, int | float):
         parts.append(f"{took:.0f} ms" if took < 1000 else duration(timedelta(milliseconds=took)))
     return f"{'✓' if good else '✗'} {' · '.join(parts)}", "green" if good else "red"
+
+
+def _crossing(body: dict[str, Any]) -> tuple[str, str]:
+    verdict = _clean(body.get("verdict"))
+    asked = " ".join(_clean(body[name]) for name in ("method", "path") if body.get(name))
+    moved = f"{body.get('sent_bytes', 0)} bytes out, {body.get('received_bytes', 0)} in"
+    place = f"{_clean(body.get('host'))}:{_clean(body.get('port'))}"
+    parts = [
+        f"network {verdict}: {_clean(body.get('protocol'))} {place}",
+        asked,
+        moved,
+        _value(body.get("reason") or ""),
+    ]
+    return " · ".join(filter(None, parts)), "cyan" if verdict == "allowed" else "bold red"
 
 
 def _value(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Connections to outside that are judged first. Blocking; imports `policy`.
+"""Connections to outside that are judged first. Blocking; imports `addresses` and `policy`.
 
 A name is resolved once. Every address that it has is judged, and one of those is dialled: a server of names that
 answers differently a moment later changes nothing.
@@ -10,8 +10,9 @@ import queue
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from orchestrator.egress.addresses import OwnAddresses, judged, refused
 from orchestrator.errors import NetworkError
 from orchestrator.policy.network import Allowed, NetworkPolicy, Refusal, address_of
 
@@ -30,22 +31,27 @@ class Dialer:
     policy: NetworkPolicy
     resolve: Resolve | None = None
     """Addresses of a name; None: as this machine resolves names."""
+    own: OwnAddresses = field(default_factory=OwnAddresses)
 
     def judge(self, host: str, port: int) -> Allowed:
         """What may be dialled and what requests to it get. Raises `NetworkError`."""
         verdict = self.policy.judge(host, port)
         if isinstance(verdict, Refusal):
-            raise _refused(verdict)
+            raise refused(verdict)
         return verdict
 
-    def dial(self, host: str, port: int) -> socket.socket:
-        """A connection, which its holder closes.
+    def dial(self, host: str, port: int, *, is_read: bool = False) -> socket.socket:
+        """A connection, which its holder closes. `is_read`: who dials judges each request that goes over it.
 
         Raises:
-            NetworkError: `network_refused`: policy does not allow the host, or any one of its addresses;
+            NetworkError: `network_refused`: policy does not allow the host, or any one of its addresses,
+                or only some requests;
                 `network_failed`: nobody answers there.
         """
         allowed = self.judge(host, port)
+        if allowed.is_narrow and not is_read:
+            reason = f"{allowed.host} has rules with 'methods' or 'paths', which cannot be judged on this connection"
+            raise NetworkError(reason, code="network_refused")
         addresses = self._addresses(allowed)
         reason = "no address"
         for address in addresses[:_ADDRESSES_TRIED]:
@@ -66,21 +72,9 @@ class Dialer:
         raise NetworkError(f"{allowed.host}:{allowed.port} cannot be reached: {reason}")
 
     def _addresses(self, allowed: Allowed) -> list[str]:
-        if address_of(allowed.host) is not None:
-            return [allowed.host]
-        addresses = (self.resolve or _resolve)(allowed.host, allowed.port)
-        for text in addresses:
-            address = address_of(text)
-            if address is None:
-                raise NetworkError(f"{allowed.host} has an address that cannot be judged", code="network_refused")
-            # One that is not public among others is how a name is made to lead inside at the second try.
-            if refusal := self.policy.judge_address(allowed.host, address):
-                raise _refused(refusal)
-        return addresses
-
-
-def _refused(refusal: Refusal) -> NetworkError:
-    return NetworkError(refusal.reason, code="network_refused")
+        is_address = address_of(allowed.host) is not None
+        addresses = [allowed.host] if is_address else (self.resolve or _resolve)(allowed.host, allowed.port)
+        return judged(self.policy, self.own, allowed, addresses)
 
 
 def _resolve(host: str, port: int) -> list[str]:

@@ -13,8 +13,10 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+from orchestrator.egress.addresses import refused
 from orchestrator.egress.dialer import Dialer
 from orchestrator.errors import NetworkError
+from orchestrator.policy.network import Refusal
 from orchestrator.policy.urls import Url, UrlProblem
 
 REDIRECT_LIMIT = 5
@@ -119,7 +121,7 @@ class HttpClient:
         Raises:
             NetworkError: as `get`. Whether the server got it is unknown unless the code is `network_refused`.
         """
-        granted = self._dialer.judge(url.host, url.port).headers
+        granted = self._granted("POST", url)
         with _faults(url):
             line = self._connect(url)
             try:
@@ -138,9 +140,16 @@ class HttpClient:
             fields = {name.lower(): value for name, value in response.headers.items()}
             yield Answer(url, response.status, fields, response)
 
+    def _granted(self, method: str, url: Url) -> Mapping[str, str]:
+        """What the host's rules add to such a request. Raises `NetworkError`: they do not let it through."""
+        given = self._dialer.judge(url.host, url.port).judge_request(method, url.path)
+        if isinstance(given, Refusal):
+            raise refused(given)
+        return given
+
     @contextlib.contextmanager
     def _ask(self, url: Url, own: Mapping[str, str]) -> Generator[Answer, None, None]:
-        granted = _without(self._dialer.judge(url.host, url.port).headers, own)
+        granted = _without(self._granted("GET", url), own)
         headers = {"Host": url.authority, "User-Agent": _AGENT, "Accept": "*/*", **granted, **own}
         line, response = self._request(url, headers)
         try:
@@ -170,7 +179,7 @@ class HttpClient:
                 raise
 
     def _connect(self, url: Url) -> _Line:
-        sock = self._dialer.dial(url.host, url.port)
+        sock = self._dialer.dial(url.host, url.port, is_read=True)
         try:
             sock.settimeout(_SILENCE_TIMEOUT_S)
             if url.scheme == "https":

@@ -15,10 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.egress.addresses import OwnAddresses
 from orchestrator.egress.dialer import Dialer
 from orchestrator.egress.http import HttpClient
 from orchestrator.errors import NetworkError
-from orchestrator.policy.network import NetworkExceptions, NetworkPolicy
+from orchestrator.policy.network import HostList, NetworkPolicy
 from orchestrator.policy.urls import Url, UrlProblem
 from orchestrator.wire.environments import Network
 
@@ -36,9 +37,18 @@ class Posted:
 class Poster:
     """Posts for all environments of this server."""
 
-    def __init__(self, exceptions: NetworkExceptions, ca_file: Path | None = None) -> None:
-        """`ca_file`: who else is trusted to sign certificates."""
+    def __init__(
+        self,
+        exceptions: HostList,
+        ca_file: Path | None = None,
+        *,
+        denied: HostList | None = None,
+        own: OwnAddresses | None = None,
+    ) -> None:
+        """`ca_file`: who else is trusted to sign certificates. The rest is the operator's, as for sources."""
         self._exceptions = exceptions
+        self._denied = denied if denied is not None else HostList()
+        self._own = own if own is not None else OwnAddresses()
         self._ca_file = ca_file
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="posting")
         self._letters: set[_Letter] = set()
@@ -70,7 +80,8 @@ class Poster:
             target = Url.parse(url, ("https", "http"))
         except UrlProblem as error:
             raise NetworkError(f"the address cannot be used: {error}", code="network_refused") from None
-        letter = _Letter(Dialer(NetworkPolicy.of(network, self._exceptions)), self._ca_file)
+        policy = NetworkPolicy.of(network, self._exceptions, denied=self._denied)
+        letter = _Letter(Dialer(policy, own=self._own), self._ca_file)
         self._letters.add(letter)
         task = asyncio.wrap_future(self._threads.submit(letter.send, target, headers, body, limit_bytes))
         try:

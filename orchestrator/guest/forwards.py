@@ -1,6 +1,6 @@
 """Connections to what listens inside the sandbox, for port forwards. Loopback only: there is no other interface.
 
-Both directions end on their own, as in TCP.
+What carries the bytes is in `carriers.py`.
 """
 
 from __future__ import annotations
@@ -8,35 +8,15 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from typing import Callable, List, Optional, Sequence, Set
+from typing import List, Optional, Sequence
 
+from .carriers import Carrier
 from .link import Stream
-from .processes import InputPipe
-from .pumps import Pump
 from .reactor import Reactor, Timer
 
 HOSTS = ("127.0.0.1", "::1")
 _CONNECT_TIMEOUT_S = 10.0
 """What listens and does not accept is only seen by its silence."""
-
-
-class _SocketInput(InputPipe):
-    """Ends the sending direction where a pipe would be closed, and says so."""
-
-    def __init__(
-        self, reactor: Reactor, connection: socket.socket, stream: Stream, on_written: Callable[[], object]
-    ) -> None:
-        self._connection = connection
-        self._on_written = on_written
-        super().__init__(reactor, os.dup(connection.fileno()), stream.take)
-
-    def close(self) -> None:
-        super().close()
-        try:
-            self._connection.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # it broke, or was closed
-        self._on_written()
 
 
 class Connection:
@@ -51,9 +31,7 @@ class Connection:
         self._port = port
         self._hosts: List[str] = list(hosts)
         self._socket: Optional[socket.socket] = None
-        self._pump: Optional[Pump] = None
-        self._input: Optional[_SocketInput] = None
-        self._unfinished: Set[str] = {"received", "written", "sent"}
+        self._carrier: Optional[Carrier] = None
         self._deadline: Timer = reactor.after(_CONNECT_TIMEOUT_S, lambda: self._fail("timeout", "it does not accept"))
         stream.on_data = lambda _data: stream.reset("bad_request", "bytes before the connection")
         stream.on_close = self._close
@@ -94,31 +72,9 @@ class Connection:
         self._deadline.cancel()
         self._stream.send_message({"connected": host})
         try:
-            # Descriptors of their own: the reactor knows one reader or writer for each.
-            self._input = _SocketInput(self._reactor, self._socket, self._stream, lambda: self._finished("written"))
-            self._pump = Pump(self._reactor, os.dup(self._socket.fileno()), self._stream, self._output_ended)
+            self._carrier = Carrier(self._reactor, self._stream, self._socket)
         except OSError as error:
             self._stream.reset("failed", error.strerror or "no descriptor is left")
-            return
-        self._stream.on_data = self._input.feed
-        self._stream.on_end = self._input_ended
-
-    def _input_ended(self) -> None:
-        assert self._input is not None
-        self._input.feed(None)
-        self._finished("received")
-
-    def _output_ended(self, problem: Optional[OSError]) -> None:
-        if problem is not None:
-            self._stream.reset("reset", problem.strerror or "the connection broke")
-        else:
-            self._stream.end_sending()
-            self._finished("sent")
-
-    def _finished(self, part: str) -> None:
-        self._unfinished.discard(part)
-        if not self._unfinished:
-            self._stream.drop()
 
     def _fail(self, code: str, message: str) -> None:
         self._stream.send_message({"error": {"code": code, "message": f"port {self._port}: {message}"}})
@@ -126,10 +82,8 @@ class Connection:
 
     def _close(self) -> None:
         self._deadline.cancel()
-        if self._pump is not None:
-            self._pump.close()
-        if self._input is not None:
-            self._input.close()
+        if self._carrier is not None:
+            self._carrier.close()
         self._close_socket()
 
     def _close_socket(self) -> None:

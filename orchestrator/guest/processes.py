@@ -78,6 +78,8 @@ class InputPipe:
         except OSError:
             self.close()
             return
+        if self._fd is None:
+            return  # who was told of what went in has closed it: the link is gone
         self._reactor.forget(self._fd)
         if self._ended:
             self.close()

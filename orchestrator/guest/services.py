@@ -10,6 +10,7 @@
     stop   {"call", "verdict"}         ends a call, whoever began it, and forgets it; END when nothing of it runs
     warm   {"env"}                     starts the Python interpreter early
     calls  {}                          MESSAGE out: {"calls": {id: "running" | "finished"}}
+    accept {"port"}                    MESSAGE out: {"accepted": …}, then DATA both ways: see `outlets.py`
 
 `output_limit_bytes` of output are kept, head and tail. A call that writes more than `output_total_limit_bytes` is
 stopped; every request may carry it.
@@ -39,6 +40,7 @@ from .transfers import Transfer
 from .verdicts import Judge
 
 if TYPE_CHECKING:
+    from .outlets import Outlet
     from .reach import Reach
 
 _CODE_LIMIT_BYTES = 8 << 20
@@ -68,9 +70,11 @@ class Services:
             "stop": self._open_stop,
             "warm": self._open_warm,
             "calls": self._open_calls,
+            "accept": self._open_accept,
             **dict.fromkeys(("terminal", "connect", "watch", "usage"), self._open_reach),
         }
         self._reach: Optional[Reach] = None
+        self._outlet: Optional[Outlet] = None
 
     def greeting(self) -> Dict[str, Any]:
         """What HELLO tells besides the protocol."""
@@ -176,6 +180,14 @@ class Services:
     def _open_calls(self, stream: Stream, _request: Dict[str, Any]) -> None:
         stream.send_message({"calls": self._calls.states()})
         stream.end()
+
+    def _open_accept(self, stream: Stream, request: Dict[str, Any]) -> None:
+        if self._outlet is None:
+            from .outlets import Outlet
+
+            self._outlet = Outlet(self._reactor, int(request["port"]))
+            self._base_env.update(self._outlet.variables)
+        self._outlet.open(stream)
 
     def _open_reach(self, stream: Stream, request: Dict[str, Any]) -> None:
         if self._reach is None:

@@ -1,7 +1,7 @@
 """Who may be reached: hosts by an environment's rules, addresses by what nobody may reach. Pure.
 
-Imports `errors` and `wire`. It serves what the server fetches for an environment, and later the sandbox's own traffic:
-both ask here, with the name that they are going to dial and with each address that it has.
+Imports `rules`, `errors` and `wire`. It serves what the server fetches for an environment and the sandbox's own
+traffic: both ask here, with the name that they are going to dial and with each address that it has.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from orchestrator.errors import ConfigError, InvalidRequest, NotSupported
+from orchestrator.policy.rules import ANY, Rule
 from orchestrator.wire.environments import AllowedDomain, Network
 from orchestrator.wire.paths import quote
 
@@ -149,32 +150,49 @@ def is_public(address: Address) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class NetworkExceptions:
-    """What the operator allows though it is not public."""
+class HostList:
+    """Hosts, addresses and networks that the operator names in a setting; each may have one port."""
 
-    networks: tuple[_AnyNetwork, ...] = ()
-    patterns: tuple[str, ...] = ()
+    networks: tuple[tuple[_AnyNetwork, int | None], ...] = ()
+    patterns: tuple[tuple[str, int | None], ...] = ()
     """Whatever address such a host has."""
 
     @classmethod
-    def parse(cls, texts: Iterable[str]) -> Self:
-        """Of networks (`10.1.0.0/16`), addresses and hosts (`git.corp`, `*.corp`). Raises `ConfigError`."""
-        networks: list[_AnyNetwork] = []
-        patterns: list[str] = []
+    def parse(cls, texts: Iterable[str], setting: str = "network_exceptions") -> Self:
+        """Of networks (`10.1.0.0/16`), addresses and hosts (`git.corp`, `*.corp`), the latter two also with a port
+        (`git.corp:8443`). Raises `ConfigError`, naming the setting.
+        """
+        networks: list[tuple[_AnyNetwork, int | None]] = []
+        patterns: list[tuple[str, int | None]] = []
         for text in texts:
+            host, port = _with_port(text)
             try:
-                networks.append(ipaddress.ip_network(text, strict=False))
+                networks.append((ipaddress.ip_network(host.strip("[]"), strict=False), port))
             except ValueError:
                 try:
-                    patterns.append(parse_pattern(text))
+                    if port is not None and not 0 < port <= _PORT_LIMIT:
+                        raise HostProblem("its port is none")
+                    patterns.append((parse_pattern(host), port))
                 except HostProblem as error:
-                    raise ConfigError(f"setting 'network_exceptions': {quote(text)}: {error}") from None
+                    raise ConfigError(f"setting '{setting}': {quote(text)}: {error}") from None
         return cls(tuple(networks), tuple(patterns))
 
-    def allow(self, host: str, address: Address) -> bool:
-        """Whether `host` may be reached at `address` all the same."""
+    def names(self, host: str, port: int) -> bool:
+        """Whether the name, or an address that is written as one, stands in it."""
+        return any(_fits(pattern, host) and only in (None, port) for pattern, only in self.patterns)
+
+    def holds(self, host: str, address: Address, port: int) -> bool:
+        """Whether `host` at `address` stands in it."""
         reached = reached_by(address)
-        return any(reached in each for each in self.networks) or any(_fits(each, host) for each in self.patterns)
+        in_networks = any(reached in network and only in (None, port) for network, only in self.networks)
+        return in_networks or self.names(host, port)
+
+
+def _with_port(text: str) -> tuple[str, int | None]:
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or (":" in host and not host.endswith("]")):
+        return text, None
+    return host, int(port)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +202,31 @@ class Allowed:
     host: str
     port: int
     headers: Mapping[str, str] = field(repr=False)
-    """What requests to it get. Secret."""
+    """What requests to it get, if all that may be asked get the same. Secret."""
+    rules: tuple[Rule, ...] = field(default=(ANY,), repr=False)
+    """Those that let it through, the least exact first."""
+
+    @property
+    def pattern(self) -> str:
+        """Of the most exact rule; `*` where there are none."""
+        return self.rules[-1].pattern
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether not all requests to it are allowed: each must be read and judged."""
+        return all(rule.is_narrow for rule in self.rules)
+
+    @property
+    def has_headers(self) -> bool:
+        """Whether some requests to it get headers."""
+        return any(rule.headers for rule in self.rules)
+
+    def judge_request(self, method: str, path: str) -> Mapping[str, str] | Refusal:
+        """What a request gets, `path` being without query. Secret. Or that it is not allowed."""
+        fitting = [rule for rule in self.rules if rule.admits(method, path)]
+        if not fitting:
+            return Refusal(f"{quote(method)} {quote(path)} is not among what 'network' allows at {self.host}")
+        return _headers(fitting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,25 +234,31 @@ class Refusal:
     """May not be reached."""
 
     reason: str
+    wanted: str = ""
+    """The domain that a rule for it would name; empty: no rule of an environment can allow it."""
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkPolicy:
     """What one environment may reach."""
 
-    rules: tuple[tuple[str, Mapping[str, str]], ...] | None = field(default=None, repr=False)
-    """Pattern and headers, the least exact first; None: everybody that is public."""
-    exceptions: NetworkExceptions = NetworkExceptions()
+    rules: tuple[Rule, ...] | None = field(default=None, repr=False)
+    """The least exact first; None: everybody that is public."""
+    exceptions: HostList = HostList()
+    denied: HostList = HostList()
+    """What the operator forbids, above all else."""
 
     @classmethod
-    def of(cls, network: Network | None, exceptions: NetworkExceptions, at: str = "network") -> Self:
+    def of(
+        cls, network: Network | None, exceptions: HostList, at: str = "network", denied: HostList = HostList()
+    ) -> Self:
         """Raises `InvalidRequest` or `NotSupported`, naming the field, if a rule is not one."""
         if network is None:
-            return cls(None, exceptions)
+            return cls(None, exceptions, denied)
         if isinstance(network, str):
-            return cls((), exceptions)
+            return cls((), exceptions, denied)
         rules = [_rule(rule, f"{at}.allowlist[{index}]") for index, rule in enumerate(network.allowlist)]
-        return cls(tuple(sorted(rules, key=lambda rule: _exactness(rule[0]))), exceptions)
+        return cls(tuple(sorted(rules, key=lambda rule: _exactness(rule.pattern))), exceptions, denied)
 
     def judge(self, host: str, port: int) -> Allowed | Refusal:
         """Whether this host may be dialled, its addresses permitting (`judge_address`), and what requests get."""
@@ -220,28 +268,28 @@ class NetworkPolicy:
             return Refusal(f"{quote(host)} is not a host: {error}")
         if not 0 < port <= _PORT_LIMIT:
             return Refusal(f"{port} is not a port")
-        headers: dict[str, str] = {}
-        if self.rules is not None:
-            fitting = [given for pattern, given in self.rules if _fits(pattern, name)]
-            if not fitting:
-                why = (
-                    "is not in the allowlist of 'network'"
-                    if self.rules
-                    else "cannot be reached: 'network' lets nothing out"
-                )
-                return Refusal(f"{name} {why}")
-            for given in fitting:
-                overridden = {key.lower() for key in given}
-                headers = {key: value for key, value in headers.items() if key.lower() not in overridden} | dict(given)
+        if self.denied.names(name, port):
+            return Refusal(f"{name} is denied by the operator of this server")
         address = address_of(name)
-        refusal = self.judge_address(name, address) if address is not None else None
-        return refusal or Allowed(name, port, headers)
+        if address is not None and (refusal := self.judge_address(name, address, port)):
+            return refusal
+        if self.rules == ():
+            return Refusal(f"{name} cannot be reached: 'network' lets nothing out")
+        fitting = [rule for rule in self.rules or (ANY,) if _fits(rule.pattern, name)]
+        if not fitting:
+            return Refusal(f"{name} is not in the allowlist of 'network'", name)
+        through = tuple(rule for rule in fitting if rule.admits_port(port))
+        if not through:
+            return Refusal(f"port {port} of {name} is closed; a rule of 'network' can open it with 'ports'", name)
+        return Allowed(name, port, _headers(through), through)
 
-    def judge_address(self, host: str, address: Address) -> Refusal | None:
+    def judge_address(self, host: str, address: Address, port: int) -> Refusal | None:
         """Whether `host`, which was allowed, may be reached at `address`; None: it may."""
-        if is_public(address) or self.exceptions.allow(host, address):
+        where = str(address) if str(address) == host else f"{host} has the address {address}, which"
+        if self.denied.holds(host, address, port):
+            return Refusal(f"{where} is denied by the operator of this server")
+        if is_public(address) or self.exceptions.holds(host, address, port):
             return None
-        where = host if str(address) == host else f"{host} has the address {address}, which"
         return Refusal(f"{where} is not public; the operator of this server can allow it with 'network_exceptions'")
 
 
@@ -250,18 +298,30 @@ def may_be_set(header: str) -> bool:
     return header.lower() not in _NOT_TO_BE_SET and not header.lower().startswith("proxy-")
 
 
-def _rule(rule: AllowedDomain, at: str) -> tuple[str, Mapping[str, str]]:
+def _headers(rules: Iterable[Rule]) -> dict[str, str]:
+    """Of all of them together; the more exact, which come later, win."""
+    headers: dict[str, str] = {}
+    for rule in rules:
+        overridden = {name.lower() for name in rule.headers}
+        headers = {name: value for name, value in headers.items() if name.lower() not in overridden}
+        headers.update(rule.headers)
+    return headers
+
+
+def _rule(rule: AllowedDomain, at: str) -> Rule:
     if rule.credential is not None:
         raise NotSupported(f"Not supported: '{at}.credential'.")
     for name in rule.transform or {}:
         if not may_be_set(name):
             raise InvalidRequest(f"Invalid value at '{at}.transform': {quote(name)} cannot be set.")
     try:
-        return parse_pattern(rule.domain), dict(rule.transform or {})
+        pattern = parse_pattern(rule.domain)
     except HostProblem as error:
         raise InvalidRequest(
             f"Invalid value at '{at}.domain': {quote(rule.domain)} is not a domain: {error}."
         ) from None
+    methods = frozenset(method.upper() for method in rule.methods or ())
+    return Rule(pattern, dict(rule.transform or {}), frozenset(rule.ports or ()), methods, tuple(rule.paths or ()))
 
 
 def _fits(pattern: str, host: str) -> bool:

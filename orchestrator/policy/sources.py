@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from orchestrator.errors import InvalidRequest
 from orchestrator.policy.locations import hosts_of, repository_url
-from orchestrator.policy.network import NetworkExceptions, NetworkPolicy, Refusal
+from orchestrator.policy.network import HostList, NetworkPolicy, Refusal
 from orchestrator.wire.environments import (
     EnvironmentSpec,
     HttpSource,
@@ -23,7 +23,7 @@ TARGET_ROOTS = ("/workspace", "/.agents", "/home/agent", "/tmp")  # noqa: S108 -
 """Design 4.6: targets are relative to `/` and may lie under these."""
 INLINE_LIMIT_BYTES = 16 << 20
 """One inline file. The request body's own limit bounds them together."""
-_ANY_ADDRESS = NetworkExceptions.parse(["0.0.0.0/0", "::/0"])
+_ANY_ADDRESS = HostList.parse(["0.0.0.0/0", "::/0"])
 """Addresses are judged where they are dialled: what the operator allows is known there."""
 
 
@@ -85,8 +85,6 @@ def check_base(spec: EnvironmentSpec, at: str) -> None:
     for name in ("environment_id", "env"):
         if getattr(spec, name):
             raise InvalidRequest(f"Not supported: '{at}.{name}'.")
-    if spec.network is not None and not any(map(is_fetched, spec.sources)):
-        raise InvalidRequest(f"Not supported: '{at}.network' without a source that is fetched.")
     check_sources(spec.sources, spec.network, f"{at}.sources")
     for index, source in enumerate(spec.sources):
         if isinstance(source, SkillRegistrySource):

@@ -14,11 +14,36 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(
 _AUTHORITY = re.compile(r"(?:([^@]*)@)?(\[[^\]@]*\]|[^:@]*)(?::([0-9]{1,5}))?")
 _USER = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _URL_CHARS = 4096
+_PORT_LIMIT = 65535
 _PORTS = {"http": 80, "https": 443, "ssh": 22, "sftp": 22}
 
 
 class UrlProblem(ValueError):
     """Text that is no address. The message says why, and does not repeat the text: there may be a secret in it."""
+
+
+def parse_authority(text: str, default_port: int | None) -> tuple[str, int]:
+    """Host and port of `host`, `host:port` or `[address]:port`, and nothing else with it.
+
+    Raises `UrlProblem`; also without a port, if there is no `default_port`.
+    """
+    found = _AUTHORITY.fullmatch(text)
+    if found is None or found[1] is not None:
+        raise UrlProblem("it is not a host with or without a port")
+    try:
+        host = parse_host(found[2])
+    except HostProblem as error:
+        raise UrlProblem(f"its host is none: {error}") from None
+    port = int(found[3]) if found[3] else default_port
+    if port is None or not 0 < port <= _PORT_LIMIT:
+        raise UrlProblem("its port is missing or none")
+    return host, port
+
+
+def shown_authority(host: str, port: int, default_port: int) -> str:
+    """As a `Host` header has it: the port only if it is not the usual one."""
+    bracketed = f"[{host}]" if ":" in host else host
+    return bracketed if port == default_port else f"{bracketed}:{port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +84,7 @@ class Url:
     @property
     def authority(self) -> str:
         """Host, and the port if it is not the usual one: as a `Host` header has it."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+        return shown_authority(self.host, self.port, _PORTS[self.scheme])
 
     @property
     def origin(self) -> str:

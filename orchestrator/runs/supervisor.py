@@ -353,6 +353,7 @@ class Supervisor:
         recorder = Recorder(self._store, row.id, self._generation, stored)
         history = await read_history(self._store, row, request)
         has_environment = row.environment_id is not None
+        reached = await self._environments.reached(row.environment_id) if row.environment_id is not None else None
         toolbox = _toolbox(request, history, agent, has_environment=has_environment)
         sandbox = functools.partial(self._sandbox, row)
         limits = agent.bounds.limits(self._limits)
@@ -373,7 +374,7 @@ class Supervisor:
             recorder,
             ending,
             limits,
-            facts=facts_of(self._environments.image) if has_environment else {},
+            facts=facts_of(self._environments.image, *reached) if reached is not None else {},
             read_guidance=functools.partial(read_guidance, sandbox, limits.engine_patience_s) if has_guidance else None,
             spent_s=max(spent_s(stored, limits.call_timeout_s), self._spent_s.get(row.id, 0.0)),
         )

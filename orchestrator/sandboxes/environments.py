@@ -17,6 +17,7 @@ import structlog
 
 from orchestrator import ids, moments
 from orchestrator.clock import Clock
+from orchestrator.egress.gates import Gates
 from orchestrator.errors import (
     Conflict,
     CorralError,
@@ -48,7 +49,7 @@ from orchestrator.sandboxes.stages import Claims, Stages, StageSettings
 from orchestrator.sandboxes.uses import Uses
 from orchestrator.store.port import Store
 from orchestrator.store.records import EnvironmentRow
-from orchestrator.wire.environments import EnvironmentSpec, EnvVar, Network
+from orchestrator.wire.environments import EnvironmentSpec, EnvVar, Network, SandboxReach
 
 log = structlog.get_logger(__name__)
 
@@ -77,15 +78,17 @@ class Environments:
         defaults: SandboxDefaults,
         generation: int,
         sources: SourcePort | None = None,
+        gates: Gates | None = None,
     ) -> None:
-        """Without `sources` environments can have inline ones only."""
+        """Without `sources` environments can have inline ones only; without `gates` their sandboxes reach nobody."""
         self._store = store
         self._driver = driver
         self._clock = clock
         self._defaults = defaults
         self._roster = Roster()
         self._uses = Uses(clock)
-        self._lifecycle = Lifecycle(store, driver, clock, defaults.profile, defaults.pool, generation, sources)
+        self._gates = gates
+        self._lifecycle = Lifecycle(store, driver, clock, defaults.profile, defaults.pool, generation, sources, gates)
         self._stages = Stages(store, driver, self._lifecycle.queue, self._roster, self._uses, clock, defaults.stages)
         deeds = Deeds(self._finish_deletion, self._expire, self._ended)
         self._reconciler = Reconciler(
@@ -141,7 +144,7 @@ class Environments:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._lifecycle.aclose()
         for sandbox in self._roster.sandboxes:
-            await sandbox.link.aclose()
+            await sandbox.aclose()
         await self._driver.aclose()
 
     async def create(
@@ -279,8 +282,8 @@ class Environments:
         return row
 
     async def change(self, row: EnvironmentRow, spec: EnvironmentSpec) -> None:
-        """Adds the variables of `spec` to an existing environment, and replaces its network rules if `spec` has some;
-        they hold from the next call on. Its files stay.
+        """Adds the variables of `spec` to an existing environment, which hold from the next call on, and replaces its
+        network rules if `spec` has some: what they do not allow is cut. Its files stay.
         """
         if not spec.env and spec.network is None:
             return
@@ -289,9 +292,24 @@ class Environments:
             fresh = await self._store.environment(None, row.id)
             merged = _changed(read_spec(fresh if fresh is not None else row), spec.network, spec.env)
             await self._store.update_environment(row.id, spec=dump_spec(merged))
+            if self._gates is not None and spec.network is not None:
+                self._gates.change(row.id, merged.network)
         sandbox = self._roster.linked(row.id)
         if sandbox is not None:
             sandbox.variables.update(variables_of(spec))
+
+    def reach(self, network: Network | None) -> SandboxReach:
+        """Whom programs in sandboxes of environments with these rules reach."""
+        if self._gates is None or network == "disabled" or (network is not None and not network.allowlist):
+            return "none"
+        return "open" if network is None else "allowlist"
+
+    async def reached(self, environment_id: str) -> tuple[SandboxReach, Sequence[str]]:
+        """Whom programs in the environment's sandbox reach, and the domains of its allowlist."""
+        row = await self._store.environment(None, environment_id)
+        network = read_spec(row).network if row is not None else None
+        domains = [] if network is None or network == "disabled" else [rule.domain for rule in network.allowlist]
+        return self.reach(network), domains
 
     @property
     def image(self) -> str:
@@ -439,6 +457,8 @@ class Environments:
             moments.passed("delete.done")
         self._roster.forget(row.id)
         self._uses.forget(row.id)
+        if self._gates is not None:
+            self._gates.forget(row.id)
         log.info("environment_deleted", environment_id=row.id)
 
     async def _destroy(self, sandbox_id: str, token: str | None) -> None:

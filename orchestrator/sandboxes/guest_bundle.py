@@ -14,8 +14,8 @@ GUEST_DIR = Path(__file__).resolve().parent.parent / "guest"
 
 
 def files() -> dict[str, bytes]:
-    """The guest's modules: file name to content, in the order of names. Reads the disk at every call."""
-    return {path.name: path.read_bytes() for path in sorted(GUEST_DIR.glob("*.py"))}
+    """The guest's modules, and what it gives to programs: file name to content. Reads the disk at every call."""
+    return {path.name: path.read_bytes() for path in sorted((*GUEST_DIR.glob("*.py"), *GUEST_DIR.glob("*.js")))}
 
 
 def archive() -> bytes:

@@ -1,4 +1,5 @@
-"""A running sandbox as the tools see it: verbs, bytes and outcomes. Everything here is written on the link alone.
+"""A running sandbox as the tools see it: verbs, bytes and outcomes. Everything that is done in
+it is written on the link alone; what goes out of it is judged in `egress`.
 
 Each call has an id given by the caller; the same id again is the same call (design 4.2), so a call may be repeated
 after `SandboxGone` on a new link. Cancelling a call cancels it inside and waits for its end.
@@ -16,6 +17,7 @@ from orchestrator.sandboxes import reach
 from orchestrator.sandboxes.driver import SandboxRef
 from orchestrator.sandboxes.link import Content, Link
 from orchestrator.sandboxes.outcome import CallOutcome, Verdict
+from orchestrator.sandboxes.outlet import Outlet, WayOut
 
 OnOutput = Callable[[bytes], None]
 
@@ -34,6 +36,9 @@ class Sandbox:
         self.link = link
         self.variables = dict(variables)
         """Environment variables of every command and cell."""
+        self.way_out: WayOut | None = None
+        """Who judges what its programs reach outside; None: they reach nobody."""
+        self._outlet: Outlet | None = None
         self.transfers = 0
         """How many transfers of files are under way; see `files`."""
 
@@ -45,6 +50,21 @@ class Sandbox:
     @property
     def is_connected(self) -> bool:
         return not self.link.ended.is_set()
+
+    def let_out(self, way_out: WayOut, port: int, on_trouble: Callable[[str], None]) -> None:
+        """Gives the programs of all further calls a way out, on the sandbox's own `port`.
+
+        `on_trouble` is told if the guest cannot do it. Raises `SandboxGone`.
+        """
+        self.way_out = way_out
+        self._outlet = Outlet(self.link, port, way_out, on_trouble)
+        self._outlet.open()
+
+    async def aclose(self) -> None:
+        """Closes the link and every connection to outside; calls go on inside."""
+        await self.link.aclose()
+        if self._outlet is not None:
+            await self._outlet.aclose()
 
     async def bash(
         self,

@@ -15,6 +15,8 @@ import structlog
 
 from orchestrator import ids, moments
 from orchestrator.clock import Clock
+from orchestrator.egress.entry import Entry
+from orchestrator.egress.gates import Gates
 from orchestrator.errors import (
     CorralError,
     EngineUnavailable,
@@ -34,6 +36,7 @@ from orchestrator.sandboxes.driver import (
 )
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.link import Link
+from orchestrator.sandboxes.outlet import FIRST_PROTOCOL as OUTLETS_SINCE
 from orchestrator.sandboxes.pool import Pools, PoolSettings, Waiting
 from orchestrator.sandboxes.sources import SourcePort, put_sources
 from orchestrator.sandboxes.specs import parse_profile, read_spec, ref_of, sandbox_spec, variables_of
@@ -43,7 +46,7 @@ from orchestrator.sandboxes.work_queue import Urgency, WorkQueue
 from orchestrator.store.port import Store
 from orchestrator.store.records import EnvironmentRow, NewEvent
 from orchestrator.wire.base import encode_json
-from orchestrator.wire.environments import EnvironmentSpec
+from orchestrator.wire.environments import EnvironmentSpec, Network
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +83,7 @@ class Lifecycle:
         pool: PoolSettings,
         generation: int,
         sources: SourcePort | None = None,
+        gates: Gates | None = None,
     ) -> None:
         self.queue = WorkQueue(clock, at_once=_STARTS_AT_ONCE, patience_s=_ENGINE_PATIENCE_S)
         self.pools = Pools(driver, clock, pool, self.queue, generation)
@@ -89,12 +93,13 @@ class Lifecycle:
         self._profile = profile
         self._generation = generation
         self._sources = sources
+        self._gates = gates
         self.claims: Claims | None = None
         """Who knows which calls are claimed; None: nobody, and no guest's calls are ended for it."""
         self._starting: set[str] = set()
         self._copying: set[str] = set()
         self._templates = Templates(
-            store, driver, self.queue, lambda ref: self._connect(ref, EnvironmentSpec()), sources
+            store, driver, self.queue, lambda ref: self._connect(ref, EnvironmentSpec()), sources, self._let_out
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._undoing: set[asyncio.Task[None]] = set()
@@ -241,7 +246,7 @@ class Lifecycle:
             await self._settle_calls(row.id, sandbox)
             await self._complete(row, sandbox, spec)
         except BaseException:
-            await asyncio.shield(sandbox.link.aclose())
+            await asyncio.shield(sandbox.aclose())
             raise
         is_same = sandbox.guest_id == row.guest_id
         kind = "sandbox.linked" if is_same else "sandbox.restored" if row.guest_id else "sandbox.started"
@@ -274,7 +279,10 @@ class Lifecycle:
         return Sandbox(ref, waiting.link, variables_of(spec))
 
     async def _complete(self, row: EnvironmentRow, sandbox: Sandbox, spec: EnvironmentSpec) -> None:
-        """Puts sources in place, unless the files that it began with hold them. From here on it needs no snapshot."""
+        """Opens its way out, puts sources in place unless the files that it began with hold them. From here on it needs
+        no snapshot.
+        """
+        self._let_out(sandbox, row.id, spec.network)
         if row.status == "pending" and not row.snapshot:
             await put_sources(sandbox, spec, self._sources)
             moments.passed("start.furnished")
@@ -283,6 +291,20 @@ class Lifecycle:
         )
         moments.passed("start.active")
 
+    def _let_out(self, sandbox: Sandbox, environment_id: str, network: Network | None) -> None:
+        """Where there is none, the sandbox's programs reach nobody: it has no other way."""
+
+        def tell(reason: str) -> None:
+            log.warning("sandbox_no_way_out", environment_id=environment_id, reason=reason)
+            self._own(self.note(environment_id, "sandbox.no_way_out", reason=reason), f"note-{environment_id}")
+
+        if self._gates is None:
+            return
+        if sandbox.link.protocol < OUTLETS_SINCE:
+            tell("its guest is of an earlier release; it has one when the sandbox is next started")
+            return
+        sandbox.let_out(Entry(self._gates.gate(environment_id, network)), self._gates.port, tell)
+
     async def _note_start(self, row: EnvironmentRow, sandbox: Sandbox, kind: str, **told: object) -> None:
         """What is done is done, whether its entry can be written or not; who is cancelled here leaves no link."""
         try:
@@ -290,7 +312,7 @@ class Lifecycle:
         except StoreError as error:
             log.warning("start_not_noted", environment_id=row.id, reason=error.message)
         except asyncio.CancelledError:
-            await asyncio.shield(sandbox.link.aclose())
+            await asyncio.shield(sandbox.aclose())
             raise
 
     def _let_go_of(self, snapshot: str | None) -> None:

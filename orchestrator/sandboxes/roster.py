@@ -52,7 +52,7 @@ class Roster:
         self._paused.discard(environment_id)
         sandbox = self._sandboxes.pop(environment_id, None)
         if sandbox is not None:
-            await sandbox.link.aclose()
+            await sandbox.aclose()
 
     def forget(self, environment_id: str) -> None:
         """The environment is gone; called by whoever had its lock."""

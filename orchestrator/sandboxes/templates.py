@@ -20,6 +20,7 @@ from orchestrator.sandboxes.sources import SourcePort, put_sources
 from orchestrator.sandboxes.specs import parse_spec, sandbox_spec
 from orchestrator.sandboxes.work_queue import Urgency, WorkQueue
 from orchestrator.store.port import Store
+from orchestrator.wire.environments import Network
 
 log = structlog.get_logger(__name__)
 
@@ -38,8 +39,11 @@ class Templates:
         queue: WorkQueue,
         connect: Callable[[SandboxRef], Awaitable[Sandbox]],
         sources: SourcePort | None,
+        let_out: Callable[[Sandbox, str, Network | None], None],
     ) -> None:
-        """`connect` opens the link to a new sandbox, `sources` fetches what goes into it."""
+        """`connect` opens the link to a new sandbox, `sources` fetches what goes into it, `let_out` gives its setup a
+        way out.
+        """
         self.snapshots: set[str] = set()
         """Names of those that exist or are being built."""
         self.sandbox_ids: set[str] = set()
@@ -49,6 +53,7 @@ class Templates:
         self._queue = queue
         self._connect = connect
         self._sources = sources
+        self._let_out = let_out
         self._built: set[str] = set()
 
     async def ready(self, name: str, profile: Profile) -> str:
@@ -72,7 +77,7 @@ class Templates:
             try:
                 await self._fill(sandbox, name)
             finally:
-                await sandbox.link.aclose()
+                await sandbox.aclose()
             self._built.add(name)
             log.info("template_built", name=name)
         finally:
@@ -87,6 +92,7 @@ class Templates:
         if (base := await self._store.template(name)) is None:
             raise SandboxStartFailed("its template is not in the store", stage="sources")
         spec = parse_spec(base)
+        self._let_out(sandbox, name, spec.network)
         await put_sources(sandbox, spec, self._sources)
         for number, command in enumerate(spec.setup or (), 1):
             await _set_up(sandbox, number, command)

@@ -19,11 +19,12 @@ from pathlib import Path
 import structlog
 
 from orchestrator.clock import Clock
+from orchestrator.egress.addresses import OwnAddresses
 from orchestrator.egress.dialer import Dialer
 from orchestrator.egress.http import HttpClient
 from orchestrator.errors import ConfigError, InvalidRequest, SourceFailed
 from orchestrator.policy.locations import DEFAULT_REGION, bucket_of, folder_of, repository_url, s3_endpoint, sftp_url
-from orchestrator.policy.network import NetworkExceptions, NetworkPolicy
+from orchestrator.policy.network import HostList, NetworkPolicy
 from orchestrator.policy.urls import Url, UrlProblem
 from orchestrator.sources.buckets import GcsBucket, S3Bucket, fetch_bucket
 from orchestrator.sources.delivery import Delivery, Link, Tree
@@ -63,7 +64,9 @@ class SourceSettings:
     reserve_bytes: int = 64 << 20
     at_once: int = 4
     """Environments whose sources are fetched at the same time; others wait."""
-    exceptions: NetworkExceptions = field(default_factory=NetworkExceptions)
+    exceptions: HostList = field(default_factory=HostList)
+    denied: HostList = field(default_factory=HostList)
+    own: OwnAddresses = field(default_factory=OwnAddresses)
     folders: Mapping[str, Path] = field(default_factory=dict)
     ssh: Mapping[str, SshProfile] = field(default_factory=dict)
     s3: Mapping[str, S3Profile] = field(default_factory=dict)
@@ -187,10 +190,13 @@ class _Run:
         return FetchLimits(size_bytes, settings.max_members, settings.timeout_s, settings.reserve_bytes)
 
     def _carry_out(self, source: Source, at: str, tar: tarfile.TarFile, links: list[Link], fetch: Fetch) -> None:
+        settings = self._settings
+
         def tree(target: str, **ways: bool) -> Tree:
             return Tree(tar, links, target, fetch, **ways)
 
-        dialer = Dialer(NetworkPolicy.of(self._spec.network, self._settings.exceptions))
+        policy = NetworkPolicy.of(self._spec.network, settings.exceptions, denied=settings.denied)
+        dialer = Dialer(policy, own=settings.own)
         match source:
             case InlineSource():
                 tree(source.path).add_only_file(BytesIO(source.data), len(source.data))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -47,6 +47,7 @@ _HELD_S = 10.0
 _JOURNALED_OUTPUT_BYTES = 64 * 1024
 """Of one call's live output in the journal; the whole is in the result."""
 _OUTPUT_INTERVAL_S = 0.1
+_UNREACHED_SHOWN = 5
 
 
 class Journal(Protocol):
@@ -229,10 +230,12 @@ class Mediator:
                     return ToolResult(_LOST, is_error=True, verdict="lost")
                 self._used = sandbox
                 watched.rewind()
+                way_out = sandbox.way_out
+                before = way_out.unreached_count if way_out is not None else 0
                 try:
                     result = await tool.carry_out(arguments, ToolContext(call_id, sandbox, self._limits, watched.add))
                     moments.passed("call.ended")
-                    return result
+                    return _with_unreached(result, way_out.unreached_since(before)) if way_out is not None else result
                 except CallForgotten:
                     return ToolResult(_FORGOTTEN, is_error=True, verdict="unknown")
                 except SandboxGone as cut:
@@ -338,6 +341,17 @@ def _with_first_line(result: ToolResult, line: str) -> ToolResult:
     if isinstance(result.content, str):
         return replace(result, content=f"{line}\n{result.content}")
     return replace(result, content=[TextContent(text=f"{line}\n"), *result.content])
+
+
+def _with_unreached(result: ToolResult, unreached: Sequence[str]) -> ToolResult:
+    """Programs say little of why they did not reach somebody; the model is to know which rule to ask for."""
+    if not unreached:
+        return result
+    shown = list(dict.fromkeys(unreached))[-_UNREACHED_SHOWN:]
+    lines = "".join(f"[network: {each}]\n" for each in shown).rstrip("\n")
+    if isinstance(result.content, str):
+        return replace(result, content="\n".join(filter(None, (result.content.rstrip("\n"), lines))))
+    return replace(result, content=[*result.content, TextContent(text=f"{lines}\n")])
 
 
 def _shown(arguments: Any) -> dict[str, Any]:

@@ -299,6 +299,24 @@ _HeaderFields = Annotated[
 ]
 
 
+_METHOD = re.compile(r"[A-Za-z]{1,32}")
+_PATH = re.compile(r"/[\x21-\x7e]{0,1023}")
+
+
+def _full_match(pattern: re.Pattern[str], what: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not pattern.fullmatch(value):
+            raise PydanticCustomError("problem", what)
+        return value
+
+    return AfterValidator(check)
+
+
+_Method = Annotated[str, _full_match(_METHOD, "expected the name of a method"), spelled(_METHOD)]
+_Path = Annotated[str, _full_match(_PATH, "expected a path that begins with '/'"), spelled(_PATH)]
+Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
+
+
 class AllowedDomain(WireModel):
     """A host that may be reached, and what the egress proxy adds to requests to it."""
 
@@ -314,6 +332,12 @@ class AllowedDomain(WireModel):
         | None
     ) = Field(default=None, repr=False)
     """Header name → value. May hold secrets."""
+    ports: Annotated[list[Port], Field(min_length=1, max_length=64)] | None = None
+    """An extension: only these. Absent: all but those of mail and name servers (25, 53, 853)."""
+    methods: Annotated[list[_Method], Field(min_length=1, max_length=32)] | None = None
+    """An extension: only requests with these. Connections that cannot be read are refused then."""
+    paths: Annotated[list[_Path], Field(min_length=1, max_length=64)] | None = None
+    """An extension: only these paths, or beginnings of paths with `*` at the end; as for `methods`."""
 
 
 class NetworkRules(WireModel):
@@ -543,6 +567,9 @@ class EnvironmentCreate(WireModel):
         return self
 
 
+SandboxReach = Literal["open", "allowlist", "none"]
+
+
 class EnvironmentResource(WireResource):
     """An environment as it is answered. Times are RFC 3339 with `Z`; nothing secret is in it."""
 
@@ -556,8 +583,8 @@ class EnvironmentResource(WireResource):
     file_count: Count | None = None
     size_bytes: Count | None = None
     network: Network | None = None
-    sandbox_network: Literal["none"] | None = None
-    """What commands inside reach, an extension: nothing yet. `network` holds for what is fetched for them."""
+    sandbox_network: SandboxReach | None = None
+    """Whom programs inside reach, an extension: everybody that is public, those that `network` lists, or nobody."""
     sources: ListOf[Source] | None = None
 
 

@@ -19,7 +19,7 @@ from orchestrator.models.registry import ModelRegistry
 from orchestrator.models.scripted import ScriptedModel
 from orchestrator.policy.bounds import UNBOUND, Bounds
 from orchestrator.policy.limits import Limits
-from orchestrator.policy.network import NetworkExceptions
+from orchestrator.policy.network import HostList
 from orchestrator.runs.intake import Intake, _first_events
 from orchestrator.runs.replies import Replies
 from orchestrator.runs.slots import Slots
@@ -172,7 +172,7 @@ class RunWorld:
             slots=Slots(slots, slots),
             max_runs_per_project=per_project,
             metrics=self.metrics,
-            poster=Poster(NetworkExceptions()),
+            poster=Poster(HostList()),
             recordings=recordings,
         )
         self.replies = Replies(store, clock, generation, 300.0)

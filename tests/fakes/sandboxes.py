@@ -50,6 +50,7 @@ class FakeSandbox:
         self.guest_id = guest_id
         self.variables: dict[str, str] = {}
         self.transfers = 0
+        self.way_out: Any = None
         self.asked: list[Asked] = []
         self.carried_out: list[str] = []
         """Call ids in the order in which they began, each once."""

@@ -17,8 +17,8 @@ Page = Callable[[BaseHTTPRequestHandler], None]
 class WebServer:
     """`pages` maps paths (without query) to what answers. A context manager."""
 
-    def __init__(self, certificates: Path | None = None) -> None:
-        """With a folder it speaks TLS and `ca` is who signed its certificate."""
+    def __init__(self, certificates: Path | None = None, host: str = "127.0.0.1") -> None:
+        """With a folder it speaks TLS and `ca` is who signed its certificate. `host` is an address of loopback."""
         self.pages: dict[str, Page] = {}
         self.fallback: Page = lambda request: answer(request, b"not here", status=404)
         self.requests: list[tuple[str, dict[str, str]]] = []
@@ -38,7 +38,7 @@ class WebServer:
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 
-        self._server = _Quiet(("127.0.0.1", 0), Handler)
+        self._server = _Quiet((host, 0), Handler)
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
         self.ca: Path | None = None
@@ -51,7 +51,7 @@ class WebServer:
                 self._server.socket, server_side=True, do_handshake_on_connect=False
             )
             scheme = "https"
-        self.url = f"{scheme}://127.0.0.1:{self.port}"
+        self.url = f"{scheme}://{host}:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
     def __enter__(self) -> Self:

@@ -13,11 +13,11 @@ import pytest
 
 from orchestrator.clock import SystemClock
 from orchestrator.errors import SourceFailed
-from orchestrator.policy.network import NetworkExceptions
+from orchestrator.policy.network import HostList
 from orchestrator.sources import Fetcher, SourceSettings
 from orchestrator.wire.environments import parse_environment
 
-LOOPBACK = NetworkExceptions.parse(["127.0.0.1"])
+LOOPBACK = HostList.parse(["127.0.0.1"])
 TARGET = "workspace/in"
 
 

@@ -22,16 +22,16 @@ from orchestrator.egress.dialer import Dialer
 from orchestrator.egress.http import HttpClient
 from orchestrator.egress.tunnel import Tunnel, opened_tunnel
 from orchestrator.errors import NetworkError
-from orchestrator.policy.network import NetworkExceptions, NetworkPolicy
+from orchestrator.policy.network import HostList, NetworkPolicy
 from orchestrator.policy.urls import Url
 from orchestrator.wire.environments import parse_environment
 from tests.fakes.web_server import WebServer, answer, page, redirect
 
 ANY = ("http", "https")
-LOOPBACK = NetworkExceptions.parse(["127.0.0.1"])
+LOOPBACK = HostList.parse(["127.0.0.1"])
 
 
-def policy(*rules: Any, exceptions: NetworkExceptions = LOOPBACK) -> NetworkPolicy:
+def policy(*rules: Any, exceptions: HostList = LOOPBACK) -> NetworkPolicy:
     spec = parse_environment({"type": "remote", "network": {"allowlist": list(rules)}})
     assert spec is not None
     return NetworkPolicy.of(spec.network, exceptions)

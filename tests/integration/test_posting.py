@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.egress.posting import Posted, Poster
 from orchestrator.errors import NetworkError
-from orchestrator.policy.network import NetworkExceptions
+from orchestrator.policy.network import HostList
 from orchestrator.wire.environments import Network, parse_environment
 from tests.fakes.web_server import WebServer, answer, redirect
 
@@ -28,7 +28,7 @@ def web() -> Iterator[WebServer]:
 
 @pytest.fixture
 async def poster() -> AsyncIterator[Poster]:
-    made = Poster(NetworkExceptions.parse(["127.0.0.1"]))
+    made = Poster(HostList.parse(["127.0.0.1"]))
     yield made
     await made.aclose()
 
@@ -135,7 +135,7 @@ async def test_a_cancel_cuts_the_connection(poster: Poster, web: WebServer) -> N
 
 
 async def test_certificates_count(tmp_path: Path) -> None:
-    exceptions = NetworkExceptions.parse(["127.0.0.1"])
+    exceptions = HostList.parse(["127.0.0.1"])
     with WebServer(tmp_path) as web:
         web.pages["/hook"] = lambda request: answer(request, b"there")
         stranger, friend = Poster(exceptions), Poster(exceptions, web.ca)

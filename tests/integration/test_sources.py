@@ -21,7 +21,7 @@ import paramiko
 import pytest
 
 from orchestrator.errors import SourceFailed
-from orchestrator.policy.network import NetworkExceptions
+from orchestrator.policy.network import HostList
 from orchestrator.sources import Fetcher, S3Profile, SshProfile
 from tests.fakes.bucket_server import BucketServer
 from tests.fakes.sftp_server import SftpServer
@@ -121,7 +121,7 @@ async def test_f6_redirects_inside_are_refused_and_names_are_judged(fetcher: Fet
 
 
 async def test_loopback_is_not_reached_unless_the_operator_lists_it(tmp_path: Path, web: WebServer) -> None:
-    async with opened_fetcher(tmp_path, exceptions=NetworkExceptions()) as fetcher:
+    async with opened_fetcher(tmp_path, exceptions=HostList()) as fetcher:
         await refused(fetcher, {"type": "http", "source": web.url}, told="127.0.0.1 is not public")
     assert not web.requests
 

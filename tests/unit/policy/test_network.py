@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from orchestrator.errors import ConfigError, InvalidRequest, NotSupported
 from orchestrator.policy.network import (
     Allowed,
+    HostList,
     HostProblem,
-    NetworkExceptions,
     NetworkPolicy,
     Refusal,
     is_public,
@@ -31,7 +31,7 @@ def policy(*rules: Any, exceptions: tuple[str, ...] = ()) -> NetworkPolicy:
     listed = [rule if isinstance(rule, dict) else {"domain": rule} for rule in rules]
     spec = parse_environment({"type": "remote", "network": {"allowlist": listed}})
     assert spec is not None
-    return NetworkPolicy.of(spec.network, NetworkExceptions.parse(exceptions))
+    return NetworkPolicy.of(spec.network, HostList.parse(exceptions))
 
 
 def is_allowed(policy: NetworkPolicy, host: str) -> bool:
@@ -145,8 +145,8 @@ def test_n4_headers_that_make_it_another_request_are_refused(name: str) -> None:
 
 
 def test_no_rules_is_everybody_and_an_empty_list_or_disabled_is_nobody() -> None:
-    assert is_allowed(NetworkPolicy.of(None, NetworkExceptions()), "example.com")
-    assert not is_allowed(NetworkPolicy.of("disabled", NetworkExceptions()), "example.com")
+    assert is_allowed(NetworkPolicy.of(None, HostList()), "example.com")
+    assert not is_allowed(NetworkPolicy.of("disabled", HostList()), "example.com")
     assert not is_allowed(policy(), "example.com")
     assert is_allowed(policy("*"), "example.com")
 
@@ -210,7 +210,7 @@ def test_n1_addresses_that_are_not_public_are_refused_in_every_mode(address: str
     assert not is_public(ipaddress.ip_address(address))
     for judged in (NetworkPolicy(), policy("*"), policy(address)):
         assert isinstance(judged.judge(address, 80), Refusal)
-        assert judged.judge_address("example.com", ipaddress.ip_address(address)) is not None
+        assert judged.judge_address("example.com", ipaddress.ip_address(address), 80) is not None
 
 
 @pytest.mark.parametrize(
@@ -238,23 +238,134 @@ def test_no_version_6_address_is_public_that_the_library_holds_private(address: 
 
 def test_exceptions_are_the_operators() -> None:
     exceptions = ("10.1.0.0/16", "127.0.0.1", "git.corp", "*.lab.corp")
-    judged = NetworkPolicy(None, NetworkExceptions.parse(exceptions))
+    judged = NetworkPolicy(None, HostList.parse(exceptions))
     assert is_allowed(judged, "10.1.2.3")
     assert is_allowed(judged, "::ffff:10.1.2.3")
     assert is_allowed(judged, "127.0.0.1")
     assert not is_allowed(judged, "10.2.0.1")
     private = ipaddress.ip_address("192.168.0.1")
-    assert judged.judge_address("git.corp", private) is None
-    assert judged.judge_address("a.lab.corp", private) is None
-    assert judged.judge_address("lab.corp", private) is not None
+    assert judged.judge_address("git.corp", private, 80) is None
+    assert judged.judge_address("a.lab.corp", private, 80) is None
+    assert judged.judge_address("lab.corp", private, 80) is not None
     # They open addresses, not rules.
     assert not is_allowed(policy("example.com", exceptions=exceptions), "10.1.2.3")
 
 
-@pytest.mark.parametrize("text", ["", "10.0.0.0/33", "a b", "http://git.corp", "git.corp:80"])
+@pytest.mark.parametrize("text", ["", "10.0.0.0/33", "a b", "http://git.corp", "git.corp:0", "git.corp:65536"])
 def test_exceptions_that_are_none_stop_the_start(text: str) -> None:
     with pytest.raises(ConfigError, match="network_exceptions"):
-        NetworkExceptions.parse([text])
+        HostList.parse([text])
+
+
+def test_exceptions_may_be_for_one_port() -> None:
+    listed = ("127.0.0.1:8080", "git.corp:8443", "[fd00::1]:22", "::1")
+    judged = NetworkPolicy(None, HostList.parse(listed))
+    private = ipaddress.ip_address("192.168.0.1")
+    allowed = [("127.0.0.1", 8080), ("fd00::1", 22), ("::1", 1234)]
+    assert all(isinstance(judged.judge(host, port), Allowed) for host, port in allowed)
+    refused = [("127.0.0.1", 80), ("fd00::1", 80)]
+    assert all(isinstance(judged.judge(host, port), Refusal) for host, port in refused)
+    assert judged.judge_address("git.corp", private, 8443) is None
+    assert judged.judge_address("git.corp", private, 443) is not None
+
+
+def test_what_the_operator_denies_is_denied_above_everything() -> None:
+    denied = HostList.parse(["evil.example", "*.evil.example", "1.1.1.0/24", "half.example:80"], "network_denied")
+    rules = parse_environment({"type": "remote", "network": {"allowlist": [{"domain": "*", "ports": [80, 443]}]}})
+    assert rules is not None
+    for network in (None, rules.network):
+        judged = NetworkPolicy.of(network, HostList.parse(["0.0.0.0/0", "evil.example"]), denied=denied)
+        for host in ("evil.example", "EVIL.example.", "a.evil.example", "1.1.1.1", "::ffff:1.1.1.1"):
+            refusal = judged.judge(host, 443)
+            assert isinstance(refusal, Refusal), host
+            assert "operator" in refusal.reason
+            assert not refusal.wanted
+        assert judged.judge_address("fine.example", ipaddress.ip_address("1.1.1.9"), 443) is not None
+        assert isinstance(judged.judge("half.example", 443), Allowed)
+        assert isinstance(judged.judge("half.example", 80), Refusal)
+        assert isinstance(judged.judge("fine.example", 443), Allowed)
+
+
+@pytest.mark.parametrize("port", [25, 53, 853])
+def test_n3_mail_and_name_servers_need_a_rule_that_names_their_port(port: int) -> None:
+    for judged in (NetworkPolicy(), policy("*"), policy("a.example")):
+        refusal = judged.judge("a.example", port)
+        assert isinstance(refusal, Refusal)
+        assert "ports" in refusal.reason
+    assert isinstance(policy({"domain": "a.example", "ports": [port]}).judge("a.example", port), Allowed)
+
+
+def test_a_rule_with_ports_opens_no_others_and_closes_none_of_another_rule() -> None:
+    judged = policy({"domain": "a.example", "ports": [8443]}, "b.example")
+    assert isinstance(judged.judge("a.example", 8443), Allowed)
+    assert isinstance(judged.judge("a.example", 443), Refusal)
+    assert isinstance(judged.judge("b.example", 443), Allowed)
+    both = policy({"domain": "a.example", "ports": [8443], "transform": {"X": "1"}}, "*")
+    plain = both.judge("a.example", 443)
+    assert isinstance(plain, Allowed)
+    assert not plain.has_headers
+    assert plain.pattern == "*"
+
+
+def test_a_refusal_says_which_domain_a_rule_would_name() -> None:
+    refusal = policy("b.example").judge("A.example.", 443)
+    assert isinstance(refusal, Refusal)
+    assert refusal.wanted == "a.example"
+    # A rule would not help.
+    for judged, host in ((policy("b.example"), "10.0.0.1"), (policy(), "a.example"), (policy("b.example"), "a b")):
+        hopeless = judged.judge(host, 443)
+        assert isinstance(hopeless, Refusal)
+        assert hopeless.wanted == ""
+
+
+def test_requests_are_judged_by_method_and_path_and_get_what_their_own_rules_add() -> None:
+    judged = policy(
+        {"domain": "a.example", "methods": ["get"], "transform": {"X-Who": "reader"}},
+        {"domain": "a.example", "paths": ["/push", "/api/*"], "transform": {"X-Who": "writer"}},
+    ).judge("a.example", 443)
+    assert isinstance(judged, Allowed)
+    assert judged.is_narrow
+    assert judged.judge_request("GET", "/anything") == {"X-Who": "reader"}
+    assert judged.judge_request("POST", "/api/x") == {"X-Who": "writer"}
+    assert judged.judge_request("POST", "/push") == {"X-Who": "writer"}
+    for method, path in (("POST", "/"), ("POST", "/pushed"), ("DELETE", "/api"), ("POST", "/API/x")):
+        assert isinstance(judged.judge_request(method, path), Refusal), path
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/api/../admin", "/api/./x", "/api//x", "/api/%2e%2e/admin", "/api/%2E%2e/", "/api/a%2fb", "/api/a%5cb", "/api\\x",
+     "/api/x%252e", "/api/..;/admin", "/api/x%00", "/api/..", "api/x", "", "*"],
+)  # fmt: skip
+def test_n10_paths_that_servers_may_read_otherwise_fit_no_rule_with_paths(path: str) -> None:
+    judged = policy({"domain": "a.example", "paths": ["/api/*"]}).judge("a.example", 443)
+    assert isinstance(judged, Allowed)
+    assert isinstance(judged.judge_request("GET", path), Refusal)
+    anything = policy("a.example").judge("a.example", 443)
+    assert isinstance(anything, Allowed)
+    assert anything.judge_request("GET", path) == {}
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"ports": []},
+        {"ports": [0]},
+        {"ports": [65536]},
+        {"ports": ["80"]},
+        {"methods": []},
+        {"methods": ["G T"]},
+        {"methods": [""]},
+        {"paths": []},
+        {"paths": ["api"]},
+        {"paths": ["/a b"]},
+        {"paths": ["/ä"]},
+    ],
+    ids=str,
+)
+def test_rules_that_are_none_are_refused_by_field(rule: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=r"network\.allowlist\[0\]\." + next(iter(rule))):
+        policy({"domain": "a.example", **rule})
 
 
 def test_patterns_have_one_form() -> None:

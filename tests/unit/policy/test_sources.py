@@ -208,11 +208,12 @@ def test_files_may_go_into_a_fetched_folder_and_nothing_lies_where_something_is(
         check({**REPOSITORY, "target": "/etc/charts"})
 
 
-def test_a_base_takes_rules_only_for_what_is_fetched() -> None:
+def test_a_base_takes_rules() -> None:
     rules = {"allowlist": [{"domain": "github.com"}]}
     check_base(spec(REPOSITORY, network=rules), "base")
-    with pytest.raises(InvalidRequest, match=r"base\.network"):
-        check_base(spec(network=rules), "base")
+    check_base(spec(network=rules), "base")
+    with pytest.raises(InvalidRequest, match=r"base\.network\.allowlist\[0\]\.domain"):
+        check_base(spec(network={"allowlist": [{"domain": "a b"}]}), "base")
     with pytest.raises(InvalidRequest, match=r"base\.sources\[0\]\.target"):
         check_base(spec({**REPOSITORY, "target": "tmp/x"}), "base")
     with pytest.raises(InvalidRequest, match=r"base\.sources\[0\]\.type"):

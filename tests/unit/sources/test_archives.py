@@ -235,6 +235,7 @@ def test_f4_empty_members_without_end(basket: Basket, monkeypatch: pytest.Monkey
         b"PK\3\4" + b"x" * 100,
         tar(("a", b"x")) [:1024] + b"not a header" * 100,
     ],
+    ids=["empty", "text", "no-gzip", "cut-gzip", "cut-tar", "cut-zip", "no-zip", "no-header"],
 )  # fmt: skip
 def test_what_is_no_archive_is_said(basket: Basket, content: bytes) -> None:
     refused(basket, content, "not an archive|damaged|known")
