@@ -34,13 +34,13 @@ from .cgroup import LimitCounters
 from .frames import FrameError
 from .hands import HandPool, NoHand
 from .link import Stream
+from .outlets import Outlet
 from .processes import HandTask, end_background
 from .reactor import Reactor
 from .transfers import Transfer
 from .verdicts import Judge
 
 if TYPE_CHECKING:
-    from .outlets import Outlet
     from .reach import Reach
 
 _CODE_LIMIT_BYTES = 8 << 20
@@ -183,8 +183,6 @@ class Services:
 
     def _open_accept(self, stream: Stream, request: Dict[str, Any]) -> None:
         if self._outlet is None:
-            from .outlets import Outlet
-
             self._outlet = Outlet(self._reactor, int(request["port"]))
             self._base_env.update(self._outlet.variables)
         self._outlet.open(stream)

@@ -74,7 +74,7 @@ def main() -> None:
         return
     root: Path = chosen.sandboxes
     app._docker = lambda _settings: LocalDriver(root)  # type: ignore[assignment]
-    app.serve(Settings.load(image=IMAGE))
+    app.serve(Settings.load(image=IMAGE, sandbox_network="none"))
 
 
 if __name__ == "__main__":

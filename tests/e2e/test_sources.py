@@ -88,7 +88,7 @@ def test_an_archive_is_unpacked_and_its_server_gets_what_its_rule_says(asked: Ca
     assert seen(made) == "in/a.txt\nin/b.txt\nfrom the web"
     assert [headers["x-token"] for _, headers in web.requests] == [SECRET]
     found = asked.http.get(f"{ENVIRONMENTS}/{made['environment_id']}")
-    assert found.json()["sandbox_network"] == "none"
+    assert found.json()["sandbox_network"] == "allowlist"
     assert SECRET not in found.text
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from orchestrator import ids
 from orchestrator.clock import Clock, SystemClock
+from orchestrator.egress.gates import Gates
 from orchestrator.sandboxes.driver import Profile, SandboxDriver
 from orchestrator.sandboxes.environments import Environments, SandboxDefaults, opened
 from orchestrator.sandboxes.handle import Sandbox
@@ -51,12 +52,13 @@ class World:
         stages: StageSettings = SLOW,
         clock: Clock | None = None,
         sources: SourcePort | None = None,
+        gates: Gates | None = None,
     ) -> Environments:
         pool = PoolSettings(size=pool_size, max_size=pool_size, refill_delay_s=0.0, memory_limit_bytes=1 << 30)
         defaults = SandboxDefaults(Profile(IMAGE), limit, pool, stages)
         generation = await self.store.next_generation()
         driver, clock = driver or LocalDriver(self.root), clock or SystemClock()
-        environments = Environments(self.store, driver, clock, defaults, generation, sources)
+        environments = Environments(self.store, driver, clock, defaults, generation, sources, gates)
         if is_open:
             await self._stack.enter_async_context(opened(environments))
         else:

@@ -84,7 +84,8 @@ class RunningServer:
 @asynccontextmanager
 async def running(data_dir: Path, driver: SandboxDriver, **settings: Any) -> AsyncGenerator[RunningServer, None]:
     """A server in this process, from its start to its orderly end; without a pool, since tests count sandboxes."""
-    settings = {"pool": PoolSettings(size=0), **settings}
+    # All guests are on this machine's loopback, where the port of the way out can be had once.
+    settings = {"pool": PoolSettings(size=0), "sandbox_network": "none", **settings}
     chosen = Settings(data_dir=data_dir, image=IMAGE, port=0, **settings)
     async with app.open_services(chosen, driver) as services:
         listening = bind(chosen.host, 0)
@@ -125,6 +126,7 @@ class ServerProcess:
             "CORRAL_DATA_DIR": str(data_dir),
             "CORRAL_PORT": str(self.port),
             "CORRAL_CONFIG": os.devnull,
+            "CORRAL_SANDBOX_NETWORK": "none",
             **{f"CORRAL_{name}": value for name, value in settings.items()},
         }
         self.process: subprocess.Popen[bytes] | None = None

@@ -25,3 +25,14 @@ def test_of_another_image_nothing_is_claimed() -> None:
 def test_they_are_the_same_at_every_call() -> None:
     assert list(facts_of("corral/base:1").items()) == list(facts_of("corral/base:1").items())
     assert "date" not in facts_of("corral/base:1")
+
+
+def test_whom_programs_reach() -> None:
+    assert facts_of("x")["network"] == "none"
+    assert facts_of("x", "open")["network"].startswith("everybody, through the HTTP proxy")
+    assert facts_of("x", "allowlist", ["a.example", "*.b.example"])["network"].startswith(
+        "only a.example, *.b.example,"
+    )
+    many = facts_of("x", "allowlist", [f"h{number}.example" for number in range(100)])["network"]
+    assert "and 70 more" in many
+    assert "h30.example" not in many

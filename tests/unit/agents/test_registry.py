@@ -154,7 +154,7 @@ def test_skills_and_the_workspace_are_files_of_new_environments_and_the_guide_is
             "base_environment.sources[0].target",
         ),
         (
-            ("base_environment:", "base_environment:\n  network: {allowlist: [{domain: a.b}]}"),
+            ("base_environment:", "base_environment:\n  network: {allowlist: [{domain: a_-.b c}]}"),
             "base_environment.network",
         ),
         (("base_environment:", "base_environment:\n  env: {A: {credential: c}}"), "base_environment.env.A.credential"),

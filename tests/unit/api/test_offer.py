@@ -56,6 +56,8 @@ def check(**fields: Any) -> None:
         {"agent_config": {"type": "antigravity", "max_total_tokens": 5}},
         {"input": [{"type": "text", "text": "x"}, {"type": "image", "data": "AAAA", "mime_type": "image/png"}]},
         {"previous_interaction_id": "v1_x"},
+        {"environment": {"network": {"allowlist": []}}},
+        {"environment": {"network": {"allowlist": [{"domain": "x.org", "ports": [443], "methods": ["GET"]}]}}},
     ],
     ids=str,
 )

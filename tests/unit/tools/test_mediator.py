@@ -16,7 +16,7 @@ from orchestrator.tools import mediator as module
 from orchestrator.tools.mediator import Begun, Mediator, ToolCall
 from orchestrator.tools.port import Arguments, SandboxTool, ToolContext, ToolResult
 from orchestrator.tools.toolbox import Toolbox
-from orchestrator.wire.content import ImageContent
+from orchestrator.wire.content import ImageContent, TextContent
 from tests.fakes.clock import ManualClock
 from tests.fakes.sandboxes import Asked, FakeSandbox, outcome
 
@@ -108,6 +108,35 @@ async def test_the_call_is_durable_before_it_is_carried_out() -> None:
     ]
     (ended,) = door.story.entries("tool.ended")
     assert (ended["call_id"], ended["verdict"], ended["exit_code"]) == ("c1", "done", None)
+
+
+class Unreached:
+    """A way out on which connections fail while the probe runs."""
+
+    def __init__(self, *said: str) -> None:
+        self.said = list(said)
+        self.unreached_count = 3
+
+    def unreached_since(self, count: int) -> list[str]:
+        return self.said if self.unreached_count > count else []
+
+
+@pytest.mark.parametrize("content", ["out\n", [TextContent(text="out\n")]])
+async def test_whom_a_call_did_not_reach_is_told_at_its_end(content: Any) -> None:
+    sandbox = FakeSandbox()
+    way_out = Unreached("denied a:443: no", "denied a:443: no", "denied b:443: no")
+    sandbox.way_out = way_out
+    door = Door(sandbox)
+    assert await door.call() == ToolResult("fine")
+
+    def fail_to_reach(_context: ToolContext) -> ToolResult:
+        way_out.unreached_count += 3
+        return ToolResult(content)
+
+    door.probe.does = fail_to_reach
+    told = (await door.call()).content
+    text = told if isinstance(told, str) else "".join(each.text for each in told if isinstance(each, TextContent))
+    assert text.rstrip("\n") == "out\n[network: denied a:443: no]\n[network: denied b:443: no]"
 
 
 async def test_a_call_that_cannot_be_written_down_is_not_made() -> None:
