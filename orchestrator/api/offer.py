@@ -19,7 +19,6 @@ from orchestrator.wire.environments import (
     Network,
     NetworkRules,
     RepositorySource,
-    SkillRegistrySource,
     Source,
 )
 from orchestrator.wire.generation import AgentConfig, AntigravityConfig, GenerationConfig, TextFormat
@@ -169,8 +168,6 @@ def _check_network(network: Network | None, sources: Sequence[Source], at: str) 
 
 def _check_sources(sources: Sequence[Source], at: str) -> None:
     for index, source in enumerate(sources):
-        if isinstance(source, SkillRegistrySource):
-            raise _refusal(f"{at}[{index}].type", repr(source.type))
         if isinstance(source, RepositorySource) and source.lfs:
             raise _refusal(f"{at}[{index}].lfs")
 

@@ -90,7 +90,6 @@ def test_offered(fields: dict[str, Any]) -> None:
         ({"environment": {"network": {"allowlist": []}}}, "environment.network.allowlist"),
         ({"environment": {"network": {"allowlist": [{"domain": "x.org"}]}, "sources": [INLINE]}},
          "environment.network.allowlist"),
-        ({"environment": {"sources": [{"type": "skill_registry"}]}}, "environment.sources[0].type"),
         ({"environment": {"sources": [{**REPOSITORY, "lfs": True}]}}, "environment.sources[0].lfs"),
         ({"environment": {"environment_id": "a" * 32, "sources": [INLINE]}}, "environment.sources"),
         ({"environment": {"env": {"A": {"credential": "c"}}}}, "environment.env.A.credential"),
