@@ -123,7 +123,7 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         generation = await store.next_generation()
         if driver is None:
             driver = _docker(settings)
-        skills = _skills(settings)
+        skills = await asyncio.to_thread(_skills, settings)
         fetcher = Fetcher(settings.data_dir / _FETCHING_NAME, clock, _sources(settings, skills))
         stack.push_async_callback(in_time.end, "sources", fetcher.aclose, 0.75)
         await fetcher.open()
