@@ -21,7 +21,8 @@ import structlog
 
 from orchestrator import ids, moments
 from orchestrator.agents.catalogue import Catalogue
-from orchestrator.agents.registry import AgentRegistry
+from orchestrator.agents.registry import AgentRegistry, shipped_folder
+from orchestrator.agents.skill_registry import SkillRegistry
 from orchestrator.api.application import create_application
 from orchestrator.api.auth import Authenticator, is_loopback
 from orchestrator.api.server import Server, bind
@@ -128,14 +129,15 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         generation = await store.next_generation()
         if driver is None:
             driver = _docker(settings)
-        fetcher = Fetcher(settings.data_dir / _FETCHING_NAME, clock, _sources(settings, own))
+        skills = await asyncio.to_thread(_skills, settings)
+        fetcher = Fetcher(settings.data_dir / _FETCHING_NAME, clock, _sources(settings, own, skills))
         stack.push_async_callback(in_time.end, "sources", fetcher.aclose, 0.75)
         await fetcher.open()
         gates = _gates(settings, store, clock, own)
         if gates is not None:
             gates.open()
             stack.push_async_callback(in_time.end, "egress", gates.aclose, 0.5)
-        agents = Catalogue(store, registry, clock, models.resolve)
+        agents = Catalogue(store, registry, clock, models.resolve, skills)
         environments = Environments(store, driver, clock, _defaults(settings, profiles), generation, fetcher, gates)
         stack.push_async_callback(in_time.end, "sandboxes", environments.aclose, 0.75)
         await environments.open()
@@ -320,7 +322,13 @@ def _instance(data_dir: Path) -> str:
 def load_agents(settings: Settings) -> AgentRegistry:
     """The agents of a server with these settings. Blocks on the disk. Raises `ConfigError`."""
     maxima = Maxima(**settings.maxima.model_dump())
-    return AgentRegistry.load(own=settings.agents_dir, aliases=settings.agent_aliases, maxima=maxima)
+    return AgentRegistry.load(
+        own=settings.agents_dir, aliases=settings.agent_aliases, maxima=maxima, skills=_skills(settings)
+    )
+
+
+def _skills(settings: Settings) -> SkillRegistry:
+    return SkillRegistry.of(_expanded(settings.skills_dir), shipped_folder("skills"))
 
 
 def _profiles(settings: Settings) -> Profiles:
@@ -351,7 +359,7 @@ def _gates(settings: Settings, store: Store, clock: Clock, own: OwnAddresses) ->
     return Gates(allowed, Audit(store.note, clock))
 
 
-def _sources(settings: Settings, own: OwnAddresses) -> SourceSettings:
+def _sources(settings: Settings, own: OwnAddresses, skills: SkillRegistry) -> SourceSettings:
     given = settings.sources
     return SourceSettings(
         limit_bytes=given.limit_bytes,
@@ -365,6 +373,7 @@ def _sources(settings: Settings, own: OwnAddresses) -> SourceSettings:
         denied=HostList.parse(settings.network_denied, "network_denied"),
         own=own,
         folders={name: folder.expanduser().absolute() for name, folder in given.folders.items()},
+        skills=skills.folders,
         ssh={name: _ssh_profile(ssh) for name, ssh in given.ssh.items()},
         s3={name: _s3_profile(s3) for name, s3 in given.s3.items()},
         known_hosts_file=_expanded(given.known_hosts_file),

@@ -443,6 +443,9 @@ class Settings(BaseSettings):
     """For so long after its caller left without an answer an equal create call counts as that one's repetition."""
     agents_dir: Path | None = None
     """A folder of agents of your own, beside those that come with Corral; the same id replaces one."""
+    skills_dir: Path | None = None
+    """A folder of skills of your own, beside those that come with Corral; the same name replaces one. For sources of
+    the type `skill_registry`: anybody with a key may have them."""
     agent_aliases: dict[str, str] = Field(default_factory=lambda: dict(_SHIPPED_ALIASES))
     """Other names of agents, `alias = "agent id"`. Adds to the built-in aliases of public names."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -1,6 +1,7 @@
 """All agents that a project can call: those of the server, and its own, of which every change is a version.
 
-Imports `store`, `policy`, `wire`, `errors`, `ids` and `clock`, and beside it `registry` and `lineage`.
+Imports `store`, `policy`, `wire`, `errors`, `ids` and `clock`, and beside it `registry`, `lineage` and
+`skill_registry`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from orchestrator.agents.lineage import Lineage, combined, parse_lineage
 from orchestrator.agents.registry import AgentDefinition, AgentRegistry
+from orchestrator.agents.skill_registry import SkillRegistry
 from orchestrator.clock import Clock
 from orchestrator.errors import Conflict, InvalidRequest, NotFound, PermissionDenied, naming
 from orchestrator.ids import new_agent_uid
@@ -36,8 +38,17 @@ CheckModel = Callable[[str], object]
 class Catalogue:
     """The agents of one server and its projects. A name is first looked for among the project's own."""
 
-    def __init__(self, store: Store, registry: AgentRegistry, clock: Clock, check_model: CheckModel) -> None:
+    def __init__(
+        self,
+        store: Store,
+        registry: AgentRegistry,
+        clock: Clock,
+        check_model: CheckModel,
+        skills: SkillRegistry | None = None,
+    ) -> None:
+        """`skills` are those that their environments may have of the server; None: it has none."""
         self.registry = registry
+        self.skills = skills if skills is not None else SkillRegistry()
         self._store = store
         self._clock = clock
         self._check_model = check_model
@@ -195,6 +206,7 @@ class Catalogue:
     ) -> AgentRow:
         if agent.base_environment is not None:
             check_base_environment(agent.base_environment)
+            await self.skills.pinned(agent.base_environment, "base_environment.sources")
         if isinstance(agent.agent_config, AntigravityConfig) and agent.agent_config.model is not None:
             with naming("agent_config.model"):
                 self._check_model(agent.agent_config.model)

@@ -1,7 +1,8 @@
 """Agents by name: definitions read from folders, and the aliases under which they also go.
 
 A folder holds one folder per agent, in the format of `folder`. What is in its `AGENTS.md` is told to the agent in every
-run, also without an environment. Imports `policy`, `wire` and `errors`, and `folder` beside it.
+run, also without an environment. Imports `policy`, `wire` and `errors`, and `folder` and
+`skill_registry` beside it.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from orchestrator.agents.folder import FILE, AgentFolder, read_folder
-from orchestrator.errors import ConfigError, NotFound
+from orchestrator.agents.skill_registry import SkillRegistry
+from orchestrator.errors import ConfigError, InvalidRequest, NotFound
 from orchestrator.policy.bounds import UNBOUND, Bounds, Maxima
 from orchestrator.wire.agents import AgentParts
 from orchestrator.wire.environments import EnvironmentSpec
@@ -62,10 +64,10 @@ class AgentDefinition:
         )
 
 
-def shipped_folder() -> Path:
-    """Where the agents that come with Corral are: beside the package in a checkout, else where a wheel puts them."""
-    checkout = Path(__file__).resolve().parents[2] / "agents"
-    return checkout if checkout.is_dir() else Path(sys.prefix) / "share/corral/agents"
+def shipped_folder(kind: Literal["agents", "skills"] = "agents") -> Path:
+    """Where what comes with Corral is: beside the package in a checkout, else where a wheel puts it."""
+    checkout = Path(__file__).resolve().parents[2] / kind
+    return checkout if checkout.is_dir() else Path(sys.prefix) / "share/corral" / kind
 
 
 class AgentRegistry:
@@ -82,9 +84,12 @@ class AgentRegistry:
         own: Path | None = None,
         aliases: Mapping[str, str] | None = None,
         maxima: Maxima | None = None,
+        skills: SkillRegistry | None = None,
     ) -> Self:
         """Reads the agents of a folder, the shipped ones if None, and the operator's `own`, which win where ids are the
         same. Blocks on the disk; call it before serving.
+
+        `skills` are those that they may have of the server, the shipped ones if None.
 
         Raises:
             ConfigError: a file is missing, unreadable or wrong (the message names file and field), an agent asks for
@@ -97,6 +102,7 @@ class AgentRegistry:
                 raise ConfigError(
                     f"{found.place / FILE}: id {found.file.id!r} must be the name of its folder, {name!r}"
                 )
+        _check_skills(folders, skills if skills is not None else SkillRegistry.of(shipped_folder("skills")))
         agents = _definitions(folders, aliases or {})
         for name, place in places.items():
             agents[name].bounds.check(maxima or Maxima(), f"{place / FILE}: agent {name!r}: sandbox")
@@ -134,6 +140,15 @@ class AgentRegistry:
     def closest(self, name: str) -> str:
         """For messages: the id or alias that may have been meant, in parentheses; empty if there is none."""
         return _closest(name, {**self._agents, **self._aliases})
+
+
+def _check_skills(folders: Mapping[str, AgentFolder], skills: SkillRegistry) -> None:
+    for folder in folders.values():
+        if folder.environment is not None:
+            try:
+                skills.pin(folder.environment, "base_environment.sources")
+            except InvalidRequest as error:
+                raise folder.located(error) from error
 
 
 def _places(root: Path) -> dict[str, Path]:

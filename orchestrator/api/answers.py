@@ -49,6 +49,22 @@ class AgentList(WireResource):
     """The same."""
 
 
+class ServerSkill(WireResource):
+    """A skill of the server, for sources of type `skill_registry`."""
+
+    name: str
+    description: str | None = None
+    sha256: str | None = None
+    """Of its files as they are now."""
+    problem: str | None = None
+    """Why it cannot be used; then there is nothing else."""
+
+
+class SkillList(WireResource):
+    skills: list[ServerSkill]
+    """By name."""
+
+
 class AgentVersionList(WireResource):
     agentVersions: list[AgentVersion]
     """The latest first, without the contents of files."""

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from orchestrator.api import agents, environments, errors, files, interactions, ops, reach, uploads
+from orchestrator.api import agents, environments, errors, files, interactions, ops, reach, skills, uploads
 from orchestrator.api.services import Services
 from orchestrator.errors import StoreError
 
@@ -36,6 +36,7 @@ def create_application(services: Services) -> FastAPI:
         app.include_router(interactions.router, prefix=f"/{version}")
         app.include_router(agents.router, prefix=f"/{version}")
         app.include_router(environments.router, prefix=f"/{version}")
+        app.include_router(skills.router, prefix=f"/{version}")
         app.include_router(files.router, prefix=f"/{version}")
         app.include_router(uploads.misplaced, prefix=f"/{version}")
         app.include_router(uploads.router, prefix=f"/upload/{version}")

@@ -43,6 +43,7 @@ async def create(request: Request, caller: TheCaller, services: TheServices) -> 
     check_sources(wanted.sources, wanted.network, "sources")
     if wanted.from_environment is None:
         spec = EnvironmentSpec(sources=wanted.sources, network=wanted.network, env=wanted.env)
+        spec = await services.agents.skills.pinned(spec, "sources")
         row = await services.environments.create(caller.project_id, spec)
     else:
         try:

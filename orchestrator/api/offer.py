@@ -15,8 +15,6 @@ from orchestrator.wire.environments import (
     EnvironmentCreate,
     EnvironmentSpec,
     EnvVar,
-    SkillRegistrySource,
-    Source,
 )
 from orchestrator.wire.generation import AgentConfig, AntigravityConfig, GenerationConfig, TextFormat
 from orchestrator.wire.interactions import InteractionRequest
@@ -67,7 +65,6 @@ def check_agent(agent: AgentParts) -> None:
 
 def check_new_environment(create: EnvironmentCreate) -> None:
     """Raises `NotSupported`, naming the field, if the environment needs something that is not there."""
-    _check_sources(create.sources, "sources")
     _check_variables(create.env, "env")
 
 
@@ -140,7 +137,6 @@ def _check_content(blocks: Sequence[Any], at: str) -> None:
 
 
 def _check_environment(spec: EnvironmentSpec, at: str) -> None:
-    _check_sources(spec.sources, f"{at}.sources")
     if spec.sources and spec.environment_id is not None:
         raise _refusal(f"{at}.sources", "together with 'environment_id'")
     _check_variables(spec.env, f"{at}.env")
@@ -150,12 +146,6 @@ def _check_variables(variables: Mapping[str, EnvVar], at: str) -> None:
     for name, variable in variables.items():
         if variable.credential is not None:
             raise _refusal(f"{at}.{name}.credential")
-
-
-def _check_sources(sources: Sequence[Source], at: str) -> None:
-    for index, source in enumerate(sources):
-        if isinstance(source, SkillRegistrySource):
-            raise _refusal(f"{at}[{index}].type", repr(source.type))
 
 
 def _refusal(field: str, what: str = "") -> NotSupported:

@@ -18,7 +18,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from orchestrator import __version__
-from orchestrator.api import agents, answers, environments, files, interactions, ops, reach, uploads
+from orchestrator.api import agents, answers, environments, files, interactions, ops, reach, skills, uploads
 from orchestrator.sandboxes.reach import WatchKind
 from orchestrator.wire.agents import AgentChange, AgentCreate, AgentResource, AgentRollback, AgentVersion
 from orchestrator.wire.base import encode_json
@@ -64,6 +64,7 @@ _TAGS = {
     "interactions": "Runs of agents. One that has ended never changes again.",
     "agents": "Definitions by name. Every change is a version, and `ID@3` calls one.",
     "environments": "Where agents work: a sandbox and its files.",
+    "skills": "Instructions for one sort of task, which environments may have of the server.",
     "files": "Files of environments. Names may be any bytes; see `encoded_path`.",
     "operators": "For those who run the server; not of the public wire. A key reaches its project, an operator's all.",
 }
@@ -162,6 +163,7 @@ OPERATIONS: Mapping[Callable[..., Any], Operation] = {
     agents.roll_back: Operation(
         id="rollBackAgent", body=AgentRollback, answer=AgentResource, errors=(*_ALWAYS, 404, 409, 413, 429)
     ),
+    skills.index: Operation(id="listSkills", answer=answers.SkillList),
     environments.create: Operation(
         id="createEnvironment",
         body=EnvironmentCreate,
@@ -341,6 +343,7 @@ def describe() -> dict[str, Any]:
     app.include_router(interactions.router, prefix=PREFIX)
     app.include_router(agents.router, prefix=PREFIX)
     app.include_router(environments.router, prefix=PREFIX)
+    app.include_router(skills.router, prefix=PREFIX)
     app.include_router(files.router, prefix=PREFIX)
     app.include_router(uploads.misplaced, prefix=PREFIX)
     app.include_router(uploads.router, prefix=_UPLOAD_PREFIX)

@@ -23,6 +23,7 @@ from orchestrator.cli import (
     run,
     serve,
     shell,
+    skills,
 )
 from orchestrator.cli.client import JsonFlag
 from orchestrator.cli.exits import Exit
@@ -52,6 +53,7 @@ app.add_typer(files.app, name="files")
 app.add_typer(keys.app, name="keys")
 app.add_typer(projects.app, name="projects")
 app.add_typer(models.app, name="models")
+app.add_typer(skills.app, name="skills")
 app.command("doctor")(doctor.doctor)
 
 

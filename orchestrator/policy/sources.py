@@ -55,8 +55,6 @@ def _check_places(sources: Sequence[Source], at: str) -> None:
     files: dict[PurePosixPath, int] = {}
     folders: dict[PurePosixPath, int] = {}
     for index, source in enumerate(sources):
-        if isinstance(source, SkillRegistrySource):
-            continue
         path = PurePosixPath(source.path)
         where = f"{at}[{index}]"
         is_file = isinstance(source, InlineSource) or (isinstance(source, HttpSource) and not source.extract)
@@ -87,8 +85,6 @@ def check_base(spec: EnvironmentSpec, at: str) -> None:
             raise InvalidRequest(f"Not supported: '{at}.{name}'.")
     check_sources(spec.sources, spec.network, f"{at}.sources")
     for index, source in enumerate(spec.sources):
-        if isinstance(source, SkillRegistrySource):
-            raise InvalidRequest(f"Not supported: '{at}.sources[{index}].type' {source.type!r}.")
         if PurePosixPath(source.path).is_relative_to("/tmp"):  # noqa: S108 - inside the sandbox
             raise InvalidRequest(
                 f"Invalid value at '{at}.sources[{index}].target': /tmp is memory, which a template cannot hold."

@@ -221,6 +221,7 @@ class Intake:
             yield _Place(known.id)
             return
         check_sources(spec.sources, spec.network)
+        spec = await self._agents.skills.pinned(spec)
         profile = self._profiles.of(agent.bounds if agent is not None else UNBOUND)
         base = agent.base if agent is not None else None
         if base is not None:
@@ -228,6 +229,8 @@ class Intake:
             network = spec.network if spec.network is not None else base.network
             spec = spec.model_copy(update={"network": network, "env": {**base.env, **spec.env}})
             check_variables(spec.env)
+            with naming("agent"):
+                base = await self._agents.skills.pinned(base, "base_environment.sources")
             base = base.model_copy(update={"env": {}})
         async with self._environments.drafted(project_id, spec, profile=profile, base=base) as (new, of_template):
             yield _Place(new.id, new, of_template)

@@ -34,6 +34,7 @@ from orchestrator.sources.host_keys import known_keys
 from orchestrator.sources.profiles import S3Profile, SshProfile
 from orchestrator.sources.repository import GitAccess, fetch_repository
 from orchestrator.sources.sftp import fetch_sftp
+from orchestrator.sources.skills import SKILL_LIMIT_BYTES, SKILL_MAX_MEMBERS, SkillFolders, SkillTree
 from orchestrator.sources.web import fetch_web
 from orchestrator.wire.environments import (
     EnvironmentSpec,
@@ -44,6 +45,7 @@ from orchestrator.wire.environments import (
     RepositorySource,
     S3Source,
     SftpSource,
+    SkillRegistrySource,
     Source,
 )
 
@@ -68,6 +70,7 @@ class SourceSettings:
     denied: HostList = field(default_factory=HostList)
     own: OwnAddresses = field(default_factory=OwnAddresses)
     folders: Mapping[str, Path] = field(default_factory=dict)
+    skills: SkillFolders = field(default_factory=SkillFolders)
     ssh: Mapping[str, SshProfile] = field(default_factory=dict)
     s3: Mapping[str, S3Profile] = field(default_factory=dict)
     known_hosts_file: Path | None = None
@@ -179,15 +182,17 @@ class _Run:
         log.info("source_fetched", index=index, type=source.type)
 
     def _limits(self, source: Source) -> FetchLimits:
-        settings = self._settings
+        settings, max_members = self._settings, self._settings.max_members
         match source:
+            case SkillRegistrySource():
+                size_bytes, max_members = SKILL_LIMIT_BYTES, SKILL_MAX_MEMBERS
             case RepositorySource():
                 size_bytes = settings.repository_limit_bytes
             case GcsSource() | S3Source():
                 size_bytes = settings.bucket_limit_bytes
             case _:
                 size_bytes = settings.limit_bytes
-        return FetchLimits(size_bytes, settings.max_members, settings.timeout_s, settings.reserve_bytes)
+        return FetchLimits(size_bytes, max_members, settings.timeout_s, settings.reserve_bytes)
 
     def _carry_out(self, source: Source, at: str, tar: tarfile.TarFile, links: list[Link], fetch: Fetch) -> None:
         settings = self._settings
@@ -205,6 +210,9 @@ class _Run:
                 if (root := self._settings.folders.get(name)) is None:
                     raise SourceFailed(f"the server has no folder {name!r}; the setting 'sources.folders' lists them")
                 fetch_local(root, path, tree(source.path, folds_names=False), fetch)
+            case SkillRegistrySource():
+                skill = SkillTree(tar, links, source.path, fetch)
+                self._settings.skills.fetch(source.source, source.sha256, skill, fetch)
             case SftpSource():
                 url = sftp_url(source, at)
                 profile = self._ssh_profile(source.profile, url)

@@ -40,6 +40,7 @@ _GIT_REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/@+{}#-]{0,254}")
 _PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _REGION = re.compile(r"[a-z0-9-]{1,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_SKILL_NAME = re.compile(r"(?:[a-z0-9]+-)*[a-z0-9]+")
 _HOST_KEY_LINE = re.compile(r"[a-z0-9@.-]{1,64} [A-Za-z0-9+/]{1,8192}={0,2}")
 _ID_CHARS = 128
 _TARGET_BYTES = 4096
@@ -94,6 +95,7 @@ _Folder = Annotated[str, AfterValidator(_below), described(minLength=1, maxLengt
 _Profile = Annotated[str, _matching(_PROFILE), spelled(_PROFILE)]
 _Region = Annotated[str, _matching(_REGION), spelled(_REGION)]
 _Sha256 = Annotated[str, AnyCase, _matching(_SHA256), spelled(_SHA256)]
+_SkillName = Annotated[str, Field(max_length=64), _matching(_SKILL_NAME), spelled(_SKILL_NAME)]
 _HostKey = Annotated[str, _matching(_HOST_KEY_LINE), spelled(_HOST_KEY_LINE)]
 
 
@@ -239,12 +241,35 @@ class LocalSource(BaseSource):
     """`NAME` of a folder in the settings, or `NAME/path` below it."""
 
 
-class SkillRegistrySource(WireModel):
-    """In the public enum, but not documented. Its fields are kept and not looked at."""
+def _with_default_target(schema: dict[str, Any]) -> None:
+    schema["required"].remove("target")
 
-    model_config = ConfigDict(extra="allow")
+
+class SkillRegistrySource(BaseSource):
+    """A skill that the server has: its whole folder. The type is in the public enum, its fields are ours."""
+
+    model_config = ConfigDict(json_schema_extra=_with_default_target)
 
     type: Literal["skill_registry"] = "skill_registry"
+    source: _SkillName
+    """The skill's name."""
+    sha256: _Sha256 | None = None
+    """What its files must be, as answers tell it; absent: what they are when the environment is made."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_its_usual_place(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("target") is None:
+            name = data.get("source")
+            is_name = isinstance(name, str) and _SKILL_NAME.fullmatch(name)
+            return {**data, "target": f".agents/skills/{name}" if is_name else ".agents/skills"}
+        return data
+
+    @model_validator(mode="after")
+    def _keeps_its_name(self) -> Self:
+        if PurePosixPath(self.path).name != self.source:
+            raise problem(f"the last part must be the skill's name, '{self.source}'", "target")
+        return self
 
 
 Source = Annotated[

@@ -49,6 +49,7 @@ CASES = {
     "E10": ("links, devices, FIFOs and sockets as files", "refused, never followed out, never hung on"),
     "E11": ("host namespaces by API fields", "400 naming the field"),
     "E12": ("clock, host name, reboot, modules", "EPERM"),
+    "F12": ("hostile front matter of skills", "refused with the reason, told; other skills and the run go on"),
 }
 """Case → attack, expected behaviour."""
 

@@ -22,7 +22,7 @@ QUICKSTART = ROOT / "examples" / "quickstart"
 CLIENTS_PYTHON = ROOT / ".venv-clients" / "bin" / "python"
 
 
-def _run(server: ServerProcess, *command: str) -> str:
+def run_example(server: ServerProcess, *command: str) -> str:
     result = subprocess.run(
         command,
         env={**server.variables, "CORRAL_URL": server.url, "PYTHONDONTWRITEBYTECODE": "1"},
@@ -38,7 +38,7 @@ def _run(server: ServerProcess, *command: str) -> str:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_quickstart_with_curl(server: ServerProcess) -> None:
-    output = _run(server, str(QUICKSTART / "curl.sh"))
+    output = run_example(server, str(QUICKSTART / "curl.sh"))
     assert "event: interaction.completed" in output
     assert "\\n12" in output or "12\\n" in output, "the second call no longer knows the variable of the first"
     assert "4 sales.csv" in output
@@ -46,20 +46,20 @@ def test_quickstart_with_curl(server: ServerProcess) -> None:
 
 
 def test_quickstart_with_the_sdk(server: ServerProcess) -> None:
-    output = _run(server, str(CLIENTS_PYTHON), str(QUICKSTART / "sdk.py"))
+    output = run_example(server, str(CLIENTS_PYTHON), str(QUICKSTART / "sdk.py"))
     assert output.startswith("completed ")
     assert "in all: 12" in output
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_files_with_curl(server: ServerProcess) -> None:
-    output = _run(server, str(ROOT / "examples" / "files" / "curl.sh"))
+    output = run_example(server, str(ROOT / "examples" / "files" / "curl.sh"))
     assert "tea,3\ntea,4\ncoffee,5\n" in output
     assert "out/sorted.csv\n" in output
 
 
 def test_functions_and_an_answer_of_a_form(server: ServerProcess) -> None:
-    output = _run(server, str(CLIENTS_PYTHON), str(ROOT / "examples" / "functions" / "sdk.py"))
+    output = run_example(server, str(CLIENTS_PYTHON), str(ROOT / "examples" / "functions" / "sdk.py"))
     assert output.splitlines() == ["asked: 300 120", "completed {'number': 881, 'amount': 300}"]
 
 
@@ -87,7 +87,7 @@ TURNS = (
 def test_an_agent_with_a_model_of_each_provider(kind: str, model: str, python: Path, start_server: StartServer) -> None:
     with provider(kind, *TURNS, model=model) as wire:
         server = start_server(**settings_of(wire, kind))
-        output = _run(server, str(python), str(PROVIDERS / kind / "agent.py"))
+        output = run_example(server, str(python), str(PROVIDERS / kind / "agent.py"))
         assert KEY in json.dumps(wire.headers)
         assert "coffee" in json.dumps(wire.requests[1]), "the model reads what came of its code"
         with server.caller() as caller:
@@ -100,14 +100,14 @@ def test_an_agent_with_a_model_of_each_provider(kind: str, model: str, python: P
 
 
 def test_quickstart_with_the_command_line(server: ServerProcess) -> None:
-    output = _run(server, str(QUICKSTART / "cli.sh"))
+    output = run_example(server, str(QUICKSTART / "cli.sh"))
     assert "the longest word: " in output
     environment = output.split()[-1]
     assert all(row["id"] != environment for row in json.loads(server.cli("ps", "--json").stdout)["environments"])
 
 
 def test_an_agent_from_its_folder(server: ServerProcess) -> None:
-    output = _run(server, str(ROOT / "examples" / "agents" / "cli.sh"))
+    output = run_example(server, str(ROOT / "examples" / "agents" / "cli.sh"))
     assert "✓ march" in output
     assert "+  inv-003,45.50" in output
     assert "3 statement.csv" in output
@@ -157,7 +157,7 @@ def _blocks(language: str) -> list[str]:
 def test_the_readmes_rest_call(server: ServerProcess) -> None:
     (block,) = [each for each in _blocks("bash") if each.startswith("curl")]
     assert "http://127.0.0.1:8080" in block
-    output = _run(server, "bash", "-c", block.replace("http://127.0.0.1:8080", server.url))
+    output = run_example(server, "bash", "-c", block.replace("http://127.0.0.1:8080", server.url))
     assert '"result":"5050\\n"' in output
     assert "data: [DONE]" in output
 
@@ -165,7 +165,7 @@ def test_the_readmes_rest_call(server: ServerProcess) -> None:
 def test_the_readmes_first_run(server: ServerProcess) -> None:
     (block,) = [each for each in _blocks("bash") if "corral run" in each]
     (line,) = [each for each in block.splitlines() if "corral run" in each]
-    output = _run(server, "bash", "-c", f"cd {ROOT} && {line}")
+    output = run_example(server, "bash", "-c", f"cd {ROOT} && {line}")
     assert "uid=1000(agent)" in output
     assert "completed · " in output
 
@@ -173,4 +173,4 @@ def test_the_readmes_first_run(server: ServerProcess) -> None:
 def test_the_readmes_sdk_program(server: ServerProcess) -> None:
     (block,) = _blocks("python")
     program = f"{block.replace('http://127.0.0.1:8080', server.url)}\nprint('it ran')"
-    assert "it ran" in _run(server, str(CLIENTS_PYTHON), "-c", program)
+    assert "it ran" in run_example(server, str(CLIENTS_PYTHON), "-c", program)

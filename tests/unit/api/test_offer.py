@@ -89,7 +89,6 @@ def test_offered(fields: dict[str, Any]) -> None:
         ({"tools": [{"type": "function", "name": "f", "defer_loading": True}]}, "tools[0].defer_loading"),
         ({"input": [{"type": "mcp_server_tool_call", "id": "c", "name": "f", "server_name": "m"}]}, "input[0].type"),
         ({"input": [{"type": "document", "data": "AAAA", "mime_type": "application/pdf"}]}, "content"),
-        ({"environment": {"sources": [{"type": "skill_registry"}]}}, "environment.sources[0].type"),
         ({"environment": {"environment_id": "a" * 32, "sources": [INLINE]}}, "environment.sources"),
         ({"environment": {"env": {"A": {"credential": "c"}}}}, "environment.env.A.credential"),
     ],

@@ -216,5 +216,13 @@ def test_a_base_takes_rules() -> None:
         check_base(spec(network={"allowlist": [{"domain": "a b"}]}), "base")
     with pytest.raises(InvalidRequest, match=r"base\.sources\[0\]\.target"):
         check_base(spec({**REPOSITORY, "target": "tmp/x"}), "base")
-    with pytest.raises(InvalidRequest, match=r"base\.sources\[0\]\.type"):
-        check_base(spec({"type": "skill_registry"}), "base")
+    check_base(spec({"type": "skill_registry", "source": "charts"}), "base")
+
+
+def test_a_skill_of_the_server_has_a_place_like_others() -> None:
+    skill = {"type": "skill_registry", "source": "charts"}
+    check(skill)
+    with pytest.raises(InvalidRequest, match=r"sources\[1\]\.target'.*the same as"):
+        check(skill, {**skill, "target": "/.agents/skills/charts"})
+    with pytest.raises(InvalidRequest, match=r"sources\[0\]\.target'.*must be in one of"):
+        check({**skill, "target": "/etc/charts"})

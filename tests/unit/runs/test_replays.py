@@ -310,7 +310,7 @@ async def test_one_that_was_there_is_made_anew(store: SqliteStore) -> None:
     assert again.environment_id not in (None, environment_id)
     (spec,) = world.asked
     assert spec.environment_id is None
-    assert [source.target for source in spec.sources] == ["workspace/a"]  # type: ignore[union-attr]
+    assert [source.target for source in spec.sources] == ["workspace/a"]
     assert spec.network == "disabled"
 
 

@@ -215,6 +215,35 @@ def test_answers_show_no_signatures_of_addresses() -> None:
     assert parse_environment(spec.model_dump(exclude_none=True)) == spec
 
 
+def test_a_skill_of_the_server_has_its_usual_place() -> None:
+    skill = {"type": "SKILL_REGISTRY", "source": "data-analysis"}
+    spec = parse_environment({"sources": [skill]})
+    assert spec is not None
+    assert public_sources(spec.sources) == [
+        {"type": "skill_registry", "source": "data-analysis", "target": ".agents/skills/data-analysis"}
+    ]
+    assert parse_environment(spec.model_dump(exclude_none=True)) == spec
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({}, "'source' at 'environment.sources[0]'"),
+        ({"source": "../charts"}, "'environment.sources[0].source': must match"),
+        ({"source": "Charts"}, "'environment.sources[0].source': must match"),
+        ({"source": "a" * 65}, "'environment.sources[0].source'"),
+        ({"source": 1}, "'environment.sources[0].source'"),
+        ({"source": "charts", "target": ".agents/skills/other"}, "target': the last part must be the skill's name"),
+        ({"source": "charts", "sha256": "x"}, "'environment.sources[0].sha256'"),
+        ({"source": "charts", "skills": ["a"]}, "'skills' at 'environment.sources[0]'"),
+    ],
+)
+def test_what_a_skill_of_the_server_is_called_is_checked(fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_environment({"sources": [{"type": "skill_registry", **fields}]})
+    assert named in caught.value.message
+
+
 def test_inline_sources_give_bytes() -> None:
     assert InlineSource(target="a", content="é").data == "é".encode()
     assert InlineSource(target="a", content="/+8=", encoding="base64").data == b"\xff\xef"
