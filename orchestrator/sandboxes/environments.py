@@ -85,13 +85,15 @@ class Environments:
         self._defaults = defaults
         self._roster = Roster()
         self._uses = Uses(clock)
-        self._lifecycle = Lifecycle(store, driver, clock, defaults.profile, defaults.pool, generation, sources)
+        self._disk_watch = DiskWatch(driver)
+        self._lifecycle = Lifecycle(
+            store, driver, clock, defaults.profile, defaults.pool, generation, sources, self._disk_watch.add
+        )
         self._stages = Stages(store, driver, self._lifecycle.queue, self._roster, self._uses, clock, defaults.stages)
         deeds = Deeds(self._finish_deletion, self._expire, self._ended)
         self._reconciler = Reconciler(
             store, driver, self._lifecycle, self._stages, self._roster, defaults.profile.image, deeds
         )
-        self._disk_watch = DiskWatch(driver)
         self._tasks: set[asyncio.Task[None]] = set()
         self._creating = asyncio.Lock()
         self._changing = asyncio.Lock()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 
 import structlog
 
@@ -79,8 +79,10 @@ class Lifecycle:
         profile: Profile,
         pool: PoolSettings,
         generation: int,
-        sources: SourcePort | None = None,
+        sources: SourcePort | None,
+        watch: Callable[[Sandbox, int], None],
     ) -> None:
+        """`sources` and `watch`: see `Templates`."""
         self.queue = WorkQueue(clock, at_once=_STARTS_AT_ONCE, patience_s=_ENGINE_PATIENCE_S)
         self.pools = Pools(driver, clock, pool, self.queue, generation)
         self._store = store
@@ -94,7 +96,7 @@ class Lifecycle:
         self._starting: set[str] = set()
         self._copying: set[str] = set()
         self._templates = Templates(
-            store, driver, self.queue, lambda ref: self._connect(ref, EnvironmentSpec()), sources
+            store, driver, self.queue, lambda ref: self._connect(ref, EnvironmentSpec()), sources, watch
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._undoing: set[asyncio.Task[None]] = set()

@@ -55,6 +55,14 @@ def ref_of(row: EnvironmentRow) -> SandboxRef:
     return SandboxRef(row.sandbox_id or "", row.sandbox_ref or "")
 
 
-def sandbox_spec(sandbox_id: str, profile: Profile, name: str, snapshot: str) -> SandboxSpec:
+def sandbox_spec(sandbox_id: str, profile: Profile, name: str, snapshot: str, *, is_setup: bool = False) -> SandboxSpec:
     """Of a sandbox with such a profile that begins with the files of `snapshot`; empty for the image's own."""
-    return SandboxSpec(sandbox_id, profile.image, profile.resources, name, runtime=profile.runtime, snapshot=snapshot)
+    return SandboxSpec(
+        sandbox_id,
+        profile.image,
+        profile.resources,
+        name,
+        runtime=profile.runtime,
+        snapshot=snapshot,
+        is_setup=is_setup,
+    )
