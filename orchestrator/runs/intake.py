@@ -229,7 +229,9 @@ class Intake:
             spec = spec.model_copy(update={"network": network, "env": {**base.env, **spec.env}})
             check_variables(spec.env)
             base = base.model_copy(update={"env": {}})
-        async with self._environments.drafted(project_id, spec, profile=profile, base=base) as (new, of_template):
+        snapshot = agent.base_snapshot if agent is not None else None
+        drafted = self._environments.drafted(project_id, spec, profile=profile, base=base, snapshot=snapshot)
+        async with drafted as (new, of_template):
             yield _Place(new.id, new, of_template)
 
 

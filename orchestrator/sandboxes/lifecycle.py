@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 
 import structlog
 
@@ -405,6 +405,17 @@ class Lifecycle:
             raise
         finally:
             self._copying.discard(name)
+
+    @contextlib.contextmanager
+    def sparing(self, name: str) -> Generator[None, None, None]:
+        """Within the block the reaper leaves a snapshot alone, whether a row has it or not."""
+        is_spared = name in self._copying
+        self._copying.add(name)
+        try:
+            yield
+        finally:
+            if not is_spared:
+                self._copying.discard(name)
 
     async def note(self, environment_id: str, kind: str, **fields: object) -> None:
         """Writes into the environment's log, for operators."""

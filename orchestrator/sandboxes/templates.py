@@ -17,7 +17,7 @@ from orchestrator.sandboxes.driver import Profile, SandboxDriver, SandboxRef
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.outcome import Verdict
 from orchestrator.sandboxes.sources import SourcePort, put_sources
-from orchestrator.sandboxes.specs import parse_spec, sandbox_spec
+from orchestrator.sandboxes.specs import is_preserved, parse_spec, sandbox_spec
 from orchestrator.sandboxes.work_queue import Urgency, WorkQueue
 from orchestrator.store.port import Store
 from orchestrator.wire.environments import EnvironmentSpec
@@ -69,7 +69,7 @@ class Templates:
 
     async def ready(self, name: str, profile: Profile) -> str:
         """The name of the snapshot, which is there from now on. Raises as a start does."""
-        if name not in self._built:
+        if name not in self._built and not is_preserved(name):
             await self._queue.do(("template", name), lambda: self._build(name, profile))
         return name
 

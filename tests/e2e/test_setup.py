@@ -149,3 +149,24 @@ def test_a_command_that_fails_is_named(caller: Caller) -> None:
     message = made["errors"][0]["message"]
     assert "command 2 of its setup failed (exit code 2)" in message
     assert "nowhere.deb" in message
+
+
+def test_an_agent_begins_with_an_environment_as_it_was(caller: Caller) -> None:
+    first = bash(caller, "echo kept > notes; echo also > ~/at-home", agent=agent(caller, "for-others", PACKAGE))
+    environment = str(first["environment_id"])
+    made = caller.http.post(AGENTS, json={"id": "heir", "base_environment": environment})
+    assert made.status_code == 200, made.text
+    assert made.json()["base_environment"] == {"type": "remote", "environment_id": environment}
+    bash(caller, "echo later > notes", environment)
+    look = "cat notes ~/at-home; tool; echo mine > notes"
+    for _ in range(2):
+        assert result_of(bash(caller, look, agent="heir")) == "kept\nalso\ninstalled for agent\n"
+    changed = caller.http.patch(f"{AGENTS}/heir", json={"base_environment": {"environment_id": environment}})
+    assert (changed.status_code, changed.json()["version"]) == (200, 2)
+    caller.delete_environment(environment)
+    assert result_of(bash(caller, "cat notes", agent="heir")) == "later\n"
+    assert result_of(bash(caller, "cat notes", agent="heir@1")) == "kept\n"
+    gone = caller.http.post(AGENTS, json={"id": "late", "base_environment": environment})
+    assert gone.status_code == 404
+    assert "'base_environment'" in gone.json()["error"]["message"]
+    assert caller.http.delete(f"{AGENTS}/heir").status_code == 200
