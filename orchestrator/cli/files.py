@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import sys
 import tarfile
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from urllib.parse import quote
 import typer
 
 from orchestrator.cli.client import Api, JsonFlag, KeyOption, StreamBroken, UrlOption, connect
+from orchestrator.cli.mirror import Mirror, Original
 from orchestrator.cli.terminal import complain, moment, neutralise, print_json, size
 from orchestrator.errors import CorralError, InvalidRequest
 
@@ -114,16 +116,30 @@ def put(
 
 @app.command("sync")
 def sync(
-    environment: _Environment,
+    environment: Annotated[
+        str, typer.Argument(metavar="ENVIRONMENT[:PATH]", help="Its id; with the folder there, that is fetched.")
+    ],
     local: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of this machine.")],
-    remote: Annotated[str, typer.Argument(metavar="[PATH]", help="The folder there.")] = "workspace",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be sent.")] = False,
+    remote: Annotated[str, typer.Argument(metavar="[PATH]", help="The folder there to send to; else workspace.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete here what is not there; only to fetch.")] = False,
     url: UrlOption = None,
     key: KeyOption = None,
 ) -> None:
     """Send what a folder has and the environment has not: files of another size, or changed here since they came
     there. Nothing is deleted there; links, and folders that are empty, are not sent.
+
+    With ENVIRONMENT:PATH the other way: fetch what that folder has and this one has not, files of another size or time.
     """
+    source, is_fetched, folder = environment.partition(":")
+    if is_fetched:
+        if remote:
+            raise InvalidRequest("say which folder either behind the colon or as PATH, not both")
+        _fetch_all(source, folder or "workspace", local, dry_run=dry_run, delete=delete, url=url, key=key)
+        return
+    if delete:
+        raise InvalidRequest("--delete works only when files are fetched; nothing is deleted in an environment")
+    remote = remote or "workspace"
     if not local.is_dir():
         raise InvalidRequest(f"{local} is no folder")
     with connect(url, key) as api:
@@ -134,7 +150,49 @@ def sync(
                 continue
             if not dry_run:
                 _send(api, environment, file, place, overwrite=True)
-            typer.echo(neutralise(str(file)).replace("\n", " "))
+            typer.echo(_shown_path(file))
+
+
+def _fetch_all(
+    environment: str, remote: str, local: Path, *, dry_run: bool, delete: bool, url: str | None, key: str | None
+) -> None:
+    if local.exists() and not local.is_dir():
+        raise InvalidRequest(f"{local} is no folder")
+    with connect(url, key) as api:
+        mirror = Mirror(local, remote, _entries(api, environment, os.fsencode(remote), recursive=True))
+        for original in mirror.lacking():
+            if dry_run or _is_fetched(api, environment, original):
+                typer.echo(_shown_path(original.target))
+        for path in mirror.surplus() if delete else ():
+            if not dry_run:
+                path.unlink()
+            typer.echo(f"{_shown_path(path)} (deleted)")
+        if delete and not dry_run:
+            mirror.remove_empty_folders()
+
+
+def _is_fetched(api: Api, environment: str, original: Original) -> bool:
+    """What cannot be had by itself is said, and the rest goes on."""
+    try:
+        original.target.parent.mkdir(parents=True, exist_ok=True)
+        with _media(api, environment, original.place) as answer:
+            length = int(answer.headers.get("content-length", 0))
+            if "accept-ranges" not in answer.headers:
+                complain(f"{original.place} is left out: it is a folder by now")
+                return False
+            if length > shutil.disk_usage(original.target.parent).free:
+                raise InvalidRequest(f"{original.place} has {size(length)}, more than there is room for here")
+            _write(original.target, answer)
+        original.stamp()
+    except OSError as error:
+        complain(f"{original.place} is left out: {error.strerror or error}")
+        return False
+    except CorralError as error:
+        if "[404 " not in error.message:
+            raise
+        complain(f"{original.place} is left out: it is gone by now")
+        return False
+    return True
 
 
 def _at(environment: str, remote: bytes) -> str:
@@ -247,6 +305,10 @@ def _line(entry: dict[str, Any]) -> str:
     shown = size(int(bytes_text)) if bytes_text.isdigit() else "-"
     when = at.strftime("%Y-%m-%d %H:%M") if at is not None else "-"
     return f"{kind:<10}{shown:>8}  {when:<17}{_shown(entry)}"
+
+
+def _shown_path(path: Path) -> str:
+    return neutralise(str(path)).replace("\n", " ")
 
 
 def _shown(entry: dict[str, Any]) -> str:
