@@ -73,6 +73,8 @@ class SetupChecks(Platform):
                 agent = await says(child, "id -u")
                 assert agent != b"0\n"
                 assert (await run(child, _INTRUDE)).head == agent
+                if not self.states(Difference.WRITABLE_ROOT):
+                    assert await says(child, "grep ' /usr ' /proc/mounts | cut -d ' ' -f 4 | cut -c -3") == b"ro,\n"
                 assert await says(child, _LOOK) == _SEEN
 
     async def test_it_outlives_stops_and_is_in_copies_of_copies(self, opened: SandboxDriver) -> None:

@@ -34,7 +34,7 @@ from orchestrator.sandboxes.docker.container import (
     container_config,
 )
 from orchestrator.sandboxes.docker.dialing import Dialer, Tls, dialer_of
-from orchestrator.sandboxes.docker.storage import DiskStorage, Image, LayerStorage, Storage
+from orchestrator.sandboxes.docker.storage import DiskStorage, Image, LayerStorage, Storage, image_gone
 from orchestrator.sandboxes.driver import (
     DriverInfo,
     Found,
@@ -404,8 +404,14 @@ class DockerDriver(SandboxDriver):
 
     def _look_for(self, spec: SandboxSpec) -> tuple[str | None, Image, bool]:
         """The sandbox's container, its image, and whether it can be made before its files are."""
-        image = self._image(self._storage.image_of(spec))
-        return self._find(spec.sandbox_id), image, self._storage.needs_files(spec)
+        needs_files, name = self._storage.needs_files(spec), self._storage.image_of(spec)
+        try:
+            image = self._image(name)
+        except docker.errors.ImageNotFound as error:
+            if needs_files and name != spec.image:
+                raise image_gone(name) from error
+            raise
+        return self._find(spec.sandbox_id), image, needs_files
 
     def _find(self, sandbox_id: str) -> str | None:
         labels = [f"{INSTANCE_LABEL}={self._instance}", f"{SANDBOX_LABEL}={sandbox_id}"]

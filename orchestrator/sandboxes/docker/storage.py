@@ -225,9 +225,7 @@ class DiskStorage(Storage):
                 try:
                     systems.mount(at, self._look_at(changed).layers, is_writable=is_setup)
                 except docker.errors.ImageNotFound as error:
-                    raise SandboxStartFailed(
-                        f"its setup changed the image {changed}, which is not on the engine any more", stage="setup"
-                    ) from error
+                    raise image_gone(changed) from error
                 except OSError as error:
                     raise SandboxStartFailed(f"'setup' cannot change the image: {error}", stage="setup") from error
 
@@ -332,6 +330,11 @@ class LayerStorage(Storage):
 
     def _image(self, name: str) -> str:
         return f"{_SNAPSHOT_REPOSITORY}:{self._prefix}{name}"
+
+
+def image_gone(name: str) -> SandboxStartFailed:
+    """For a sandbox whose disk holds changes of that image."""
+    return SandboxStartFailed(f"its setup changed the image {name}, which is not on the engine any more", stage="setup")
 
 
 def _template_key(image_id: str) -> str:
