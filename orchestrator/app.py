@@ -137,8 +137,8 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         if gates is not None:
             gates.open()
             stack.push_async_callback(in_time.end, "egress", gates.aclose, 0.5)
-        agents = Catalogue(store, registry, clock, models.resolve, skills)
         environments = Environments(store, driver, clock, _defaults(settings, profiles), generation, fetcher, gates)
+        agents = Catalogue(store, registry, clock, models.resolve, environments, skills)
         stack.push_async_callback(in_time.end, "sandboxes", environments.aclose, 0.75)
         await environments.open()
         poster = Poster(

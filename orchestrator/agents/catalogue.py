@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any, Protocol
 
 from orchestrator.agents.lineage import Lineage, combined, parse_lineage
 from orchestrator.agents.registry import AgentDefinition, AgentRegistry
@@ -35,6 +36,16 @@ CheckModel = Callable[[str], object]
 """Raises `InvalidRequest` unless there is a model of that name."""
 
 
+class Snapshots(Protocol):
+    """Keeps files of environments for agents that begin with them."""
+
+    def preserved(self, project_id: str, environment_id: str) -> AbstractAsyncContextManager[str]:
+        """The name of a snapshot, which lasts if a version with it is stored within the block."""
+
+    def sparing(self, snapshot: str) -> AbstractContextManager[None]:
+        """Within the block it is kept, though the version that had it may go."""
+
+
 class Catalogue:
     """The agents of one server and its projects. A name is first looked for among the project's own."""
 
@@ -44,6 +55,7 @@ class Catalogue:
         registry: AgentRegistry,
         clock: Clock,
         check_model: CheckModel,
+        snapshots: Snapshots,
         skills: SkillRegistry | None = None,
     ) -> None:
         """`skills` are those that their environments may have of the server; None: it has none."""
@@ -52,6 +64,7 @@ class Catalogue:
         self._store = store
         self._clock = clock
         self._check_model = check_model
+        self._snapshots = snapshots
         self._kept: OrderedDict[tuple[str, int], AgentDefinition] = OrderedDict()
 
     # for runs
@@ -125,7 +138,7 @@ class Catalogue:
             )
         root = self.registry.resolve(lineage.root)
         whole = root.extended(row.name, own.description, combined(lineage.inherited, own))
-        return dataclasses.replace(whole, uid=row.uid, version=row.version)
+        return dataclasses.replace(whole, uid=row.uid, version=row.version, base_snapshot=row.snapshot)
 
     # for those who define agents
 
@@ -134,23 +147,30 @@ class Catalogue:
 
         Raises:
             InvalidRequest, NotSupported: the definition cannot be used; names the field. NotFound: its base is unknown.
-            Conflict: the id is taken. LimitExceeded: the project has as many as it may.
+            Conflict: the id is taken, or the files that it begins with are gone. LimitExceeded: the project has as
+                many as it may. SandboxError: these files cannot be kept now.
         """
         check_new_id(agent.id)
         if self.registry.knows(agent.id):
             raise Conflict(f"Agent {agent.id!r} is one of the server; take another id.")
         uid = new_agent_uid()
-        row = await self._row(project_id, uid, agent, version=1)
-        await self._store.create_agent(row, limit=AGENTS_LIMIT)
+        async with self._drafted(project_id, uid, agent, version=1) as row:
+            await self._store.create_agent(row, limit=AGENTS_LIMIT)
         return row
 
     async def change(self, project_id: str, agent_id: str, fields: Mapping[str, Any]) -> AgentRow:
-        """The agent with these fields changed, as a new version; what changes nothing makes none.
+        """The agent with these fields changed, as a new version; what changes nothing makes none. An environment that
+        it is to begin with is taken as it is now; where that is not said again, it stays as it was.
 
         Raises:
             As `create`. PermissionDenied: it is one of the server. LimitExceeded: it has as many versions as it may.
         """
-        return await self._succeed(project_id, agent_id, lambda known: known.model_copy(update=dict(fields)))
+
+        def following(latest: AgentRow) -> tuple[AgentCreate, str | None]:
+            changed = read_agent(latest).model_copy(update=dict(fields))
+            return changed, None if "base_environment" in fields else latest.snapshot
+
+        return await self._succeed(project_id, agent_id, following)
 
     async def roll_back(self, project_id: str, agent_id: str, version: int) -> AgentRow:
         """A new version with the definition of an earlier one. On which version of its base is decided anew.
@@ -159,24 +179,32 @@ class Catalogue:
             NotFound: there is no such version. As `change` otherwise.
         """
         await self.find(project_id, agent_id)
-        earlier = read_agent(await self.find(project_id, agent_id, version))
+        row = await self.find(project_id, agent_id, version)
+        earlier = read_agent(row), row.snapshot
         return await self._succeed(project_id, agent_id, lambda _: earlier)
 
     async def _succeed(
-        self, project_id: str, agent_id: str, following: Callable[[AgentCreate], AgentCreate]
+        self, project_id: str, agent_id: str, following: Callable[[AgentRow], tuple[AgentCreate, str | None]]
     ) -> AgentRow:
+        """`following`: the next version of the latest, and the snapshot that it had before, if it had one."""
         for _ in range(_TRIES):
             latest = await self.find(project_id, agent_id)
-            agent = following(read_agent(latest))
-            row = await self._row(project_id, latest.uid, agent, version=latest.version + 1, created=latest)
-            if (row.definition, row.lineage) == (latest.definition, latest.lineage):
-                return latest
-            try:
-                await self._store.add_agent_version(row, limit=VERSIONS_LIMIT)
-            except Conflict:
-                continue
-            return row
+            agent, snapshot = following(latest)
+            version = latest.version + 1
+            drafted = self._drafted(project_id, latest.uid, agent, version=version, created=latest, snapshot=snapshot)
+            async with drafted as row:
+                if _same(row, latest):
+                    return latest
+                if await self._is_added(row):
+                    return row
         raise Conflict(f"Agent {agent_id!r} is changed by others all the time; try again.")
+
+    async def _is_added(self, row: AgentRow) -> bool:
+        try:
+            await self._store.add_agent_version(row, limit=VERSIONS_LIMIT)
+        except Conflict:
+            return False
+        return True
 
     async def find(self, project_id: str, agent_id: str, version: int | None = None) -> AgentRow:
         """The project's own agent, in its latest version or this one.
@@ -201,18 +229,47 @@ class Catalogue:
         """
         await self._store.delete_agent((await self.find(project_id, agent_id)).uid)
 
+    @asynccontextmanager
+    async def _drafted(
+        self,
+        project_id: str,
+        uid: str,
+        agent: AgentCreate,
+        *,
+        version: int,
+        created: AgentRow | None = None,
+        snapshot: str | None = None,
+    ) -> AsyncGenerator[AgentRow, None]:
+        """A version, to be stored within the block. `snapshot`: of an earlier one of the agent with the same base."""
+        row, base = await self._row(project_id, uid, agent, version=version, created=created)
+        environment = agent.base_environment
+        async with AsyncExitStack() as stack:
+            if environment is None and base is not None and base.snapshot is not None:
+                stack.enter_context(self._snapshots.sparing(base.snapshot))
+                if await self._store.recorded_agent(base.uid, base.version) is None:
+                    raise NotFound(f"Invalid value at 'base_agent': Agent {base.name!r} not found.")
+                row = dataclasses.replace(row, snapshot=base.snapshot)
+            elif environment is not None and environment.environment_id is not None:
+                if snapshot is None:
+                    with naming("base_environment"):
+                        taken = self._snapshots.preserved(project_id, environment.environment_id)
+                        snapshot = await stack.enter_async_context(taken)
+                row = dataclasses.replace(row, snapshot=snapshot)
+            yield row
+
     async def _row(
         self, project_id: str, uid: str, agent: AgentCreate, *, version: int, created: AgentRow | None = None
-    ) -> AgentRow:
+    ) -> tuple[AgentRow, AgentRow | None]:
+        """The version, still without the files that it begins with, and that of the project that it is built on."""
         if agent.base_environment is not None:
             check_base_environment(agent.base_environment)
             await self.skills.pinned(agent.base_environment, "base_environment.sources")
         if isinstance(agent.agent_config, AntigravityConfig) and agent.agent_config.model is not None:
             with naming("agent_config.model"):
                 self._check_model(agent.agent_config.model)
-        lineage = await self._lineage(project_id, uid, agent)
+        lineage, base = await self._lineage(project_id, uid, agent)
         now = self._clock.now()
-        return AgentRow(
+        row = AgentRow(
             uid=uid,
             project_id=project_id,
             name=agent.id,
@@ -223,20 +280,26 @@ class Catalogue:
             definition=encode_json(dump_agent(agent)).decode(),
             lineage=lineage.dump(),
         )
+        return row, base
 
-    async def _lineage(self, project_id: str, uid: str, agent: AgentCreate) -> Lineage:
+    async def _lineage(self, project_id: str, uid: str, agent: AgentCreate) -> tuple[Lineage, AgentRow | None]:
         name = agent.base_agent or _DEFAULT_BASE
         with naming("base_agent"):
             base = await self.resolve(project_id, name)
         if base.uid is None or base.version is None:
-            return Lineage(base.id)
+            return Lineage(base.id), None
         row = await self._store.recorded_agent(base.uid, base.version)
         if row is None:
             raise NotFound(f"Invalid value at 'base_agent': Agent {name!r} not found.")
         lineage = parse_lineage(row.lineage)
         if uid in (base.uid, *lineage.uids):
             raise InvalidRequest(f"Invalid value at 'base_agent': {name!r} is built on {agent.id!r} itself.")
-        return lineage.of_child(base.uid, read_agent(row))
+        return lineage.of_child(base.uid, read_agent(row)), row
+
+
+def _same(row: AgentRow, other: AgentRow) -> bool:
+    """Whether two versions are the same agent."""
+    return (row.definition, row.lineage, row.snapshot) == (other.definition, other.lineage, other.snapshot)
 
 
 def read_agent(row: AgentRow) -> AgentCreate:

@@ -41,6 +41,8 @@ class AgentDefinition:
     """What its sandbox and its calls may take, as far as it says so; within the operator's maxima."""
     base: EnvironmentSpec | None = None
     """What its new environments begin with. Built once: each of them is a fork."""
+    base_snapshot: str | None = None
+    """The files that `base` names by an environment's id, as they were when this version was made."""
     token_budget: int | None = None
     """After how many tokens its runs end; None: as the call says."""
     uid: str | None = None
@@ -101,6 +103,11 @@ class AgentRegistry:
             if found.file.id != name:
                 raise ConfigError(
                     f"{found.place / FILE}: id {found.file.id!r} must be the name of its folder, {name!r}"
+                )
+            if found.environment is not None and found.environment.environment_id is not None:
+                raise ConfigError(
+                    f"{found.place / FILE}: base_environment: an agent of the server cannot begin with an environment, "
+                    "which is a project's"
                 )
         _check_skills(folders, skills if skills is not None else SkillRegistry.of(shipped_folder("skills")))
         agents = _definitions(folders, aliases or {})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import sys
 import tarfile
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from urllib.parse import quote
 import typer
 
 from orchestrator.cli.client import Api, JsonFlag, KeyOption, StreamBroken, UrlOption, connect
+from orchestrator.cli.mirror import Mirror, Original
 from orchestrator.cli.terminal import complain, moment, neutralise, print_json, size
 from orchestrator.errors import CorralError, InvalidRequest
 
@@ -114,21 +116,30 @@ def put(
 
 @app.command("sync")
 def sync(
-    environment: _Environment,
+    environment: Annotated[
+        str, typer.Argument(metavar="ENVIRONMENT[:PATH]", help="Its id; with the folder there, that is fetched.")
+    ],
     local: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of this machine.")],
-    remote: Annotated[str, typer.Argument(metavar="[PATH]", help="The folder there.")] = "workspace",
-    down: Annotated[bool, typer.Option("--down", help="Fetch instead: what is there and not here.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be sent or fetched.")] = False,
+    remote: Annotated[str, typer.Argument(metavar="[PATH]", help="The folder there to send to; else workspace.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete here what is not there; only to fetch.")] = False,
     url: UrlOption = None,
     key: KeyOption = None,
 ) -> None:
-    """Send what a folder has and the environment has not, or the other way with --down: files of another size, or
-    changed since they came over. Nothing is deleted; links, and folders that are empty, stay where they are.
+    """Send what a folder has and the environment has not: files of another size, or changed here since they came
+    there. Nothing is deleted there; links, and folders that are empty, are not sent.
+
+    With ENVIRONMENT:PATH the other way: fetch what that folder has and this one has not, files of another size or time.
     """
-    if down:
-        with connect(url, key) as api:
-            _fetch_changed(api, environment, os.fsencode(remote), local, dry_run=dry_run)
+    source, is_fetched, folder = environment.partition(":")
+    if is_fetched:
+        if remote:
+            raise InvalidRequest("say which folder either behind the colon or as PATH, not both")
+        _fetch_all(source, folder or "workspace", local, dry_run=dry_run, delete=delete, url=url, key=key)
         return
+    if delete:
+        raise InvalidRequest("--delete works only when files are fetched; nothing is deleted in an environment")
+    remote = remote or "workspace"
     if not local.is_dir():
         raise InvalidRequest(f"{local} is no folder")
     with connect(url, key) as api:
@@ -139,7 +150,49 @@ def sync(
                 continue
             if not dry_run:
                 _send(api, environment, file, place, overwrite=True)
-            typer.echo(neutralise(str(file)).replace("\n", " "))
+            typer.echo(_shown_path(file))
+
+
+def _fetch_all(
+    environment: str, remote: str, local: Path, *, dry_run: bool, delete: bool, url: str | None, key: str | None
+) -> None:
+    if local.exists() and not local.is_dir():
+        raise InvalidRequest(f"{local} is no folder")
+    with connect(url, key) as api:
+        mirror = Mirror(local, remote, _entries(api, environment, os.fsencode(remote), recursive=True))
+        for original in mirror.lacking():
+            if dry_run or _is_fetched(api, environment, original):
+                typer.echo(_shown_path(original.target))
+        for path in mirror.surplus() if delete else ():
+            if not dry_run:
+                path.unlink()
+            typer.echo(f"{_shown_path(path)} (deleted)")
+        if delete and not dry_run:
+            mirror.remove_empty_folders()
+
+
+def _is_fetched(api: Api, environment: str, original: Original) -> bool:
+    """What cannot be had by itself is said, and the rest goes on."""
+    try:
+        original.target.parent.mkdir(parents=True, exist_ok=True)
+        with _media(api, environment, original.place) as answer:
+            length = int(answer.headers.get("content-length", 0))
+            if "accept-ranges" not in answer.headers:
+                complain(f"{original.place} is left out: it is a folder by now")
+                return False
+            if length > shutil.disk_usage(original.target.parent).free:
+                raise InvalidRequest(f"{original.place} has {size(length)}, more than there is room for here")
+            _write(original.target, answer)
+        original.stamp()
+    except OSError as error:
+        complain(f"{original.place} is left out: {error.strerror or error}")
+        return False
+    except CorralError as error:
+        if "[404 " not in error.message:
+            raise
+        complain(f"{original.place} is left out: it is gone by now")
+        return False
+    return True
 
 
 def _at(environment: str, remote: bytes) -> str:
@@ -231,47 +284,6 @@ def _known(api: Api, environment: str, remote: bytes) -> dict[bytes, dict[str, A
     return found
 
 
-def _fetch_changed(api: Api, environment: str, remote: bytes, local: Path, *, dry_run: bool) -> None:
-    above = remote.strip(b"/") + b"/"
-    for entry in list(_entries(api, environment, remote, recursive=True)):  # what is fetched shall not move the pages
-        if entry.get("type") != "FILE":
-            continue
-        path = os.fsencode(str(entry.get("path")))
-        if (target := _place_below(local, os.fsdecode(path.removeprefix(above)))) is None or "encoded_path" in entry:
-            complain(f"{_shown(entry)} is left out: there can be no such file here")
-            continue
-        if _is_as_there(target, entry):
-            continue
-        if not dry_run:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with _media(api, environment, os.fsdecode(path)) as answer:
-                _write(target, answer)
-            if (at := moment(str(entry.get("modified")))) is not None:
-                os.utime(target, (at.timestamp(), at.timestamp()))
-        typer.echo(neutralise(str(target)).replace("\n", " "))
-
-
-def _place_below(folder: Path, name: str) -> Path | None:
-    """Where a file of that name belongs; None if that is not below the folder, or only by way of a link."""
-    parts = name.split("/")
-    if any(part in ("", ".", "..") or "\0" in part for part in parts):
-        return None
-    place = folder
-    for part in parts:
-        place /= part
-        if place.is_symlink():
-            return None
-    return place
-
-
-def _is_as_there(target: Path, entry: dict[str, Any]) -> bool:
-    if not target.is_file():
-        return False
-    status = target.stat()
-    at = moment(str(entry.get("modified")))
-    return str(entry.get("size_bytes")) == str(status.st_size) and at is not None and at.timestamp() <= status.st_mtime
-
-
 def _files(folder: Path) -> Iterator[Path]:
     for each in sorted(folder.rglob("*")):
         if each.is_file() and not each.is_symlink():
@@ -293,6 +305,10 @@ def _line(entry: dict[str, Any]) -> str:
     shown = size(int(bytes_text)) if bytes_text.isdigit() else "-"
     when = at.strftime("%Y-%m-%d %H:%M") if at is not None else "-"
     return f"{kind:<10}{shown:>8}  {when:<17}{_shown(entry)}"
+
+
+def _shown_path(path: Path) -> str:
+    return neutralise(str(path)).replace("\n", " ")
 
 
 def _shown(entry: dict[str, Any]) -> str:

@@ -14,12 +14,14 @@ from orchestrator.conformance.limits import LimitChecks
 from orchestrator.conformance.names import NameChecks
 from orchestrator.conformance.output import OutputChecks
 from orchestrator.conformance.pausing import PausingChecks
+from orchestrator.conformance.setup import SetupChecks
 from orchestrator.conformance.snapshots import SnapshotChecks
 from orchestrator.conformance.streams import StreamChecks
 
 
 class DriverSuite(
     IntegrityChecks,
+    SetupChecks,
     SnapshotChecks,
     PausingChecks,
     LimitChecks,

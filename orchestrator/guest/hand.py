@@ -1,8 +1,8 @@
 """A hand, the agent's side: a process that gave up root in advance and does one thing at a time for the guest.
 
-Runs as `agent` with no capability and is the subreaper of all that it starts, so that whatever a command leaves behind
-stays below the hand and can be found. Talks to the guest by frames over a socket pair; descriptors travel with a
-request.
+Runs as `agent` with no capability (but see `User.is_root`) and is the subreaper of all that it starts, so that whatever
+a command leaves behind stays below the hand and can be found. Talks to the guest by frames over a socket pair;
+descriptors travel with a request.
 
     request   OPEN     {"do": "spawn", "argv", "cwd", "env"}   with [stdin, output] or [stdin, output, third]
               OPEN     {…, "terminal": path}                   instead of the descriptors, which are not used
@@ -20,7 +20,7 @@ import os
 import select
 import signal
 import socket
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, ContextManager, Dict, List, Optional
 
 from . import file_tools
 from .frames import MESSAGE, OPEN, Decoder, decode_json, encode_json
@@ -32,8 +32,10 @@ _DEFAULT_SIGNALS = [signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGCHL
 class Hand:
     """The request loop. `run` never returns."""
 
-    def __init__(self, channel: socket.socket) -> None:
+    def __init__(self, channel: socket.socket, of_files: Callable[[], ContextManager[None]]) -> None:
+        """Within `of_files` this process is the user whose files are worked on."""
         self._channel = channel
+        self._of_files = of_files
         self._decoder = Decoder()
         self._descriptors: List[int] = []
         self._child: Optional[int] = None
@@ -75,7 +77,9 @@ class Hand:
             if request["do"] == "spawn":
                 self._spawn(request, descriptors)
             else:
-                self._say(file_tools.perform(request["operation"], request["arguments"], *descriptors[:2]))
+                with self._of_files():
+                    answer = file_tools.perform(request["operation"], request["arguments"], *descriptors[:2])
+                self._say(answer)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)

@@ -19,7 +19,8 @@ import resource
 import signal
 import socket
 from collections import deque
-from typing import AbstractSet, Any, Callable, Deque, Dict, List, NoReturn, Optional, Sequence, Set
+from contextlib import contextmanager
+from typing import AbstractSet, Any, Callable, Deque, Dict, Iterator, List, NoReturn, Optional, Sequence, Set
 
 from .frames import OPEN, Decoder, FrameError, decode_json, encode_json
 from .hand import Hand
@@ -59,26 +60,47 @@ def become_subreaper() -> bool:
 
 
 class User:
-    """Who the hands are. With `drop` false (tests without root) they stay who they are."""
+    """Who the hands are. With `drop` false (tests without root) they stay who they are.
 
-    def __init__(self, uid: int, gid: int, drop: bool) -> None:
+    With `is_root` what they start is root's, with all that the sandbox has, and only files are the user's.
+    """
+
+    def __init__(self, uid: int, gid: int, drop: bool, *, is_root: bool = False) -> None:
         self.uid = uid
         self.gid = gid
         self.drop = drop
+        self.is_root = is_root
 
     def become(self) -> None:
-        """Gives up root and every capability for good. Raises `OSError` if any part of it fails."""
+        """Gives up root and every capability for good, unless `is_root`. Raises `OSError` if any part of it fails."""
         prctl(_PR_SET_NO_NEW_PRIVS, 1)
         if not self.drop:
             return
         # A thousand busy processes of the agent must not keep the guest, which has to end them, from its turn.
         os.nice(_NICENESS)
+        if self.is_root:
+            os.setgroups([])
+            return
         for capability in range(_LAST_CAPABILITY + 1):
             if prctl(_PR_CAPBSET_DROP, capability) < 0 and capability <= 37:
                 raise OSError("the capability bounding set cannot be emptied")
         os.setgroups([])
         os.setresgid(self.gid, self.gid, self.gid)
         os.setresuid(self.uid, self.uid, self.uid)
+
+    @contextmanager
+    def of_files(self) -> Iterator[None]:
+        """Within the block the calling process is the user for all that it does with files."""
+        if not (self.drop and self.is_root):
+            yield
+            return
+        os.setegid(self.gid)
+        os.seteuid(self.uid)  # which takes the capabilities, too, for as long
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
 
 
 def encode_request(request: Dict[str, Any]) -> bytes:
@@ -314,7 +336,7 @@ def _live_as_hand(channel: socket.socket, user: User) -> NoReturn:
         _raise_oom_score()
         user.become()
         os.umask(0o022)
-        Hand(socket.socket(fileno=3)).run()
+        Hand(socket.socket(fileno=3), user.of_files).run()
     finally:
         os._exit(1)
 

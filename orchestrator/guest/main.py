@@ -1,10 +1,11 @@
 """Start and end of the guest. Run as the container's main process: `python3 -I -S -c "… from guest.main import main;
 main()"`.
 
-Arguments: `--socket PATH`, `--cwd PATH`, `--uid N`, `--gid N`, `--home PATH`, `--drop yes|no`, `--linked yes|no`. As
-root it drops its hands to uid and gid; as anybody else, and with `--drop no` (tests), the hands stay who they are. With
-`--linked yes` its standard input and output are its first link: who starts it has attached to them before. Later links
-come by bridges.
+Arguments: `--socket PATH`, `--cwd PATH`, `--uid N`, `--gid N`, `--home PATH`, `--drop yes|no`, `--linked yes|no`,
+`--commands-as agent|root`. As root it drops its hands to uid and gid; as anybody else, and with `--drop no` (tests),
+the hands stay who they are. With `--linked yes` its standard input and output are its first link: who starts it has
+attached to them before. Later links come by bridges. With `--commands-as root`, where a template is set up, what
+commands and cells run is root's; files are put, read and written as uid and gid all the same.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ _DEFAULTS = {
     "home": "/home/agent",
     "drop": "yes",
     "linked": "no",
+    "commands-as": "agent",
 }
+_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def main() -> None:
@@ -36,12 +39,16 @@ def main() -> None:
     options = _options(sys.argv[1:])
     first_link = _take_standard_streams() if options["linked"] == "yes" else None
     reactor = Reactor()
-    user = User(int(options["uid"]), int(options["gid"]), drop=os.geteuid() == 0 and options["drop"] != "no")
+    is_root = options["commands-as"] == "root"
+    drop = os.geteuid() == 0 and options["drop"] != "no"
+    user = User(int(options["uid"]), int(options["gid"]), drop=drop, is_root=is_root)
     # A collection writes to all that it looks at; what is frozen stays shared with the hands (2.5 MiB a sandbox).
     gc.freeze()
     pool = HandPool(reactor, user)
     pool.fill()
     env = dict(os.environ, HOME=options["home"], USER="agent", LOGNAME="agent", PWD=options["cwd"])
+    if is_root and drop:
+        env.update(_root_env(options, env.get("PATH", "")))
     services = Services(reactor, pool, env, options["cwd"])
     folder = os.path.dirname(options["socket"])
     os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -59,6 +66,18 @@ def _options(arguments: "list[str]") -> Dict[str, str]:
     for name, value in zip(arguments[::2], arguments[1::2]):
         options[name.lstrip("-")] = value
     return options
+
+
+def _root_env(options: Dict[str, str], path: str) -> Dict[str, str]:
+    return {
+        "HOME": "/root",
+        "USER": "root",
+        "LOGNAME": "root",
+        "PATH": f"{_SYSTEM_PATH}:{path}",
+        "DEBIAN_FRONTEND": "noninteractive",
+        # Whom to give files to, as `chown` takes it.
+        "CORRAL_AGENT": f"{options['uid']}:{options['gid']}",
+    }
 
 
 def _take_standard_streams() -> Tuple[int, int]:

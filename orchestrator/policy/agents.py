@@ -45,11 +45,13 @@ def check_new_id(agent_id: str, at: str = "id") -> None:
 def check_base_environment(spec: EnvironmentSpec, at: str = "base_environment") -> None:
     """Whether new environments can begin with it. Raises `InvalidRequest` or `NotSupported`, naming the field."""
     if spec.environment_id is not None:
-        raise NotSupported(f"Not supported: '{at}' as the id of an environment; give its sources.")
+        for field in ("sources", "setup"):
+            if getattr(spec, field):
+                raise NotSupported(f"Not supported: '{at}.{field}' together with 'environment_id'.")
     for name, variable in spec.env.items():
         if variable.credential is not None:
             raise NotSupported(f"Not supported: '{at}.env.{name}.credential'.")
     check_variables(spec.env, f"{at}.env")
     # Variables and a network that is switched off are each new environment's own, and no part of the template.
     rules = None if spec.network == "disabled" else spec.network
-    check_base(spec.model_copy(update={"network": rules, "env": {}}), at)
+    check_base(spec.model_copy(update={"network": rules, "env": {}, "environment_id": None}), at)

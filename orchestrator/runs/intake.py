@@ -232,7 +232,9 @@ class Intake:
             with naming("agent"):
                 base = await self._agents.skills.pinned(base, "base_environment.sources")
             base = base.model_copy(update={"env": {}})
-        async with self._environments.drafted(project_id, spec, profile=profile, base=base) as (new, of_template):
+        snapshot = agent.base_snapshot if agent is not None else None
+        drafted = self._environments.drafted(project_id, spec, profile=profile, base=base, snapshot=snapshot)
+        async with drafted as (new, of_template):
             yield _Place(new.id, new, of_template)
 
 

@@ -10,6 +10,8 @@ call at a time; different names are independent.
     <folder>/pool.xfs   the pool, if one is needed, mounted at
     <folder>/files/     sandboxes/ID.img  snapshots/NAME.img  templates/KEY.img
     <folder>/mounts/ID  where a sandbox's disk is mounted while it runs
+
+A disk that also holds what setup changed in an image has that image's name as its label, which its copies keep.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ import contextlib
 import fcntl
 import os
 import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Set
@@ -26,7 +27,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.errors import SandboxGone, SandboxStartFailed
+from orchestrator.sandboxes import systems
 from orchestrator.sandboxes.engine_host import reason_to_stay_out
+from orchestrator.sandboxes.mounts import PATH, release, run
 
 _FICLONE = 0x40049409
 _FIFREEZE = 0xC0045877
@@ -38,10 +41,11 @@ _RESERVED_SHARE = 0.05
 """Of the pool, kept for disks that are there: they are sparse, and together may be promised more than the pool has; one
 that finds no room in the pool loses what is written on it.
 """
-_COMMAND_TIMEOUT_S = 300
+_LABEL = "sys-"
+_LABEL_AT, _LABEL_BYTES = 1024 + 0x78, 16
+"""Where ext4 has it."""
 _RELEASE_TIMEOUT_S = 5.0
 _RELEASE_INTERVAL_S = 0.05
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _FORMAT = (
     *("mkfs.ext4", "-q", "-F", "-m", "0", "-J", "size=8"),
     *("-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"),
@@ -78,7 +82,7 @@ class Disks:
         for folder in (self._files, self._mounts):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._pool.exists() and not self._files.is_mount():
-            _run("mount", "-t", "xfs", "-o", _POOL_MOUNT_OPTIONS, self._pool, self._files)
+            run("mount", "-t", "xfs", "-o", _POOL_MOUNT_OPTIONS, self._pool, self._files)
         # A pool that is there is one whatever happens: it may be too full for the probe.
         self.is_sharing = self._pool.exists() or _shares_blocks(self._files) or self._make_pool()
         for kind in ("sandboxes", "snapshots", "templates"):
@@ -98,7 +102,7 @@ class Disks:
         give_up_at = time.monotonic() + _RELEASE_TIMEOUT_S
         while self._pool.exists() and self._files.is_mount():
             try:
-                _run("umount", self._files)
+                run("umount", self._files)
             except OSError:
                 # The kernel lets go of a disk's file a little after the disk was unmounted.
                 is_in_use = any(at.is_mount() for at in self._mounts.iterdir())
@@ -108,8 +112,10 @@ class Disks:
 
     # sandboxes
 
-    def make(self, sandbox_id: str, source: Path) -> None:
+    def make(self, sandbox_id: str, source: Path, *, image: str = "") -> None:
         """A disk that begins as a copy of `source`; one that is there is kept as it is.
+
+        `image`: it is to hold changes of that image, and says so (`changed_image`): 12 letters and digits.
 
         Raises:
             SandboxStartFailed: there is no such source, or what is left for all disks together is too little.
@@ -122,7 +128,7 @@ class Disks:
             raise SandboxStartFailed(
                 f"the disks of all sandboxes together have only {left} MiB left; delete environments", stage="disk"
             )
-        self._copy(source, self._sandbox(sandbox_id))
+        self._copy(source, self._sandbox(sandbox_id), f"{_LABEL}{image}" if image else "")
 
     def mount(self, sandbox_id: str) -> Path:
         """Where the disk's root folder is from now on; it may be mounted already. Raises `SandboxGone`: it is lost."""
@@ -131,7 +137,7 @@ class Disks:
             raise SandboxGone(f"the disk of sandbox {sandbox_id} is gone, and its files with it")
         at.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not at.is_mount():
-            _run("mount", "-t", "ext4", "-o", _MOUNT_OPTIONS, self._sandbox(sandbox_id), at)
+            run("mount", "-t", "ext4", "-o", _MOUNT_OPTIONS, self._sandbox(sandbox_id), at)
         return at
 
     def mount_point(self, sandbox_id: str) -> Path:
@@ -156,6 +162,14 @@ class Disks:
     def exists(self, sandbox_id: str) -> bool:
         """Whether the sandbox has a disk."""
         return self._sandbox(sandbox_id).exists()
+
+    def changed_image(self, sandbox_id: str, snapshot: str = "") -> str:
+        """The image of which the sandbox's disk, or the snapshot that it will begin as, holds changes; else empty."""
+        for file in (self._sandbox(sandbox_id), self.snapshot_file(snapshot)):
+            with contextlib.suppress(FileNotFoundError):
+                label = _label(file)
+                return label.removeprefix(_LABEL) if label.startswith(_LABEL) else ""
+        return ""
 
     def sandbox_ids(self) -> set[str]:
         """The sandboxes that have a disk."""
@@ -205,9 +219,9 @@ class Disks:
         try:
             with unfinished.open("wb") as empty:
                 empty.truncate(size_bytes)
-            _run(*_FORMAT, unfinished)
+            run(*_FORMAT, unfinished)
             at.mkdir(mode=0o700, exist_ok=True)
-            _run("mount", "-t", "ext4", "-o", _MOUNT_OPTIONS, unfinished, at)
+            run("mount", "-t", "ext4", "-o", _MOUNT_OPTIONS, unfinished, at)
             fill(at)
             self._unmount(at)
             _sync(unfinished)
@@ -219,7 +233,7 @@ class Disks:
     def _sandbox(self, sandbox_id: str) -> Path:
         return self._files / "sandboxes" / f"{sandbox_id}.img"
 
-    def _copy(self, source: Path, target: Path) -> None:
+    def _copy(self, source: Path, target: Path, label: str = "") -> None:
         if target.exists():
             return
         unfinished = target.with_name(f".{target.name}")
@@ -227,7 +241,9 @@ class Disks:
             if self.is_sharing:
                 _share(source, unfinished)
             else:
-                _run("cp", "--sparse=always", source, unfinished)
+                run("cp", "--sparse=always", source, unfinished)
+            if label:
+                run("e2label", unfinished, label)
             unfinished.replace(target)
         except FileNotFoundError as error:
             raise SandboxStartFailed(f"there is no disk to begin with: {error.filename}", stage="disk") from error
@@ -235,18 +251,13 @@ class Disks:
             unfinished.unlink(missing_ok=True)
 
     def _unmount(self, at: Path) -> None:
-        if at.is_mount():
-            try:
-                _run("umount", at)
-            except OSError:
-                # Somebody's shell stands in it, or a dying process: it goes when they do.
-                if at.is_mount():  # else another caller was faster
-                    _run("umount", "--lazy", at)
+        systems.unmount(at)
+        release(at)
         with contextlib.suppress(FileNotFoundError):
             at.rmdir()
 
     def _make_pool(self) -> bool:
-        if shutil.which("mkfs.xfs", path=_PATH) is None:
+        if shutil.which("mkfs.xfs", path=PATH) is None:
             return False
         room = os.statvfs(self.folder)
         size_bytes = self._pool_bytes or int(room.f_bavail * room.f_frsize * _POOL_SHARE)
@@ -256,9 +267,9 @@ class Disks:
         try:
             with unfinished.open("wb") as empty:
                 empty.truncate(size_bytes)
-            _run("mkfs.xfs", "-q", "-f", "-K", unfinished)
+            run("mkfs.xfs", "-q", "-f", "-K", unfinished)
             unfinished.replace(self._pool)
-            _run("mount", "-t", "xfs", "-o", _POOL_MOUNT_OPTIONS, self._pool, self._files)
+            run("mount", "-t", "xfs", "-o", _POOL_MOUNT_OPTIONS, self._pool, self._files)
         finally:
             unfinished.unlink(missing_ok=True)
         return _shares_blocks(self._files)
@@ -276,13 +287,13 @@ def can_use_disks(engine_url: str, *, has_some: bool = False) -> str:
     """
     if reason := reason_to_stay_out(engine_url, "mnt", was_beside=has_some or None):
         return reason
-    missing = [name for name in ("mkfs.ext4", "mount", "umount") if shutil.which(name, path=_PATH) is None]
+    missing = [name for name in ("mkfs.ext4", "mount", "umount") if shutil.which(name, path=PATH) is None]
     return f"there is no {missing[0]}" if missing else ""
 
 
 def can_share_blocks(folder: Path) -> bool:
     """Whether disks below `folder`, which need not exist, are or will be copied without copying."""
-    if (folder / "pool.xfs").exists() or shutil.which("mkfs.xfs", path=_PATH) is not None:
+    if (folder / "pool.xfs").exists() or shutil.which("mkfs.xfs", path=PATH) is not None:
         return True
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     return _shares_blocks(existing)
@@ -305,6 +316,12 @@ def _share(source: Path, target: Path) -> None:
     """A copy that takes no blocks of its own until one side changes."""
     with source.open("rb") as existing, target.open("wb") as copy:
         fcntl.ioctl(copy.fileno(), _FICLONE, existing.fileno())
+
+
+def _label(file: Path) -> str:
+    with file.open("rb") as disk:
+        disk.seek(_LABEL_AT)
+        return disk.read(_LABEL_BYTES).rstrip(b"\0").decode("ascii", "replace")
 
 
 def _sync(file: Path) -> None:
@@ -339,17 +356,3 @@ def _thaw(at: Path) -> None:
         with contextlib.suppress(OSError):  # it was not frozen
             fcntl.ioctl(root, _FITHAW, 0)
         os.close(root)
-
-
-def _run(*argv: str | Path) -> None:
-    """Runs a program of the host. Raises `OSError` with what it said."""
-    command = [str(each) for each in argv]
-    try:
-        subprocess.run(
-            command, check=True, capture_output=True, timeout=_COMMAND_TIMEOUT_S, env={"PATH": _PATH, "LC_ALL": "C"}
-        )
-    except subprocess.CalledProcessError as error:
-        said = error.stderr.decode(errors="replace").strip() or f"exit code {error.returncode}"
-        raise OSError(f"{command[0]} failed: {said}") from error
-    except subprocess.TimeoutExpired as error:
-        raise OSError(f"{command[0]} did not end within {_COMMAND_TIMEOUT_S} s") from error

@@ -22,7 +22,9 @@ class Resources:
     pids: int = 1024
     open_files: int = 8192
     disk_bytes: int = 10 << 30
-    """All that it can write and that outlives it: `/workspace`, `/home/agent`, `/.agents`, `/var/tmp`."""
+    """All that it can write and that outlives it: `/workspace`, `/home/agent`, `/.agents`, `/var/tmp`; with what setup
+    changed elsewhere.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,10 @@ class SandboxSpec:
     """See `Profile.runtime`."""
     snapshot: str = ""
     """The files that it begins with: a name that `snapshot` was given; empty for the image's own."""
+    is_setup: bool = False
+    """Commands run as root, with what installing programs takes, and can change the image's own folders. These changes
+    are in snapshots of it, bounded by `disk_bytes` with the rest; nobody can change them in what begins with those.
+    """
 
 
 @dataclass(frozen=True, slots=True)

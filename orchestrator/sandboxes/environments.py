@@ -39,7 +39,9 @@ from orchestrator.sandboxes.sources import SourcePort, may_reach
 from orchestrator.sandboxes.specs import (
     dump_profile,
     dump_spec,
+    is_preserved,
     parse_spec,
+    preserved_name,
     read_spec,
     ref_of,
     template_name,
@@ -88,13 +90,23 @@ class Environments:
         self._roster = Roster()
         self._uses = Uses(clock)
         self._gates = gates
-        self._lifecycle = Lifecycle(store, driver, clock, defaults.profile, defaults.pool, generation, sources, gates)
+        self._disk_watch = DiskWatch(driver)
+        self._lifecycle = Lifecycle(
+            store,
+            driver,
+            clock,
+            defaults.profile,
+            defaults.pool,
+            generation,
+            sources,
+            gates=gates,
+            watch=self._disk_watch.add,
+        )
         self._stages = Stages(store, driver, self._lifecycle.queue, self._roster, self._uses, clock, defaults.stages)
         deeds = Deeds(self._finish_deletion, self._expire, self._ended)
         self._reconciler = Reconciler(
             store, driver, self._lifecycle, self._stages, self._roster, defaults.profile.image, deeds
         )
-        self._disk_watch = DiskWatch(driver)
         self._tasks: set[asyncio.Task[None]] = set()
         self._creating = asyncio.Lock()
         self._changing = asyncio.Lock()
@@ -175,9 +187,10 @@ class Environments:
         *,
         profile: Profile | None = None,
         base: EnvironmentSpec | None = None,
+        snapshot: str | None = None,
     ) -> AsyncGenerator[tuple[EnvironmentRow, str | None], None]:
         """As `create`, for who stores the row with something else: within the block, as
-        `Store.create_environment(row, base)` would.
+        `Store.create_environment(row, base)` would. With `snapshot` it begins with what was `preserved`.
         """
         row = self._new_row(project_id, dump_spec(spec))
         if profile is not None:
@@ -185,6 +198,8 @@ class Environments:
         files = dump_spec(base) if base is not None and (base.sources or base.setup) else None
         if files is not None:
             row = replace(row, template=template_name(self._lifecycle.profile_of(row), files))
+        elif snapshot is not None:
+            row = replace(row, template=snapshot)
         async with self._room(project_id):
             yield row, files
         await self._lifecycle.note(row.id, "environment.created", project=project_id)
@@ -239,6 +254,48 @@ class Environments:
                     await self._insert(row)
         await self._lifecycle.note(row.id, "environment.forked", project=row.project_id, parent=parent.id)
         return row
+
+    @asynccontextmanager
+    async def preserved(self, project_id: str, environment_id: str) -> AsyncGenerator[str, None]:
+        """The name of a snapshot of the environment's files as they are now, for a version of an agent. It is there
+        within the block, and from then on for as long as the store has a version with it.
+
+        An environment that nobody has used is started for it.
+
+        Raises:
+            NotFound: the project has no such environment. Conflict: its files are gone.
+            SandboxError: the platform failed; nothing was kept.
+        """
+        row = await self.find(project_id, environment_id)
+        name = preserved_name(ids.new_environment_id())
+        async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(self._uses.hold(row.id))
+            if row.status == "pending":
+                await self.sandbox(row.id)
+            try:
+                await stack.enter_async_context(self._copied(row.id, name))
+            except SandboxGone:
+                # As in `fork`.
+                await self.sandbox(row.id)
+                await stack.enter_async_context(self._copied(row.id, name))
+            yield name
+
+    @contextmanager
+    def sparing(self, snapshot: str) -> Generator[None, None, None]:
+        """Within the block nobody drops what was `preserved`: its name is being stored once more."""
+        with self._lifecycle.sparing(snapshot):
+            yield
+
+    @asynccontextmanager
+    async def _copied(self, environment_id: str, name: str) -> AsyncGenerator[None, None]:
+        async with self._roster.lock(environment_id):
+            row = await self._store.environment(None, environment_id)
+            if row is None or row.status == "deleting":
+                raise NotFound(f"Environment {environment_id!r} not found.")
+            if row.status == "lost":
+                raise Conflict(f"The files of environment {environment_id!r} are gone.")
+            async with self._lifecycle.copied(row, name):
+                yield
 
     def _new_row(self, project_id: str, spec: str) -> EnvironmentRow:
         now = self._clock.now()
@@ -323,6 +380,8 @@ class Environments:
         """
         row = await self._store.environment(None, environment_id)
         if row is None or row.sandbox_id or row.sandbox_ref or row.snapshot:
+            return True
+        if is_preserved(row.template):
             return True
         specs = [read_spec(row)]
         if row.template is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 
 import structlog
 
@@ -82,9 +82,12 @@ class Lifecycle:
         profile: Profile,
         pool: PoolSettings,
         generation: int,
-        sources: SourcePort | None = None,
-        gates: Gates | None = None,
+        sources: SourcePort | None,
+        *,
+        gates: Gates | None,
+        watch: Callable[[Sandbox, int], None],
     ) -> None:
+        """`sources` and `watch`: see `Templates`."""
         self.queue = WorkQueue(clock, at_once=_STARTS_AT_ONCE, patience_s=_ENGINE_PATIENCE_S)
         self.pools = Pools(driver, clock, pool, self.queue, generation)
         self._store = store
@@ -99,7 +102,13 @@ class Lifecycle:
         self._starting: set[str] = set()
         self._copying: set[str] = set()
         self._templates = Templates(
-            store, driver, self.queue, lambda ref: self._connect(ref, EnvironmentSpec()), sources, self._let_out
+            store,
+            driver,
+            self.queue,
+            lambda ref: self._connect(ref, EnvironmentSpec()),
+            sources,
+            let_out=self._let_out,
+            watch=watch,
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._undoing: set[asyncio.Task[None]] = set()
@@ -425,6 +434,17 @@ class Lifecycle:
             raise
         finally:
             self._copying.discard(name)
+
+    @contextlib.contextmanager
+    def sparing(self, name: str) -> Generator[None, None, None]:
+        """Within the block the reaper leaves a snapshot alone, whether a row has it or not."""
+        is_spared = name in self._copying
+        self._copying.add(name)
+        try:
+            yield
+        finally:
+            if not is_spared:
+                self._copying.discard(name)
 
     async def note(self, environment_id: str, kind: str, **fields: object) -> None:
         """Writes into the environment's log, for operators."""

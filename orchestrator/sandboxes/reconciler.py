@@ -22,6 +22,7 @@ from orchestrator.sandboxes.adoption import compare
 from orchestrator.sandboxes.driver import SandboxDriver, SandboxRef, SandboxState
 from orchestrator.sandboxes.lifecycle import Lifecycle
 from orchestrator.sandboxes.roster import Roster
+from orchestrator.sandboxes.specs import is_preserved
 from orchestrator.sandboxes.stages import Stages
 from orchestrator.sandboxes.work_queue import Urgency
 from orchestrator.store.port import Store
@@ -177,11 +178,17 @@ class Reconciler:
 
     async def _drop_copies(self, copies: set[str]) -> None:
         """Those that nobody needs, by a second look: a start that fails gives its snapshot back to its row."""
+        if copies:
+            # Before the rows: a new environment is stored while its agent is there.
+            copies -= await self._store.agent_snapshots()
         if not copies:
             return
         await self._store.drop_unused_templates()
         copies -= self._lifecycle.snapshots
-        copies -= {row.snapshot or "" for row in await self._store.sandbox_rows()}
+        for row in await self._store.sandbox_rows():
+            copies.discard(row.snapshot or "")
+            if row.status == "pending" and is_preserved(row.template):
+                copies.discard(row.template or "")
         copies -= self._lifecycle.snapshots
         await self._carry_out([partial(self._drop_copy, name) for name in copies])
 

@@ -11,6 +11,8 @@ from orchestrator.sandboxes.driver import Profile, Resources, SandboxRef, Sandbo
 from orchestrator.store.records import EnvironmentRow
 from orchestrator.wire.environments import EnvironmentSpec, parse_environment
 
+_PRESERVED = "base-"
+
 
 def dump_profile(profile: Profile) -> str:
     """As a row holds it."""
@@ -27,6 +29,16 @@ def template_name(profile: Profile, base: str) -> str:
     """The same for the same files: whatever changes them changes the name."""
     digest = hashlib.sha256(f"{dump_profile(profile)}\n{base}".encode())
     return f"template-{digest.hexdigest()[:32]}"
+
+
+def preserved_name(snapshot_id: str) -> str:
+    """Of a snapshot that versions of agents begin with: it is a template as it is, and never built."""
+    return f"{_PRESERVED}{snapshot_id}"
+
+
+def is_preserved(template: str | None) -> bool:
+    """Whether a row's template is one of these."""
+    return template is not None and template.startswith(_PRESERVED)
 
 
 def parse_spec(text: str) -> EnvironmentSpec:
@@ -55,6 +67,14 @@ def ref_of(row: EnvironmentRow) -> SandboxRef:
     return SandboxRef(row.sandbox_id or "", row.sandbox_ref or "")
 
 
-def sandbox_spec(sandbox_id: str, profile: Profile, name: str, snapshot: str) -> SandboxSpec:
+def sandbox_spec(sandbox_id: str, profile: Profile, name: str, snapshot: str, *, is_setup: bool = False) -> SandboxSpec:
     """Of a sandbox with such a profile that begins with the files of `snapshot`; empty for the image's own."""
-    return SandboxSpec(sandbox_id, profile.image, profile.resources, name, runtime=profile.runtime, snapshot=snapshot)
+    return SandboxSpec(
+        sandbox_id,
+        profile.image,
+        profile.resources,
+        name,
+        runtime=profile.runtime,
+        snapshot=snapshot,
+        is_setup=is_setup,
+    )

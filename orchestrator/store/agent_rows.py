@@ -18,17 +18,19 @@ _OF_AGENT = (
     " agent_versions.created AS changed"
 )
 _FROM = " FROM agents JOIN agent_versions ON agent_id = agents.id"
-_WHOLE = f"{_OF_AGENT}, summary, definition, lineage{_FROM}"
+_WHOLE = f"{_OF_AGENT}, summary, definition, lineage, snapshot{_FROM}"
 _LISTED = (
-    "SELECT id, project_id, name, version, created, changed, summary, '', '' FROM ("
+    "SELECT id, project_id, name, version, created, changed, summary, '', '', NULL FROM ("
     f"{_OF_AGENT}, summary, deleted{_FROM} AND agent_versions.version = agents.version)"
 )
 """Without what may have megabytes."""
 
 
 def _agent(found: Any) -> AgentRow:
-    uid, project_id, name, version, created, changed, summary, definition, lineage = found
-    return AgentRow(uid, project_id, name, version, moment(created), moment(changed), summary, definition, lineage)
+    uid, project_id, name, version, created, changed, summary, definition, lineage, snapshot = found
+    return AgentRow(
+        uid, project_id, name, version, moment(created), moment(changed), summary, definition, lineage, snapshot
+    )
 
 
 def insert_agent(connection: sqlite3.Connection, row: AgentRow, limit: int) -> None:
@@ -62,9 +64,9 @@ def insert_version(connection: sqlite3.Connection, row: AgentRow, limit: int) ->
 
 def _insert_version(connection: sqlite3.Connection, row: AgentRow) -> None:
     connection.execute(
-        "INSERT INTO agent_versions (agent_id, version, created, summary, definition, lineage)"
-        " VALUES (?, ?, ?, ?, ?, ?)",
-        (row.uid, row.version, micros(row.updated), row.summary, row.definition, row.lineage),
+        "INSERT INTO agent_versions (agent_id, version, created, summary, definition, lineage, snapshot)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (row.uid, row.version, micros(row.updated), row.summary, row.definition, row.lineage, row.snapshot),
     )
 
 
@@ -95,11 +97,16 @@ def agents(connection: sqlite3.Connection, project_id: str, after: str | None, l
 def agent_versions(connection: sqlite3.Connection, uid: str, before: int | None, limit: int) -> list[AgentRow]:
     """The latest first, below `before`."""
     found = connection.execute(
-        f"{_OF_AGENT}, summary, '', ''{_FROM} WHERE agents.id = ? AND (? IS NULL OR agent_versions.version < ?)"
+        f"{_OF_AGENT}, summary, '', '', NULL{_FROM} WHERE agents.id = ? AND (? IS NULL OR agent_versions.version < ?)"
         " ORDER BY agent_versions.version DESC LIMIT ?",
         (uid, before, before, max(limit, 0)),
     )
     return [_agent(columns) for columns in found]
+
+
+def agent_snapshots(connection: sqlite3.Connection) -> set[str]:
+    found = connection.execute("SELECT DISTINCT snapshot FROM agent_versions WHERE snapshot IS NOT NULL")
+    return {name for (name,) in found}
 
 
 def delete_agent(connection: sqlite3.Connection, uid: str, now: datetime) -> None:

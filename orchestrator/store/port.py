@@ -203,6 +203,10 @@ class Store(ABC):
         """The agent's versions below `before`, latest first, without definitions."""
 
     @abstractmethod
+    async def agent_snapshots(self) -> set[str]:
+        """All that versions of agents have as their `snapshot`, also of agents that only a run needs."""
+
+    @abstractmethod
     async def delete_agent(self, uid: str) -> None:
         """Removes the agent. Its versions stay as long as an interaction that is in progress needs them."""
 

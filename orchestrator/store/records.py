@@ -120,6 +120,10 @@ class AgentRow:
     """JSON of what was given; empty in listings."""
     lineage: str
     """JSON of what it is built on; empty in listings."""
+    snapshot: str | None = None
+    """What the driver calls the files that its new environments begin with, its own or its base's; None: there are
+    none, and in listings.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -237,6 +237,9 @@ class SqliteStore(Store):
             partial(agent_rows.agent_versions, uid=uid, before=_bounded(before), limit=limit)
         )
 
+    async def agent_snapshots(self) -> set[str]:
+        return await self._readers.run(agent_rows.agent_snapshots)
+
     async def delete_agent(self, uid: str) -> None:
         await self._delete(agent_rows.delete_agent, uid)
 

@@ -179,6 +179,8 @@ def _public_base(spec: EnvironmentSpec | None, *, with_contents: bool) -> Mappin
     if spec is None:
         return None
     shown: dict[str, Any] = {"type": spec.type}
+    if spec.environment_id is not None:
+        shown["environment_id"] = spec.environment_id
     if spec.sources:
         sources = [source.model_dump(exclude_none=True) for source in spec.sources]
         shown["sources"] = sources if with_contents else public_sources(spec.sources)

@@ -488,7 +488,8 @@ class EnvironmentSpec(WireModel):
     """Absent: nothing is said, which leaves an existing environment's rules as they are."""
     env: Variables = Field(default_factory=dict)
     setup: Annotated[list[SetupCommand], Field(min_length=1, max_length=_SETUP_LIMIT)] | None = None
-    """Commands of bash that prepare an agent's base environment, once for all that begin with it; an extension."""
+    """Commands of bash that prepare an agent's base environment as root, once for all that begin with it; an extension.
+    """
 
 
 # Two ways to write it, for descriptions only: `_as_spec` makes an `EnvironmentSpec` of them.

@@ -320,6 +320,19 @@ class StoreSuite(ABC):
         assert await store.agent_versions(first.uid, limit=1) == listed[:1]
         assert await store.agent_versions(first.uid, before=2) == listed[1:]
 
+    async def test_files_that_versions_begin_with_are_known_as_long_as_one_has_them(
+        self, store: Store, project: str
+    ) -> None:
+        first = agent_row(project, snapshot="base-1")
+        await store.create_agent(first, limit=9)
+        await store.add_agent_version(replace(first, version=2, snapshot="base-2"), limit=9)
+        await store.create_agent(agent_row(project, name="other", snapshot="base-2"), limit=9)
+        await store.create_agent(agent_row(project, name="plain"), limit=9)
+        assert await store.agent(project, "clerk", 1) == first
+        assert await store.agent_snapshots() == {"base-1", "base-2"}
+        await store.delete_agent(first.uid)
+        assert await store.agent_snapshots() == {"base-2"}
+
     async def test_of_two_that_create_or_change_an_agent_one_does(self, store: Store, project: str) -> None:
         rows = [agent_row(project) for _ in range(2)]
         made = await asyncio.gather(*(store.create_agent(row, limit=9) for row in rows), return_exceptions=True)

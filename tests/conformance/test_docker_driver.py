@@ -146,6 +146,21 @@ class _Survives(_OnDocker):
         async with entered(opened, again) as box:
             assert await says(box, "cat marker") == b"kept\n"
 
+    async def test_changes_of_an_image_that_is_gone_are_not_put_above_another(self, opened: DockerDriver) -> None:
+        if not self.uses_disks:
+            return
+        spec = self.spec()
+        ref = await make(opened, spec)
+        await opened.stop(ref)
+        file = Path(opened._storage._disks._sandbox(ref.sandbox_id))  # type: ignore[attr-defined]
+        await asyncio.to_thread(subprocess.run, ["e2label", str(file), "sys-0123456789ab"], check=True)
+        with pytest.raises(SandboxStartFailed, match="0123456789ab") as started:
+            await opened.start(ref)
+        await asyncio.to_thread(opened._engine.api.remove_container, ref.token, force=True)
+        with pytest.raises(SandboxStartFailed, match="0123456789ab") as made:
+            await make(opened, spec)
+        assert started.value.stage == made.value.stage == "setup"
+
     async def test_the_next_server_lets_go_of_disks_that_nothing_runs_on(self) -> None:
         if not self.uses_disks:
             return

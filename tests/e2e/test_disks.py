@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import subprocess
 import threading
 import time
@@ -16,9 +17,9 @@ import pytest
 from orchestrator.config import Settings
 from orchestrator.errors import SandboxGone, SandboxStartFailed
 from orchestrator.sandboxes import disks as module
-from orchestrator.sandboxes import guest_bundle
+from orchestrator.sandboxes import guest_bundle, systems
 from orchestrator.sandboxes.disks import Disks, can_use_disks
-from orchestrator.sandboxes.docker.storage import DiskStorage
+from orchestrator.sandboxes.docker.storage import DiskStorage, Image
 
 reason = can_use_disks(Settings.load().engine_url)
 pytestmark = pytest.mark.skipif(bool(reason), reason=f"no disks here: {reason}")
@@ -300,7 +301,7 @@ def test_the_next_server_lets_go_of_what_nothing_runs_on(disks: Disks, folder: P
     disks.template("gone", SIZE_BYTES, fill)
     (folder / "guests" / "old").mkdir(parents=True)
     (folder / "guests" / "bound").mkdir()
-    storage = DiskStorage(Disks(folder), lambda image, path: None)
+    storage = DiskStorage(Disks(folder), lambda image, path: None, lambda name: Image(name, carries_guest=True))
     assert storage.open()
     assert not storage.open(), "only the first look may tidy up: later ones come while sandboxes are made"
     bound = {str(folder / "guests" / "bound")}
@@ -310,3 +311,85 @@ def test_the_next_server_lets_go_of_what_nothing_runs_on(disks: Disks, folder: P
     assert disks.sandbox_ids() == {"runs", "ended"}
     assert {each.name for each in (folder / "files" / "templates").iterdir()} == {f"image-{SIZE_BYTES}.img"}
     assert {each.name for each in (folder / "guests").iterdir()} == {"bound", guest_bundle.digest()}
+
+
+# changes of an image
+
+
+IMAGE = "0123456789ab"
+CHANGED = Image(f"sha256:{IMAGE}cdef", carries_guest=True)
+
+
+@pytest.fixture
+def layers(tmp_path: Path) -> tuple[str, ...]:
+    """An image of two layers; the upper one takes a file of the lower away."""
+    upper, lower = tmp_path / "layers" / "upper", tmp_path / "layers" / "lower"
+    for folder in (upper / "usr", lower / "usr", lower / "etc", lower / "proc", lower / "workspace"):
+        folder.mkdir(parents=True)
+    for name in ("taken", "below"):
+        (lower / "usr" / name).write_text(name)
+    os.mknod(upper / "usr" / "taken", 0o600 | stat.S_IFCHR, os.makedev(0, 0))
+    (lower / "bin").symlink_to("/etc")
+    return str(upper), str(lower)
+
+
+def test_changes_of_an_image_are_on_the_disk_and_in_its_copies(disks: Disks, layers: tuple[str, ...]) -> None:
+    disks.make("a", disks.template("image", SIZE_BYTES, fill), image=IMAGE)
+    at = disks.mount("a")
+    systems.mount(at, layers, is_writable=True)
+    usr = systems.folders(at)["/usr"]
+    assert [each.name for each in usr.iterdir()] == ["below"]
+    (usr / "made").write_text("by setup")
+    (usr / "below").unlink()
+    disks.snapshot("a", "kept")
+    assert disks.changed_image("", "kept") == IMAGE
+    disks.make("b", disks.snapshot_file("kept"))
+    assert disks.changed_image("b") == IMAGE
+    copy = disks.mount("b")
+    systems.mount(copy, layers, is_writable=False)
+    usr = systems.folders(copy)["/usr"]
+    assert [each.name for each in usr.iterdir()] == ["made"]
+    with pytest.raises(OSError, match=os.strerror(errno.EROFS)):
+        (usr / "more").touch()
+    disks.unmount("b")
+    assert not copy.exists()
+
+
+def test_links_of_an_image_are_no_way_to_the_host(disks: Disks, layers: tuple[str, ...]) -> None:
+    disks.make("a", disks.template("image", SIZE_BYTES, fill), image=IMAGE)
+    at = disks.mount("a")
+    systems.mount(at, layers, is_writable=True)
+    assert set(systems.folders(at)) == {"/usr", "/etc", "/workspace"}
+
+
+def test_what_setup_writes_is_bounded_by_the_disk(disks: Disks, layers: tuple[str, ...]) -> None:
+    disks.make("a", disks.template("image", SIZE_BYTES, fill), image=IMAGE)
+    at = disks.mount("a")
+    systems.mount(at, layers, is_writable=True)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        (systems.folders(at)["/etc"] / "big").write_bytes(bytes(2 * SIZE_BYTES))
+
+
+def test_a_disk_without_changes_says_so(disks: Disks) -> None:
+    made(disks)
+    assert disks.changed_image("a") == disks.changed_image("", "there-is-none") == ""
+
+
+def test_without_the_layers_of_its_image_nothing_is_set_up(disks: Disks, folder: Path) -> None:
+    """As on an engine that keeps images in another way."""
+    storage = DiskStorage(disks, lambda image, path: None, lambda name: CHANGED)
+    disks.make("a", disks.template("image", SIZE_BYTES, fill), image=IMAGE)
+    with pytest.raises(SandboxStartFailed, match="'setup' needs an engine") as raised:
+        storage.mount("a", is_setup=True)
+    assert raised.value.stage == "setup"
+
+
+def test_the_next_server_lets_go_of_systems_too(disks: Disks, folder: Path, layers: tuple[str, ...]) -> None:
+    for name in ("runs", "ended"):
+        disks.make(name, disks.template("image", SIZE_BYTES, fill), image=IMAGE)
+        systems.mount(disks.mount(name), layers, is_writable=name == "runs")
+    storage = DiskStorage(Disks(folder), lambda image, path: None, lambda name: CHANGED)
+    assert storage.open()
+    storage.tidy(running={"runs"}, bound=set(), images=set())
+    assert [at for at in mounts_below(folder) if "ended" in at] == []
+    assert len([at for at in mounts_below(folder) if "runs" in at]) == 2

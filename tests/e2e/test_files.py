@@ -278,6 +278,13 @@ def test_the_command_line_moves_files(server: ServerProcess, place: str, tmp_pat
     assert corral("files", "cat", place, "workspace/data/b.txt") == "b"
     corral("files", "get", place, "workspace/data", str(tmp_path / "back"))
     assert (tmp_path / "back/deep/a.bin").read_bytes() == content
+    local = tmp_path / "mirror"
+    assert len(corral("files", "sync", f"{place}:workspace/data", str(local)).splitlines()) == 2
+    assert (local / "deep/a.bin").read_bytes() == content
+    assert corral("files", "sync", f"{place}:workspace/data", str(local)) == ""
+    (local / "more").write_text("only here")
+    assert "more (deleted)" in corral("files", "sync", f"{place}:workspace/data", str(local), "--delete")
+    assert sorted(each.name for each in local.iterdir()) == ["b.txt", "deep"]
     corral("files", "put", place, str(tmp_path / "data/b.txt"), "workspace/c.txt")
     fork = corral("env", "fork", place).strip()
     assert corral("files", "cat", fork, "workspace/c.txt") == "b"

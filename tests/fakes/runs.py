@@ -35,6 +35,7 @@ from orchestrator.wire.steps import CodeExecutionCall, CodeExecutionResult, Func
 from orchestrator.wire.tools import CodeExecutionTool
 from tests.fakes.rows import environment_row, interaction_row
 from tests.fakes.sandboxes import FakeSandbox
+from tests.fakes.snapshots import KeptSnapshots
 
 AGENTS = AgentRegistry(
     {
@@ -164,7 +165,7 @@ class RunWorld:
         models = ModelRegistry("played", {"played": lambda: provider})
         self.metrics = Metrics(models.named)
         clock = SystemClock()
-        self.agents = Catalogue(store, AGENTS, clock, models.resolve)
+        self.agents = Catalogue(store, AGENTS, clock, models.resolve, KeptSnapshots())
         self.supervisor = Supervisor(
             store,
             self.environments,  # type: ignore[arg-type]

@@ -23,12 +23,12 @@ _SHM_BYTES = 64 << 20
 _SENTRY_PIDS = 4096
 """Under gVisor the limit counts threads of its kernel, about 60 of them before anything runs; who meets it ends."""
 _GUEST_CAPABILITIES = ["SETUID", "SETGID", "KILL", "SETPCAP"]
+_SETUP_CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID"]
+"""What installing programs takes beside those. Only where a template is set up."""
 # The image's PATH begins with folders that the agent can write to; what runs as root must not be found there.
 _SYSTEM_PYTHON = "$(PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin command -v python3)"
 _GUEST_PROGRAM = f"import sys; sys.path[:0] = ['{GUEST_FOLDER}']; from guest.main import main; main()"
 GUEST_COMMAND = ["/bin/sh", "-c", f"exec {_SYSTEM_PYTHON} -I -S -c {shlex.quote(_GUEST_PROGRAM)}"]
-LINKED_GUEST_COMMAND = [*GUEST_COMMAND[:2], f"{GUEST_COMMAND[2]} --linked yes"]
-"""Its standard input and output are its first link."""
 BRIDGE_COMMAND = [
     "/bin/sh",
     "-c",
@@ -58,7 +58,7 @@ def container_config(
     bound = {bind.split(":")[1] for bind in placement.binds}
     return {
         "image": placement.image,
-        "command": LINKED_GUEST_COMMAND if is_linked else GUEST_COMMAND,
+        "command": guest_command(is_linked=is_linked, is_setup=spec.is_setup),
         "entrypoint": [],
         # An image's own would run as root, every few seconds.
         "healthcheck": {"test": ["NONE"]},
@@ -74,11 +74,12 @@ def container_config(
         "labels": {INSTANCE_LABEL: instance, SANDBOX_LABEL: spec.sandbox_id},
         "host_config": host_config(
             network_mode="none",
-            init=True,
+            # It would lie below the folders of a changed system. The guest is one itself.
+            init=not placement.has_system,
             read_only=placement.is_read_only,
             binds=list(placement.binds),
             cap_drop=["ALL"],
-            cap_add=_GUEST_CAPABILITIES,
+            cap_add=_GUEST_CAPABILITIES + (_SETUP_CAPABILITIES if spec.is_setup else []),
             security_opt=["no-new-privileges", f"seccomp={podman_profile or seccomp.profile()}"],
             mem_limit=resources.memory_bytes,
             memswap_limit=resources.memory_bytes,
@@ -99,6 +100,14 @@ def container_config(
             log_config={"Type": "none"},
         ),
     }
+
+
+def guest_command(*, is_linked: bool, is_setup: bool) -> list[str]:
+    """The container's main process. `is_linked`: its standard input and output are its first link; `is_setup`: what it
+    runs is root's.
+    """
+    options = (" --linked yes" if is_linked else "") + (" --commands-as root" if is_setup else "")
+    return [*GUEST_COMMAND[:2], f"{GUEST_COMMAND[2]}{options}"]
 
 
 def _pids_limit(spec: SandboxSpec) -> int:

@@ -34,7 +34,7 @@ from orchestrator.sandboxes.docker.container import (
     container_config,
 )
 from orchestrator.sandboxes.docker.dialing import Dialer, Tls, dialer_of
-from orchestrator.sandboxes.docker.storage import DiskStorage, Image, LayerStorage, Storage
+from orchestrator.sandboxes.docker.storage import DiskStorage, Image, LayerStorage, Storage, image_gone
 from orchestrator.sandboxes.driver import (
     DriverInfo,
     Found,
@@ -100,7 +100,9 @@ class DockerDriver(SandboxDriver):
         """By the engine's clock."""
         self._guest_digest = guest_bundle.digest()
         self._storage: Storage = (
-            LayerStorage(lambda: self._engine.api, instance) if disks is None else DiskStorage(disks, self._read_image)
+            LayerStorage(lambda: self._engine.api, instance)
+            if disks is None
+            else DiskStorage(disks, self._read_image, self._image)
         )
         self._first_streams: dict[str, socket.socket] = {}
         """By token, from `create` to `connect`. Without its entry a sandbox is reached by a bridge, 35 ms later."""
@@ -173,13 +175,12 @@ class DockerDriver(SandboxDriver):
         return (await self._run(lambda: self._image(image))).carries_guest
 
     async def create(self, spec: SandboxSpec) -> AsyncGenerator[SandboxRef, None]:
-        begins_with = self._storage.image_of(spec)
-        existing, image = await self._run(lambda: (self._find(spec.sandbox_id), self._image(begins_with)))
+        existing, image, needs_files = await self._run(lambda: self._look_for(spec))
         # A disk takes a fraction of the time that the engine takes for the container.
         files = asyncio.ensure_future(self._keep(self._prepare_files, spec, image))
         try:
             try:
-                token = existing or await self._create_whole(spec, image, files)
+                token = existing or await self._create_whole(spec, image, files, needs_files=needs_files)
             except engine.NameTaken:
                 token = existing = await self._appearing(spec.sandbox_id)
             ref = SandboxRef(spec.sandbox_id, token)
@@ -341,9 +342,17 @@ class DockerDriver(SandboxDriver):
 
         return await asyncio.get_running_loop().run_in_executor(self._storage_threads, translated)
 
-    async def _create_whole(self, spec: SandboxSpec, image: Image, files: asyncio.Future[bool]) -> str:
+    async def _create_whole(
+        self, spec: SandboxSpec, image: Image, files: asyncio.Future[bool], *, needs_files: bool
+    ) -> str:
         """The engine goes on with a create that we no longer wait for; then nobody would know the container."""
-        creating = asyncio.ensure_future(self._run(lambda: self._create(spec, image), stage="create"))
+
+        async def create() -> str:
+            if needs_files:
+                await asyncio.shield(files)
+            return await self._run(lambda: self._create(spec, image), stage="create")
+
+        creating = asyncio.ensure_future(create())
         try:
             return await asyncio.shield(creating)
         except BaseException:
@@ -393,6 +402,17 @@ class DockerDriver(SandboxDriver):
                 images=set(client.api.images(quiet=True)),
             )
 
+    def _look_for(self, spec: SandboxSpec) -> tuple[str | None, Image, bool]:
+        """The sandbox's container, its image, and whether it can be made before its files are."""
+        needs_files, name = self._storage.needs_files(spec), self._storage.image_of(spec)
+        try:
+            image = self._image(name)
+        except docker.errors.ImageNotFound as error:
+            if needs_files and name != spec.image:
+                raise image_gone(name) from error
+            raise
+        return self._find(spec.sandbox_id), image, needs_files
+
     def _find(self, sandbox_id: str) -> str | None:
         labels = [f"{INSTANCE_LABEL}={self._instance}", f"{SANDBOX_LABEL}={sandbox_id}"]
         found = self._engine.api.containers(all=True, filters={"label": labels})
@@ -406,7 +426,12 @@ class DockerDriver(SandboxDriver):
         are_new = not self._storage.has_files(spec.sandbox_id, False)
         self._storage.make(spec, image)
         moments.passed("disk.copied")
-        self._storage.mount(spec.sandbox_id)
+        try:
+            self._storage.mount(spec.sandbox_id, is_setup=spec.is_setup)
+        except BaseException:
+            if are_new:
+                self._storage.remove(spec.sandbox_id)
+            raise
         moments.passed("disk.mounted")
         return are_new
 

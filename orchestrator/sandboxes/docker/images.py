@@ -16,7 +16,15 @@ def look_at(api: Any, name: str, guest_digest: str) -> Image:
     found = api.inspect_image(name)
     labels = found["Config"].get("Labels") or {}
     volumes = tuple(found["Config"].get("Volumes") or ())
-    return Image(str(found["Id"]), labels.get(GUEST_LABEL) == guest_digest, volumes)
+    return Image(str(found["Id"]), labels.get(GUEST_LABEL) == guest_digest, volumes, _layers(found))
+
+
+def _layers(found: dict[str, Any]) -> tuple[str, ...]:
+    graph = found.get("GraphDriver") or {}
+    data = graph.get("Data") or {}
+    if graph.get("Name") not in ("overlay2", "overlay") or not data.get("UpperDir"):
+        return ()
+    return (str(data["UpperDir"]), *(each for each in str(data.get("LowerDir") or "").split(":") if each))
 
 
 def read_folder(api: Any, instance: str, image_id: str, path: str) -> Iterator[bytes] | None:

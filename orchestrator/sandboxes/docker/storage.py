@@ -25,7 +25,7 @@ import docker.errors
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_exponential
 
 from orchestrator.errors import SandboxStartFailed
-from orchestrator.sandboxes import guest_bundle
+from orchestrator.sandboxes import guest_bundle, systems
 from orchestrator.sandboxes.disks import Disks
 from orchestrator.sandboxes.driver import SandboxRef, SandboxSpec
 
@@ -33,6 +33,8 @@ _FOLDERS = {"workspace": "/workspace", "home": "/home/agent", "agents": "/.agent
 """Folder on a disk → where it is in the sandbox."""
 GUEST_FOLDER = "/opt/corral"
 _AGENT_UID = 1000
+_SHORT_ID_CHARS = 12
+"""Of an image's id: the engine takes it for the id, and a disk's label has room for it."""
 _HOSTS = "127.0.0.1\tlocalhost sandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 _SNAPSHOT_REPOSITORY = "corral/snapshot"
 _DROPPED_REPOSITORY = "corral/dropped"
@@ -51,6 +53,8 @@ class Image:
     """The guest of this version."""
     volumes: tuple[str, ...] = ()
     """Where it wants volumes of the engine's, which no limit bounds and nobody removes."""
+    layers: tuple[str, ...] = ()
+    """Its folders on the engine's machine, uppermost first; empty if the engine keeps it in another way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,8 @@ class Placement:
     """The image's own file system."""
     has_hosts: bool = False
     """`/etc/hosts` is among the binds: the engine's network layer, which else writes it, is not needed."""
+    has_system: bool = False
+    """The image's own folders are among the binds, changed by setup."""
 
 
 class Storage(ABC):
@@ -88,18 +94,22 @@ class Storage(ABC):
         """Lets go. Files stay."""
 
     def image_of(self, spec: SandboxSpec) -> str:
-        """The image that a new container is made from. Pure."""
+        """The image that a new container is made from."""
         return spec.image
+
+    def needs_files(self, spec: SandboxSpec) -> bool:
+        """Whether `placement` looks at files: it is asked when they are mounted."""
+        return False
 
     @abstractmethod
     def placement(self, spec: SandboxSpec, image: Image) -> Placement:
-        """Of a new container. Pure."""
+        """Of a new container. Pure, unless `needs_files`."""
 
     def make(self, spec: SandboxSpec, image: Image) -> None:  # noqa: B027
         """Makes a new sandbox's files; those that are there are kept. Raises `OSError`, `SandboxStartFailed`."""
 
-    def mount(self, sandbox_id: str) -> None:  # noqa: B027
-        """Before each start of the container."""
+    def mount(self, sandbox_id: str, *, is_setup: bool = False) -> None:  # noqa: B027
+        """Before each start of the container. `is_setup`: see `SandboxSpec`."""
 
     def unmount(self, sandbox_id: str) -> None:  # noqa: B027
         """After the container has stopped."""
@@ -133,10 +143,18 @@ class DiskStorage(Storage):
     has_hard_limit = True
     puts_guest = False
 
-    def __init__(self, disks: Disks, read_image: Callable[[str, str], Iterator[bytes] | None]) -> None:
-        """`read_image(image, path)` yields a tar of a folder of an image; None if there is none."""
+    def __init__(
+        self,
+        disks: Disks,
+        read_image: Callable[[str, str], Iterator[bytes] | None],
+        look_at: Callable[[str], Image],
+    ) -> None:
+        """`read_image(image, path)` yields a tar of a folder of an image; None if there is none. `look_at` says what
+        the engine says of one.
+        """
         self._disks = disks
         self._read_image = read_image
+        self._look_at = look_at
         self._locks: dict[str, threading.Lock] = {}
         self._guest = disks.folder / "guests" / guest_bundle.digest()
         self._hosts = disks.folder / "hosts"
@@ -163,13 +181,27 @@ class DiskStorage(Storage):
     def close(self) -> None:
         self._disks.close()
 
+    def image_of(self, spec: SandboxSpec) -> str:
+        # By its id: the name may be another's by now, and changes are of one image.
+        return self._disks.changed_image(spec.sandbox_id, spec.snapshot) or spec.image
+
+    def needs_files(self, spec: SandboxSpec) -> bool:
+        return spec.is_setup or bool(self._disks.changed_image(spec.sandbox_id, spec.snapshot))
+
     def placement(self, spec: SandboxSpec, image: Image) -> Placement:
         at = self._disks.mount_point(spec.sandbox_id)
-        binds = [f"{at}/{folder}:{path}" for folder, path in _FOLDERS.items()]
+        has_system = self.needs_files(spec)
+        binds = self._system_binds(at, is_writable=spec.is_setup) if has_system else []
+        binds += [f"{at}/{folder}:{path}" for folder, path in _FOLDERS.items()]
         binds.append(f"{self._hosts}:/etc/hosts:ro")
         if not image.carries_guest:
             binds.append(f"{self._guest}:{GUEST_FOLDER}/guest:ro")
-        return Placement(spec.image, tuple(binds), is_read_only=True, has_hosts=True)
+        return Placement(self.image_of(spec), tuple(binds), is_read_only=True, has_hosts=True, has_system=has_system)
+
+    def _system_binds(self, at: Path, *, is_writable: bool) -> list[str]:
+        mode = "rw" if is_writable else "ro"
+        own = set(_FOLDERS.values())
+        return [f"{folder}:{path}:{mode}" for path, folder in systems.folders(at).items() if path not in own]
 
     def make(self, spec: SandboxSpec, image: Image) -> None:
         with self._lock(spec.sandbox_id):
@@ -185,11 +217,19 @@ class DiskStorage(Storage):
                 self._unpack(image.id, path, root / folder)
 
         template = self._disks.template(_template_key(image.id), spec.resources.disk_bytes, fill)
-        self._disks.make(spec.sandbox_id, template)
+        changed = image.id.rpartition(":")[2][:_SHORT_ID_CHARS] if spec.is_setup else ""
+        self._disks.make(spec.sandbox_id, template, image=changed)
 
-    def mount(self, sandbox_id: str) -> None:
+    def mount(self, sandbox_id: str, *, is_setup: bool = False) -> None:
         with self._lock(sandbox_id):
-            self._disks.mount(sandbox_id)
+            at = self._disks.mount(sandbox_id)
+            if changed := self._disks.changed_image(sandbox_id):
+                try:
+                    systems.mount(at, self._look_at(changed).layers, is_writable=is_setup)
+                except docker.errors.ImageNotFound as error:
+                    raise image_gone(changed) from error
+                except OSError as error:
+                    raise SandboxStartFailed(f"'setup' cannot change the image: {error}", stage="setup") from error
 
     def unmount(self, sandbox_id: str) -> None:
         with self._lock(sandbox_id):
@@ -299,6 +339,11 @@ class LayerStorage(Storage):
 
     def _image(self, name: str) -> str:
         return f"{_SNAPSHOT_REPOSITORY}:{self._prefix}{name}"
+
+
+def image_gone(name: str) -> SandboxStartFailed:
+    """For a sandbox whose disk holds changes of that image."""
+    return SandboxStartFailed(f"its setup changed the image {name}, which is not on the engine any more", stage="setup")
 
 
 def _template_key(image_id: str) -> str:

@@ -21,6 +21,7 @@ from orchestrator.wire.environments import EnvironmentSpec, InlineSource
 from orchestrator.wire.tools import CodeExecutionTool, UrlContextTool
 from tests.fakes.clock import ManualClock
 from tests.fakes.rows import interaction_row
+from tests.fakes.snapshots import KeptSnapshots
 
 pytestmark = pytest.mark.anyio
 
@@ -46,11 +47,12 @@ class World:
         self.store = store
         self.clock = ManualClock()
         self.project = project
+        self.snapshots = KeptSnapshots("env")
         self.catalogue = self.again(GENERAL)
 
     def again(self, *server: AgentDefinition) -> Catalogue:
         registry = AgentRegistry({agent.id: agent for agent in server}, {"public": "general"} if server else {})
-        return Catalogue(self.store, registry, self.clock, check_model)
+        return Catalogue(self.store, registry, self.clock, check_model, self.snapshots)
 
     async def create(self, agent_id: str, **fields: Any) -> Any:
         return await self.catalogue.create(self.project, parse(AgentCreate, {"id": agent_id, **fields}))
@@ -162,7 +164,12 @@ async def test_no_agent_is_built_on_itself(world: World) -> None:
         ({"base_agent": "general@1"}, InvalidRequest, "'base_agent': Agent 'general' is one of the server and has no"),
         ({"base_agent": "clerk"}, NotFound, "'base_agent'"),
         ({"agent_config": {"type": "antigravity", "model": "x:y"}}, NotFound, "'agent_config.model': Model 'x:y'"),
-        ({"base_environment": "a" * 32}, NotSupported, "'base_environment' as the id of an environment"),
+        ({"base_environment": "a" * 32}, NotFound, "'base_environment': Environment 'a+' not found"),
+        (
+            {"base_environment": {"environment_id": "env", "setup": ["true"]}},
+            NotSupported,
+            r"'base_environment\.setup' together with 'environment_id'",
+        ),
         (
             {"base_environment": {"sources": [{"type": "inline", "target": "etc/passwd", "content": ""}]}},
             InvalidRequest,
@@ -240,3 +247,43 @@ async def test_secrets_are_kept_and_not_listed(world: World) -> None:
     assert "s3cr3t" in row.definition
     assert "s3cr3t" not in row.summary
     assert json.loads(row.summary)["tools"] == [{"type": "mcp_server", "name": "m", "url": "https://m.example"}]
+
+
+# agents that begin with an environment
+
+
+async def test_a_version_has_the_files_of_its_environment_as_they_were(world: World) -> None:
+    made = await world.create("clerk", base_environment="env")
+    assert made.snapshot == (await world.resolve("clerk")).base_snapshot == "base-0"
+    told = await world.catalogue.change(world.project, "clerk", {"system_instruction": "Be brief."})
+    assert (told.version, told.snapshot) == (2, "base-0"), "what is changed otherwise takes nothing anew"
+    base = parse(AgentCreate, {"id": "x", "base_environment": "env"}).base_environment
+    anew = await world.catalogue.change(world.project, "clerk", {"base_environment": base})
+    assert (anew.version, anew.snapshot) == (3, "base-1")
+    back = await world.catalogue.roll_back(world.project, "clerk", 1)
+    assert (back.version, back.snapshot) == (4, "base-0")
+    assert (await world.resolve("clerk@3")).base_snapshot == "base-1"
+    without = await world.catalogue.change(world.project, "clerk", {"base_environment": None})
+    assert (without.snapshot, (await world.resolve("clerk")).base_snapshot) == (None, None)
+    assert await world.store.agent_snapshots() == {"base-0", "base-1"}
+
+
+async def test_who_is_built_on_it_begins_with_the_same_files(world: World) -> None:
+    await world.create("clerk", base_environment="env")
+    child = await world.create("junior", base_agent="clerk")
+    assert (child.snapshot, world.snapshots.spared) == ("base-0", ["base-0"])
+    await world.catalogue.delete(world.project, "clerk")
+    assert (await world.resolve("junior")).base_snapshot == "base-0"
+    assert await world.store.agent_snapshots() == {"base-0"}
+    own = await world.create("own", base_agent="junior", base_environment={"setup": ["true"]})
+    assert own.snapshot is None
+    for name in ("junior", "own"):
+        await world.catalogue.delete(world.project, name)
+    assert await world.store.agent_snapshots() == set()
+
+
+async def test_what_cannot_be_stored_keeps_no_files(world: World) -> None:
+    await world.create("clerk")
+    with pytest.raises(Conflict):
+        await world.create("clerk", base_environment="env")
+    assert world.snapshots.kept == []

@@ -74,6 +74,7 @@ def test_an_unknown_agent_names_the_closest() -> None:
         ("A_b", "id: A_b", "lowercase letters"),
         ("a", "id: a\ntools: [{type: code_exec}]", "code_exec"),
         ("a", "id: [", "not valid YAML"),
+        ("a", f"id: a\nbase_environment: {'a' * 32}", "an agent of the server cannot begin with an environment"),
         ("a", "", "agent.yaml"),
         ("a", "id: a\nsandbox: {memory: 5}", r"'memory' at 'sandbox' \(closest known name: 'memory_bytes'\)"),
         ("a", "id: a\nsandbox: {memory_bytes: 5}", r"'sandbox\.memory_bytes'.*greater than or equal to 67108864"),

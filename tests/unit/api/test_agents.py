@@ -124,7 +124,11 @@ async def test_changes_are_versions(api: Api) -> None:
             "not_supported",
             "'base_environment.env.A.credential'",
         ),
-        ({"base_environment": "0" * 32}, "not_supported", "'base_environment'"),
+        (
+            {"base_environment": {"environment_id": "0" * 32, "setup": ["true"]}},
+            "not_supported",
+            "'base_environment.setup' together with 'environment_id'",
+        ),
     ],
 )
 async def test_what_is_not_offered_is_refused_when_it_is_defined(

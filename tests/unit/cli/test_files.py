@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from tests.unit.cli.conftest import Corral
 AT = f"/v1beta/environments/{ENVIRONMENT}/files"
 OLD = "2020-01-01T00:00:00.000000Z"
 LATER = "2999-01-01T00:00:00.000000Z"
-SOON = "2100-01-01T00:00:00.000000Z"
 
 
 def entry(path: str, size: int = 3, **fields: Any) -> dict[str, Any]:
@@ -103,43 +103,6 @@ def test_a_file_is_sent_to_the_workspace(corral: Corral) -> None:
     assert (request.url.params["overwrite"], request.url.params["extract"]) == ("false", "false")
 
 
-def test_only_what_changed_there_is_fetched(corral: Corral, tmp_path: Path) -> None:
-    here = tmp_path / "d"
-    here.mkdir()
-    for name, content in (("same", "abc"), ("longer", "ab"), ("newer", "abc"), ("own", "abc")):
-        (here / name).write_text(content)
-    there = [entry("workspace/same"), entry("workspace/longer"), entry("workspace/newer", modified=SOON)]
-    there += [entry("workspace/deep", type="DIRECTORY"), entry("workspace/deep/fresh")]
-    listed = answer({"files": there})
-    planned = corral("files", "sync", ENVIRONMENT, "d", "--down", "--dry-run", server=FakeServer(listed))
-    server = FakeServer(listed, file(b"new"), file(b"new"), file(b"new"))
-    outcome = corral("files", "sync", ENVIRONMENT, "d", "--down", server=server)
-    assert outcome.out.splitlines() == planned.out.splitlines() == ["d/longer", "d/newer", "d/deep/fresh"]
-    assert [request.url.path.removeprefix(f"{AT}/workspace/") for request in server.requests[1:]] == [
-        "longer",
-        "newer",
-        "deep/fresh",
-    ]
-    found = {str(each.relative_to(here)): each.read_text() for each in here.rglob("*") if each.is_file()}
-    assert found == {"same": "abc", "longer": "new", "newer": "new", "own": "abc", "deep/fresh": "new"}
-    again = corral("files", "sync", ENVIRONMENT, "d", "--down", server=FakeServer(listed))
-    assert again.out == "", "what was fetched has the time that it has there"
-
-
-def test_nothing_is_fetched_to_outside_the_folder(corral: Corral, tmp_path: Path) -> None:
-    (tmp_path / "d").mkdir()
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "d/up").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "d/file").symlink_to(tmp_path / "target")
-    names = ["workspace/../out", "/etc/passwd", "workspace/up/in", "workspace/file", "workspace/a//b", "workspace/./c"]
-    odd = [*(entry(name) for name in names), entry("workspace/odd\ufffd", encoded_path="workspace/odd%FF")]
-    server = FakeServer(answer({"files": odd}))
-    outcome = corral("files", "sync", ENVIRONMENT, "d", "--down", server=server)
-    assert outcome.err.count("is left out") == len(odd)
-    assert len(server.requests) == 1
-    assert [str(each.relative_to(tmp_path)) for each in tmp_path.rglob("*") if not each.is_dir()] == ["d/file"]
-
-
 def test_only_what_changed_is_sent(corral: Corral, tmp_path: Path) -> None:
     for name in ("same", "longer", "newer", "deep/fresh"):
         (tmp_path / "d" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -161,6 +124,107 @@ def test_only_what_changed_is_sent(corral: Corral, tmp_path: Path) -> None:
     ]
     server = FakeServer(refusal(404, "not_found", "No file."))
     assert len(corral("files", "sync", ENVIRONMENT, "d", "new", "--dry-run", server=server).out.splitlines()) == 4
+
+
+def listing(*entries: dict[str, Any]) -> httpx2.Response:
+    return answer({"files": list(entries)})
+
+
+def local_files(folder: Path) -> dict[str, bytes]:
+    return {
+        each.relative_to(folder).as_posix(): each.read_bytes()
+        for each in sorted(folder.rglob("*"))
+        if each.is_file() and not each.is_symlink()
+    }
+
+
+def test_only_what_changed_is_fetched(corral: Corral, tmp_path: Path) -> None:
+    there = [entry("out/deep", type="DIRECTORY"), entry("out/a"), entry("out/deep/b"), entry("out/empty", 0)]
+    server = FakeServer(listing(*there), file(b"one"), file(b"two"), file(b""))
+    outcome = corral("files", "sync", f"{ENVIRONMENT}:out", "d", server=server)
+    assert outcome.out.splitlines() == ["d/a", "d/deep/b", "d/empty"]
+    assert [request.url.path.removeprefix(f"{AT}/") for request in server.requests[1:]] == [
+        "out/a",
+        "out/deep/b",
+        "out/empty",
+    ]
+    assert local_files(tmp_path / "d") == {"a": b"one", "deep/b": b"two", "empty": b""}
+    assert corral("files", "sync", f"{ENVIRONMENT}:out", "d", server=FakeServer(listing(*there))).out == ""
+    (tmp_path / "d/deep/b").write_text("changed here")
+    there[1] = entry("out/a", modified=LATER)
+    server = FakeServer(listing(*there), file(b"ONE"), file(b"two"))
+    assert corral("files", "sync", f"{ENVIRONMENT}:out", "d", server=server).out == "d/a\nd/deep/b\n"
+    assert local_files(tmp_path / "d") == {"a": b"ONE", "deep/b": b"two", "empty": b""}
+
+
+def test_what_is_not_there_any_more_is_deleted_only_when_that_is_said(corral: Corral, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/precious").write_text("x")
+    for name in ("old", "gone/deep/older"):
+        (tmp_path / "d" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "d" / name).write_text("x")
+    (tmp_path / "d/way-out").symlink_to("../outside")
+    there = [entry("out/a"), entry("out/kept", type="DIRECTORY")]
+    (tmp_path / "d/kept").mkdir()
+    at, said = f"{ENVIRONMENT}:out", ["d/a", "d/old (deleted)", "d/way-out (deleted)", "d/gone/deep/older (deleted)"]
+    outcome = corral("files", "sync", at, "d", "--delete", "--dry-run", server=FakeServer(listing(*there)))
+    assert outcome.out.splitlines() == said
+    assert local_files(tmp_path / "d") == {"old": b"x", "gone/deep/older": b"x"}
+    assert corral("files", "sync", at, "d", server=FakeServer(listing(*there), file(b"one"))).out == "d/a\n"
+    assert set(local_files(tmp_path / "d")) == {"a", "old", "gone/deep/older"}
+    assert corral("files", "sync", at, "d", "--delete", server=FakeServer(listing(*there))).out.splitlines() == said[1:]
+    assert sorted(each.name for each in (tmp_path / "d").iterdir()) == ["a", "kept"]
+    assert (tmp_path / "outside/precious").exists()
+
+
+def test_a_folder_that_is_not_there_deletes_nothing(corral: Corral, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/old").write_text("x")
+    missing = FakeServer(refusal(404, "not_found", "No file."))
+    assert corral("files", "sync", f"{ENVIRONMENT}:out", "d", "--delete", server=missing).code == 2
+    assert (tmp_path / "d/old").exists()
+
+
+def test_nothing_is_written_outside_the_folder(corral: Corral, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/up").symlink_to("../outside")
+    (tmp_path / "d/link").symlink_to("../outside/target")
+    (tmp_path / "outside/target").write_text("old")
+    hostile = ["out/../x", "out/a/../../x", "/etc/x", "other/x", "out//x", "out/./x", "out/up/x", "out/nul\0"]
+    there = [entry(each) for each in hostile] + [entry("out/x", encoded_path="out/..%2Fy")]
+    there += [
+        entry("out/l", type="SYMLINK"),
+        entry("out/link"),
+        entry("out/odd\x1b[2J"),
+        entry("out/b", encoded_path="out/%FF"),
+    ]
+    server = FakeServer(listing(*there), file(b"new"), file(b"odd"), file(b"raw"))
+    outcome = corral("files", "sync", f"{ENVIRONMENT}:out", "d", server=server)
+    assert outcome.code == 0
+    assert len(outcome.err.splitlines()) == len(hostile) + 2
+    assert "\x1b" not in outcome.out + outcome.err
+    assert local_files(tmp_path / "outside") == {"target": b"old"}
+    assert {os.fsencode(name) for name in local_files(tmp_path / "d")} == {b"link", b"odd\x1b[2J", b"\xff"}
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["d", "outside"]
+
+
+def test_what_a_folder_cannot_be_fetched_into_is_said(corral: Corral, tmp_path: Path) -> None:
+    (tmp_path / "d/is-folder").mkdir(parents=True)
+    (tmp_path / "d/is-file").write_text("x")
+    too_long = entry("out/" + "/".join(["x" * 200] * 30))
+    there = [too_long, entry("out/is-folder"), entry("out/is-file/x"), entry("out/gone"), entry("out/last")]
+    server = FakeServer(listing(*there), refusal(404, "not_found", "No file."), file(b"one"))
+    outcome = corral("files", "sync", f"{ENVIRONMENT}:out", "d", server=server)
+    assert (outcome.code, outcome.out, len(outcome.err.splitlines())) == (0, "d/last\n", 4)
+    single = corral("files", "sync", f"{ENVIRONMENT}:out/a", "d", server=FakeServer(listing(entry("out/a"))))
+    assert (single.code, "is no folder" in single.err) == (2, True)
+    for wrong in (
+        [f"{ENVIRONMENT}:out", "d", "more"],
+        [ENVIRONMENT, "d", "--delete"],
+        [f"{ENVIRONMENT}:out", "d/is-file"],
+    ):
+        assert corral("files", "sync", *wrong, server=FakeServer()).code == 2
 
 
 def test_environments_are_listed_shown_forked_and_deleted(corral: Corral) -> None:

@@ -52,6 +52,27 @@ def test_no_capability_but_those_of_the_guest() -> None:
     assert sorted(host["CapAdd"]) == ["KILL", "SETGID", "SETPCAP", "SETUID"]
 
 
+SETUP = dataclasses.replace(SPEC, is_setup=True)
+
+
+def test_only_setup_has_what_installing_takes() -> None:
+    config, host = engine_config(SETUP)
+    ours, _ = engine_config()
+    guests = {"KILL", "SETGID", "SETPCAP", "SETUID"}
+    assert set(host["CapAdd"]) == guests | {"CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID"}
+    assert set(engine_config()[1]["CapAdd"]) == guests, "nothing is left in what others share"
+    assert config["command"][2] == f"{ours['command'][2]} --commands-as root"
+
+
+def test_setup_has_every_other_protection() -> None:
+    (config, host), (ours, theirs) = engine_config(SETUP, DISK), engine_config(SPEC, DISK)
+    for changed in ("command", "host_config"):
+        del config[changed], ours[changed]
+    assert config == ours
+    del host["CapAdd"], theirs["CapAdd"]
+    assert host == theirs
+
+
 def test_no_new_privileges_and_our_own_seccomp_profile() -> None:
     options = engine_config()[1]["SecurityOpt"]
     assert "no-new-privileges" in options
@@ -98,6 +119,10 @@ def test_temporary_file_systems_carry_no_devices_and_no_setuid() -> None:
 
 def test_an_init_reaps() -> None:
     assert engine_config()[1]["Init"] is True
+
+
+def test_where_the_engines_init_would_be_hidden_the_guest_is_the_first_process() -> None:
+    assert not engine_config(placement=dataclasses.replace(DISK, has_system=True))[1].get("Init")
 
 
 def test_nothing_of_the_host_is_shared() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -28,8 +29,9 @@ from orchestrator.sandboxes.driver import (
     SandboxState,
     SandboxStatus,
 )
+from orchestrator.sandboxes.environments import Environments
 from orchestrator.sandboxes.stages import StageSettings
-from orchestrator.store.records import EnvironmentRow, SandboxRow
+from orchestrator.store.records import AgentRow, EnvironmentRow, SandboxRow
 from orchestrator.wire.environments import EnvironmentSpec
 from tests.fakes.lives import WITH_SOURCE, World, eventually, says, spec_of
 from tests.fakes.local_driver import (
@@ -42,6 +44,7 @@ from tests.fakes.local_driver import (
     NeverAnswersHello,
     SlowToStart,
 )
+from tests.fakes.rows import agent_row
 
 pytestmark = pytest.mark.anyio
 
@@ -889,3 +892,91 @@ async def test_a_setup_that_fails_is_told_with_its_output_and_leaves_nothing(wor
             await environments.sandbox(row.id)
         assert await world.owned() == set()
     assert (await world.row(row.id)).status == "pending"
+
+
+# files that versions of agents begin with
+
+
+async def preserved(world: World, environments: Environments, environment_id: str, **agent: Any) -> AgentRow:
+    """A version of an agent that begins with the environment's files as they are now."""
+    async with environments.preserved(world.project, environment_id) as name:
+        row = agent_row(world.project, snapshot=name, **agent)
+        await world.store.create_agent(row, limit=9)
+    return row
+
+
+async def begin(world: World, environments: Environments, agent: AgentRow) -> EnvironmentRow:
+    async with environments.drafted(world.project, spec_of(), snapshot=agent.snapshot) as (row, base):
+        await world.store.create_environment(row, base)
+    return row
+
+
+async def test_what_is_preserved_is_as_it_was_for_all_that_begin_with_it(world: World) -> None:
+    environments = await world.server()
+    parent = await environments.create(world.project, spec_of(WITH_SOURCE))
+    agent = await preserved(world, environments, parent.id)
+    await says(await environments.sandbox(parent.id), "echo later > data.txt")
+    await environments.delete(await world.row(parent.id))
+    for _ in range(2):
+        row = await begin(world, environments, agent)
+        assert await environments.may_hold(row.id, ["/workspace"]), "nobody knows what is in it"
+        fork = await environments.fork(row)
+        for each in (row, fork):
+            assert await says(await environments.sandbox(each.id), "cat data.txt; echo mine > data.txt") == "given"
+
+
+async def test_it_lasts_as_long_as_a_version_or_a_new_environment_needs_it(world: World) -> None:
+    first = await world.server()
+    parent = await first.create(world.project, spec_of(WITH_SOURCE))
+    agent = await preserved(world, first, parent.id)
+    await first._reconciler.round()
+    row = await begin(world, first, agent)
+    await world.store.delete_agent(agent.uid)
+    await first.aclose()
+    second = await world.server()
+    await second._reconciler.round()
+    assert await LocalDriver(world.root).snapshots() == {agent.snapshot}
+    assert await says(await second.sandbox(row.id), "cat data.txt") == "given"
+    await second._reconciler.round()
+    assert await LocalDriver(world.root).snapshots() == set()
+
+
+async def test_what_no_version_came_to_have_goes(world: World) -> None:
+    """Whether storing it failed, or the server ended before it was stored."""
+    environments = await world.server()
+    parent = await environments.create(world.project, spec_of())
+    with pytest.raises(Conflict):
+        async with environments.preserved(world.project, parent.id):
+            raise Conflict("there is one already")
+    assert await LocalDriver(world.root).snapshots() == set()
+    await LocalDriver(world.root).snapshot((await environments.sandbox(parent.id)).ref, "base-of-a-crash")
+    await environments._reconciler.round()
+    assert await LocalDriver(world.root).snapshots() == set()
+
+
+async def test_a_round_leaves_alone_what_is_just_being_stored(world: World) -> None:
+    environments = await world.server()
+    parent = await environments.create(world.project, spec_of())
+    async with environments.preserved(world.project, parent.id) as name:
+        await environments._reconciler.round()
+        assert await LocalDriver(world.root).snapshots() == {name}
+    with environments.sparing(name):
+        await environments._reconciler.round()
+        assert await LocalDriver(world.root).snapshots() == {name}
+    await environments._reconciler.round()
+    assert await LocalDriver(world.root).snapshots() == set()
+
+
+async def test_what_is_not_the_projects_or_is_gone_is_not_preserved(world: World) -> None:
+    environments = await world.server()
+    parent = await environments.create(world.project, spec_of())
+    other = (await world.store.ensure_project("other")).id
+    with pytest.raises(NotFound):
+        async with environments.preserved(other, parent.id):
+            pass
+    await LocalDriver(world.root).destroy((await environments.sandbox(parent.id)).ref)
+    await world.store.update_environment(parent.id, status="lost")
+    with pytest.raises(Conflict):
+        async with environments.preserved(world.project, parent.id):
+            pass
+    assert await LocalDriver(world.root).snapshots() == set()
