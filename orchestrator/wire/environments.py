@@ -299,12 +299,16 @@ _HeaderFields = Annotated[
 ]
 
 
+CredentialName = Annotated[str, AfterValidator(lambda name: name.removeprefix("credentials/"))]
+"""The bare id of `ID` or `credentials/ID`. Whether there is one is another question."""
+
+
 class AllowedDomain(WireModel):
     """A host that may be reached, and what the egress proxy adds to requests to it."""
 
     domain: str = Field(min_length=1)
     """Exact name, `*.name` (names below it, not itself) or `*`; judged by policy, not here."""
-    credential: str | None = None
+    credential: CredentialName | None = None
     """Id of a credential to inject; applied before `transform`."""
     transform: (
         Annotated[
@@ -371,7 +375,7 @@ class EnvVar(WireModel):
     model_config = ConfigDict(json_schema_extra=either("value", "credential"))
 
     value: Annotated[str, _NO_NUL] | None = Field(default=None, repr=False)
-    credential: str | None = None
+    credential: CredentialName | None = None
 
     @model_validator(mode="after")
     def _has_one(self) -> Self:
