@@ -28,6 +28,10 @@ from orchestrator.api.server import Server, bind
 from orchestrator.api.services import Services
 from orchestrator.clock import SystemClock
 from orchestrator.config import EngineTlsSettings, S3Settings, Settings, SshSettings
+from orchestrator.credentials.exchange import TokenExchange
+from orchestrator.credentials.keys import GivenKeys, KeyFile, SealingKeys
+from orchestrator.credentials.safekeeping import check_keys
+from orchestrator.credentials.vault import Vault
 from orchestrator.egress.posting import Poster
 from orchestrator.errors import ConfigError
 from orchestrator.models.providers import keys, open_registry
@@ -59,6 +63,7 @@ log = structlog.get_logger(__name__)
 DATABASE_NAME = "corral.db"
 _INSTANCE_NAME = "instance"
 _FETCHING_NAME = "fetching"
+_SEALING_KEYS_NAME = "sealing_keys"
 _LISTENING_S = 1.5
 """Of the time to stop: until the listening socket is closed and all connections are."""
 _LAST_S = 0.5
@@ -126,11 +131,19 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         fetcher = Fetcher(settings.data_dir / _FETCHING_NAME, clock, _sources(settings))
         stack.push_async_callback(in_time.end, "sources", fetcher.aclose, 0.75)
         await fetcher.open()
+        sealing = sealing_keys(settings)
+        is_single_user = is_loopback(settings.host) and not await store.keys()
+        await check_keys(sealing, store, is_single_user=is_single_user)
+        exceptions, ca_file = NetworkExceptions.parse(settings.network_exceptions), _expanded(settings.sources.ca_file)
+        exchange = Poster(exceptions, ca_file)
+        stack.push_async_callback(in_time.end, "token exchange", exchange.aclose, 0.25)
+        credentials = Vault(store, sealing, TokenExchange(exchange), clock)
+        stack.push_async_callback(in_time.end, "credentials", credentials.aclose, 0.5)
         agents = Catalogue(store, registry, clock, models.resolve)
         environments = Environments(store, driver, clock, _defaults(settings, profiles), generation, fetcher)
         stack.push_async_callback(in_time.end, "sandboxes", environments.aclose, 0.75)
         await environments.open()
-        poster = Poster(NetworkExceptions.parse(settings.network_exceptions), _expanded(settings.sources.ca_file))
+        poster = Poster(exceptions, ca_file)
         stack.push_async_callback(in_time.end, "hooks", poster.aclose, 0.25)
         supervisor = Supervisor(
             store,
@@ -162,7 +175,16 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         retention.open()
         stack.push_async_callback(in_time.end, "retention", retention.aclose, 0.5)
         intake = Intake(
-            store, environments, supervisor, agents, models, clock, profiles, replies, generation=generation
+            store,
+            environments,
+            supervisor,
+            agents,
+            models,
+            clock,
+            profiles,
+            replies,
+            credentials=credentials,
+            generation=generation,
         )
         authenticator = Authenticator(store, clock, settings.host)
         uploads = Uploads(environments, clock)
@@ -170,6 +192,7 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         yield Services(
             store,
             agents,
+            credentials,
             environments,
             uploads,
             supervisor,
@@ -179,6 +202,13 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
             metrics,
             settings.request_limit_bytes,
         )
+
+
+def sealing_keys(settings: Settings) -> SealingKeys:
+    """Where the keys are that credentials are sealed with. Raises `ConfigError`."""
+    if settings.sealing_keys:
+        return GivenKeys([key.get_secret_value() for key in settings.sealing_keys])
+    return KeyFile(_expanded(settings.sealing_keys_file) or settings.data_dir / _SEALING_KEYS_NAME)
 
 
 class _Deadline:

@@ -353,6 +353,12 @@ class Settings(BaseSettings):
     network_exceptions: tuple[str, ...] = ()
     """What is not public but may be reached for environments all the same: networks (`10.1.0.0/16`), addresses, hosts
     (`git.corp`, `*.corp`). Whoever has a key can have it read."""
+    sealing_keys: tuple[SecretStr, ...] = ()
+    """Keys that credentials are sealed with in the database, 32 bytes in base64 each; the last seals, all open. Unset:
+    those of `sealing_keys_file`."""
+    sealing_keys_file: Path | None = None
+    """A file of such keys, a line each, that only its owner may read. Unset: `sealing_keys` in the data folder, made at
+    first start in single-user mode, and by `corral keys`."""
     shutdown_timeout_s: Annotated[float, Field(ge=1)] = 5.0
     """Time from SIGTERM to the end of the process. Runs that do not end in it go on at the next start."""
     call_timeout_s: Annotated[float, Field(gt=0)] = 600.0

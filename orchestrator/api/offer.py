@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.errors import InvalidRequest, NotSupported
+from orchestrator.policy.credentials import are_offered, namings
 from orchestrator.policy.sources import is_fetched
 from orchestrator.tools.toolbox import OWN_NAMES
 from orchestrator.wire.agents import AgentParts
@@ -72,7 +73,7 @@ def check_new_environment(create: EnvironmentCreate) -> None:
     """Raises `NotSupported`, naming the field, if the environment needs something that is not there."""
     _check_network(create.network, create.sources, "network")
     _check_sources(create.sources, "sources")
-    _check_variables(create.env, "env")
+    _check_credentials(create.network, create.env)
 
 
 def _check_config(config: AgentConfig | None) -> None:
@@ -148,13 +149,13 @@ def _check_environment(spec: EnvironmentSpec, at: str) -> None:
     _check_sources(spec.sources, f"{at}.sources")
     if spec.sources and spec.environment_id is not None:
         raise _refusal(f"{at}.sources", "together with 'environment_id'")
-    _check_variables(spec.env, f"{at}.env")
+    _check_credentials(spec.network, spec.env, at)
 
 
-def _check_variables(variables: Mapping[str, EnvVar], at: str) -> None:
-    for name, variable in variables.items():
-        if variable.credential is not None:
-            raise _refusal(f"{at}.{name}.credential")
+def _check_credentials(network: Network | None, variables: Mapping[str, EnvVar], at: str = "") -> None:
+    if not are_offered():
+        for naming in namings(network, variables, at):
+            raise _refusal(naming.at)
 
 
 def _check_network(network: Network | None, sources: Sequence[Source], at: str) -> None:

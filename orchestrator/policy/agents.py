@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.errors import InvalidRequest, NotSupported
+from orchestrator.policy.credentials import are_offered, namings
 from orchestrator.policy.sources import check_base
 from orchestrator.policy.variables import check_variables
 from orchestrator.wire.environments import EnvironmentSpec
@@ -46,9 +47,9 @@ def check_base_environment(spec: EnvironmentSpec, at: str = "base_environment") 
     """Whether new environments can begin with it. Raises `InvalidRequest` or `NotSupported`, naming the field."""
     if spec.environment_id is not None:
         raise NotSupported(f"Not supported: '{at}' as the id of an environment; give its sources.")
-    for name, variable in spec.env.items():
-        if variable.credential is not None:
-            raise NotSupported(f"Not supported: '{at}.env.{name}.credential'.")
+    if not are_offered():
+        for naming in namings(None, spec.env, at):
+            raise NotSupported(f"Not supported: '{naming.at}'.")
     check_variables(spec.env, f"{at}.env")
     # Variables and a network that is switched off are each new environment's own, and no part of the template.
     rules = None if spec.network == "disabled" else spec.network

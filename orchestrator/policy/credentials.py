@@ -16,6 +16,15 @@ CREDENTIALS_LIMIT = 1000
 """Of one project."""
 
 
+ARE_INJECTED = False
+"""Whether anything puts secrets into what goes out. Until then nothing may name a credential: it would do nothing."""
+
+
+def are_offered() -> bool:
+    """Whether rules of the network and variables may name credentials."""
+    return ARE_INJECTED
+
+
 @dataclass(frozen=True, slots=True)
 class HeaderSecret:
     """A header that requests get. Of the types `bearer_token` and `oauth2`."""

@@ -28,11 +28,6 @@ _CAMEL_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 Location = Annotated[Literal["header", "query", "body"], AnyCase]
 
 
-def placeholder(credential_id: str) -> str:
-    """What stands in a sandbox in place of the value of a credential."""
-    return f"__GEMINI_CRED_{credential_id}__"
-
-
 def _credential_id(value: str) -> str:
     bare = value.removeprefix("credentials/")
     if len(bare) > _ID_CHARS or not CREDENTIAL_ID.fullmatch(bare):

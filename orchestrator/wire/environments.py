@@ -385,6 +385,11 @@ class EnvVar(WireModel):
             raise problem("must not contain NUL", "value")
         return self
 
+    @property
+    def inside(self) -> str:
+        """What a sandbox has as its value: never a secret, but a placeholder that is swapped on the way out."""
+        return self.value if self.value is not None else f"__GEMINI_CRED_{self.credential}__"
+
 
 def _as_variables(value: Any) -> Any:
     if not isinstance(value, dict):

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import InvalidRequest
-from orchestrator.wire.credentials import changed, dump_credential, parse_credential, placeholder
+from orchestrator.wire.credentials import changed, dump_credential, parse_credential
+from orchestrator.wire.environments import EnvVar
 
 BEARER: dict[str, Any] = {"type": "bearer_token", "token": "canary-1"}
 VARIABLE: dict[str, Any] = {
@@ -90,7 +91,7 @@ def test_ids_that_a_placeholder_could_not_carry_are_refused(given: str) -> None:
 @pytest.mark.parametrize("given", ["a", "cred_bearer_123", "crm-token", "a--b", "0" * 63])
 def test_ids(given: str) -> None:
     assert parse_credential({**BEARER, "id": given}).id == given
-    assert placeholder(given) == f"__GEMINI_CRED_{given}__"
+    assert EnvVar(credential=f"credentials/{given}").inside == f"__GEMINI_CRED_{given}__"
 
 
 def test_a_change_replaces_what_is_given_or_what_the_mask_names() -> None:
