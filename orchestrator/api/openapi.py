@@ -244,7 +244,6 @@ _UNIONS = {
     "AgentConfig": AgentConfig,
     "Annotation": Annotation,
     "Content": Content,
-    "CredentialChange": CredentialChange,
     "CredentialCreate": CredentialCreate,
     "Delta": Delta,
     "ResponseFormat": ResponseFormat,

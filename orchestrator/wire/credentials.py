@@ -6,7 +6,7 @@ What is secret never leaves again: answers have metadata only. Which domains and
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, model_validator
@@ -29,13 +29,12 @@ Location = Annotated[Literal["header", "query", "body"], AnyCase]
 
 
 def _credential_id(value: str) -> str:
-    bare = value.removeprefix("credentials/")
-    if len(bare) > _ID_CHARS or not CREDENTIAL_ID.fullmatch(bare):
+    if len(value) > _ID_CHARS or not CREDENTIAL_ID.fullmatch(value):
         raise PydanticCustomError(
             "problem",
             "expected at most 63 lowercase letters, digits, hyphens and single underscores, none of these at an end",
         )
-    return bare
+    return value
 
 
 def _one_line(value: str) -> str:
@@ -67,7 +66,7 @@ def _without_repetitions(value: list[str]) -> list[str]:
 CredentialId = Annotated[
     str,
     AfterValidator(_credential_id),
-    described(pattern=f"^(?:credentials/)?{CREDENTIAL_ID.pattern}$", maxLength=_ID_CHARS),
+    described(pattern=f"^{CREDENTIAL_ID.pattern}$", maxLength=_ID_CHARS),
 ]
 _OneLine = Annotated[
     str, Field(min_length=1, max_length=_SECRET_CHARS), AfterValidator(_one_line), described(pattern=r"^[^\0\r\n]+$")
@@ -153,38 +152,22 @@ def parse_credential(data: Any) -> AnyCredential:
     return parse(_CREATE, data)
 
 
-class BearerTokenChange(WireModel):
-    """What may be changed of a bearer token."""
+class CredentialChange(WireModel):
+    """The body of a change: fields of the type that the credential has. Of `oauth2` a new token is asked for first."""
 
-    type: Literal["bearer_token"]
+    type: Annotated[Literal["bearer_token", "oauth2", "environment_variable"], AnyCase] | None = None
+    """Stays what it is."""
     token: _OneLine | None = Field(default=None, repr=False)
     header_name: str | None = None
     prefix: str | None = None
-
-
-class OAuth2Change(WireModel):
-    """What may be changed of an OAuth 2.0 credential. The new one is exchanged before it is kept."""
-
-    type: Literal["oauth2"]
     client_id: str | None = None
     client_secret: _OneLine | None = Field(default=None, repr=False)
     refresh_token: _OneLine | None = Field(default=None, repr=False)
     token_url: str | None = None
     scopes: list[str] | None = None
-
-
-class EnvironmentVariableChange(WireModel):
-    """What may be changed of an environment variable."""
-
-    type: Literal["environment_variable"]
     value: _OneLine | None = Field(default=None, repr=False)
     injection_location: _Locations | None = None
     trusted_domains: list[str] | None = None
-
-
-CredentialChange = Annotated[BearerTokenChange | OAuth2Change | EnvironmentVariableChange, ByType("credential")]
-"""The body of a change."""
-_CHANGE: TypeAdapter[BearerTokenChange | OAuth2Change | EnvironmentVariableChange] = TypeAdapter(CredentialChange)
 
 
 def changed(credential: AnyCredential, body: Any, mask: str | None) -> AnyCredential:
@@ -196,15 +179,17 @@ def changed(credential: AnyCredential, body: Any, mask: str | None) -> AnyCreden
     Raises:
         InvalidRequest: names the path. The type of a credential stays what it is.
     """
-    if not isinstance(body, dict):
-        raise InvalidRequest("Invalid request: expected an object.")
-    change = parse(
-        _CHANGE, {"type": credential.type, **{name: each for name, each in body.items() if each is not None}}
-    )
-    if change.type != credential.type:
+    change = parse(CredentialChange, body)
+    if change.type not in (None, credential.type):
         raise InvalidRequest(f"Invalid value at 'type': it is {credential.type!r} and cannot be changed.")
+    known = [name for name in type(credential).model_fields if name not in ("id", "type")]
     given = change.model_dump(exclude_none=True, exclude={"type"})
-    names = _masked(mask, type(change).model_fields) if mask not in (None, "", "*") else given.keys()
+    for name in given:
+        if name not in known:
+            raise InvalidRequest(
+                f"Unknown parameter {quote(name)}: the type is {credential.type!r} (known names: {', '.join(known)})."
+            )
+    names = _masked(mask, known) if mask not in (None, "", "*") else given.keys()
     whole = dump_credential(credential)
     for name in names:
         whole.pop(name, None)
@@ -213,12 +198,13 @@ def changed(credential: AnyCredential, body: Any, mask: str | None) -> AnyCreden
     return parse_credential(whole)
 
 
-def _masked(mask: str | None, known: Iterable[str]) -> list[str]:
+def _masked(mask: str | None, known: Collection[str]) -> list[str]:
     names = [_CAMEL_HUMP.sub("_", name.strip()).lower() for name in (mask or "").split(",")]
     for name in names:
-        if name not in known:
-            listed = ", ".join(each for each in known if each != "type")
-            raise InvalidRequest(f"Invalid value at 'update_mask': unknown field {quote(name)} (known: {listed}).")
+        if name not in (*known, "type"):
+            raise InvalidRequest(
+                f"Invalid value at 'update_mask': unknown field {quote(name)} (known: {', '.join(known)})."
+            )
     return [name for name in names if name != "type"]
 
 

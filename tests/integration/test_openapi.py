@@ -176,7 +176,7 @@ def offered(document: dict[str, Any]) -> dict[str, Any]:
     only("AntigravityConfig", {"type": ..., "max_total_tokens": ...})
     only("FunctionTool-Input", {"type": ..., "name": _NAME, "description": ..., "parameters": ...})
     members("CredentialCreate", {"BearerToken", "EnvironmentVariable"})
-    members("CredentialChange", {"BearerTokenChange", "EnvironmentVariableChange"})
+    only("CredentialChange", {"type": ...})
     secret = {"type": "string", "pattern": "^[a-z]{12}$"}
     only("BearerToken", {"type": ..., "token": secret, "prefix": {"const": ""}})
     only("EnvironmentVariable", {"type": ..., "value": secret, "injection_location": ...})

@@ -31,7 +31,7 @@ OAUTH: dict[str, Any] = {
     [
         (BEARER, {**BEARER, "header_name": "Authorization", "prefix": "Bearer"}),
         (
-            {**BEARER, "type": "BEARER_TOKEN", "id": "credentials/crm_1", "prefix": "", "header_name": "X-Key"},
+            {**BEARER, "type": "BEARER_TOKEN", "id": "crm_1", "prefix": "", "header_name": "X-Key"},
             {**BEARER, "id": "crm_1", "prefix": "", "header_name": "X-Key"},
         ),
         (VARIABLE, {**VARIABLE, "injection_location": ["header"]}),
@@ -82,7 +82,9 @@ def test_what_is_wrong_is_named_and_not_repeated(given: dict[str, Any], told: st
     assert "canary" not in caught.value.message
 
 
-@pytest.mark.parametrize("given", ["A", "a__b", "_a", "a_", "-a", "a-", "a" * 64, "", "a b", "credentials/", "x/y"])
+@pytest.mark.parametrize(
+    "given", ["A", "a__b", "_a", "a_", "-a", "a-", "a" * 64, "", "a b", "credentials/", "credentials/x", "x\n"]
+)
 def test_ids_that_a_placeholder_could_not_carry_are_refused(given: str) -> None:
     with pytest.raises(InvalidRequest, match="'id': expected at most 63"):
         parse_credential({**BEARER, "id": given})
@@ -120,6 +122,12 @@ def test_a_change_replaces_what_is_given_or_what_the_mask_names() -> None:
         ({"value": "canary\n"}, None, "'value': must not contain line breaks"),
         ({"injection_location": "cookie"}, None, "'injection_location[0]'"),
         ({"valu": "x"}, None, "Unknown parameter 'valu' (closest known name: 'value')"),
+        (
+            {"token": "canary"},
+            None,
+            "Unknown parameter 'token': the type is 'environment_variable' (known names: value",
+        ),
+        ({"type": "basic"}, None, "'type': expected 'bearer_token'"),
         ({"id": "other"}, None, "Unknown parameter 'id'"),
         ({"value": "x"}, "value,token", "'update_mask': unknown field 'token' (known: value, injection_location"),
         ([], None, "expected an object"),
