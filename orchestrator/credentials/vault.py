@@ -23,6 +23,7 @@ from orchestrator.clock import Clock
 from orchestrator.credentials.exchange import ExchangeFailed, Grant, TokenExchange
 from orchestrator.credentials.keys import SealingKeys
 from orchestrator.credentials.safekeeping import place_of
+from orchestrator.credentials.sealing import KeyRing
 from orchestrator.errors import ConfigError, Conflict, CredentialError, InvalidRequest, NotFound, StoreError
 from orchestrator.ids import new_credential_id, new_credential_uid
 from orchestrator.policy.credentials import (
@@ -193,7 +194,8 @@ class Vault:
         """What the project's credential stands for now. Ask each time: it may be revoked or renewed any moment.
 
         Raises:
-            CredentialError: there is none, it is revoked, or no token can be had for it now.
+            CredentialError: there is none, it is revoked, or no token can be had for it now. StoreError: what is
+            sealed cannot be opened.
         """
         row = await self._store.credential(project_id, name)
         if row is None:
@@ -252,7 +254,7 @@ class Vault:
                     await self._save(found, kept, updated=found.updated)
             except (NotFound, Conflict) as error:
                 raise CredentialError(error.message, code="credential_revoked") from None
-            except (ExchangeFailed, StoreError, ConfigError) as error:
+            except (ExchangeFailed, StoreError) as error:
                 raise self._failed(row, error.message) from None
         assert kept.token is not None  # noqa: S101 - it was exchanged
         log.info("credential_renewed", credential_id=row.name, project_id=row.project_id)
@@ -298,15 +300,23 @@ class Vault:
         return following
 
     async def _sealed(self, row: CredentialRow, kept: _Kept) -> CredentialRow:
-        ring = await asyncio.to_thread(self._keys.ring)
+        ring = await self._ring()
         key_id, sealed = ring.seal(kept.dump(), place_of(row))
         return replace(row, key_id=key_id, sealed=sealed)
 
     async def _opened(self, row: CredentialRow) -> _Kept:
         """Raises `StoreError`."""
         assert row.sealed is not None  # noqa: S101 - not of a listing, and not revoked
-        ring = await asyncio.to_thread(self._keys.ring)
+        ring = await self._ring()
         return _Kept.parse(ring.open(row.key_id, row.sealed, place_of(row)))
+
+    async def _ring(self) -> KeyRing:
+        """Raises `StoreError`: who asks need not know where the keys are."""
+        try:
+            return await asyncio.to_thread(self._keys.ring)
+        except ConfigError as error:
+            log.error("sealing_keys_unusable", reason=error.message)
+            raise StoreError("The sealing keys of this server cannot be read; its log says why.") from None
 
     def _lock(self, uid: str) -> asyncio.Lock:
         return self._locks.setdefault(uid, asyncio.Lock())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog.testing
 
 from orchestrator.credentials.exchange import TokenExchange
 from orchestrator.credentials.keys import KeyFile
@@ -215,6 +216,17 @@ async def test_keys_are_rotated_beside_a_running_server(world: World) -> None:
     assert await world.store.sealing_key_ids() == {new.id}
     await asyncio.to_thread(other.drop_others, frozenset[str]())
     assert isinstance(await world.vault.secret(world.project, "crm"), HeaderSecret)
+
+
+async def test_keys_that_cannot_be_read_are_the_servers_fault_and_told_in_its_log(world: World) -> None:
+    await world.create(BEARER)
+    await asyncio.to_thread(world.keys.path.chmod, 0o644)
+    await asyncio.to_thread(world.keys.path.touch)
+    with structlog.testing.capture_logs() as lines, pytest.raises(StoreError) as caught:
+        await world.vault.secret(world.project, "crm")
+    assert str(world.folder) not in caught.value.message
+    (line,) = lines
+    assert "chmod 600" in line["reason"]
 
 
 # exchanged
