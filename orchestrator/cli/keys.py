@@ -120,7 +120,7 @@ async def _rotate(store: Store, drop_old: bool) -> dict[str, Any]:
         await check_keys(keys, store, is_single_user=True)
         if isinstance(keys, KeyFile) and not is_new:
             keys.add()
-        resealed = await reseal_all(store, keys.ring())
+        resealed = await reseal_all(store, keys)
         dropped = 0
         if drop_old and isinstance(keys, KeyFile):
             dropped = keys.drop_others(frozenset(await store.sealing_key_ids()))

@@ -9,7 +9,7 @@ import asyncio
 from dataclasses import dataclass
 
 from orchestrator.credentials.keys import KeyFile, SealingKeys
-from orchestrator.credentials.sealing import KeyRing, Place
+from orchestrator.credentials.sealing import Place
 from orchestrator.errors import ConfigError
 from orchestrator.store.port import Store
 from orchestrator.store.records import CredentialRow
@@ -60,7 +60,7 @@ class Resealed:
     """How many credentials were sealed anew."""
 
 
-async def reseal_all(store: Store, ring: KeyRing) -> Resealed:
+async def reseal_all(store: Store, keys: SealingKeys) -> Resealed:
     """Seals what other keys have sealed with the newest, in batches, beside a server that may be running.
 
     Broken off it has done a part; called again it does the rest.
@@ -69,10 +69,14 @@ async def reseal_all(store: Store, ring: KeyRing) -> Resealed:
         StoreError: something cannot be opened; what came before it is done.
     """
     count = 0
-    while rows := await store.credentials_of_other_keys(ring.newest.id, limit=_BATCH):
+    while True:
+        # Looked at again for each batch: of two that do this at once, both come to the newest key.
+        ring = await asyncio.to_thread(keys.ring)
+        rows = await store.credentials_of_other_keys(ring.newest.id, limit=_BATCH)
+        if not rows:
+            return Resealed(ring.newest.id, count)
         for row in rows:
             assert row.sealed is not None  # noqa: S101 - what is revoked is not listed
             plain = ring.open(row.key_id, row.sealed, place_of(row))
             await store.reseal_credential(row, *ring.seal(plain, place_of(row)))
         count += len(rows)
-    return Resealed(ring.newest.id, count)

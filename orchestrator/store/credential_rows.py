@@ -98,7 +98,6 @@ def credentials_of_other_keys(connection: sqlite3.Connection, key_id: str, limit
 def reseal_credential(connection: sqlite3.Connection, row: CredentialRow, key_id: str, sealed: bytes) -> None:
     """Nothing, if it is not what it was any more."""
     connection.execute(
-        "UPDATE credentials SET key_id = ?, sealed = ?"
-        " WHERE id = ? AND version = ? AND key_id = ? AND sealed IS NOT NULL",
-        (key_id, sealed, row.uid, row.version, row.key_id),
+        "UPDATE credentials SET key_id = ?, sealed = ? WHERE id = ? AND version = ?",
+        (key_id, sealed, row.uid, row.version),
     )

@@ -209,7 +209,7 @@ async def test_keys_are_rotated_beside_a_running_server(world: World) -> None:
     await world.create(BEARER)
     other = KeyFile(world.keys.path)  # as another process has it
     new = await asyncio.to_thread(other.add)
-    await reseal_all(world.store, await asyncio.to_thread(other.ring))
+    await reseal_all(world.store, other)
     assert isinstance(await world.vault.secret(world.project, "crm"), HeaderSecret)
     row = await world.create(VARIABLE, id="variable")
     assert row.key_id == new.id

@@ -68,7 +68,7 @@ async def test_everything_is_sealed_with_the_newest_key(store: SqliteStore, file
     old = await asyncio.to_thread(file.ring)
     rows = [await kept(store, old, b"%d" % number, f"c{number}") for number in range(250)]
     new = await asyncio.to_thread(file.add)
-    outcome = await reseal_all(store, (await asyncio.to_thread(file.ring)))
+    outcome = await reseal_all(store, file)
     assert (outcome.key_id, outcome.count) == (new.id, 250)
     assert await store.sealing_key_ids() == {new.id}
     for number, row in enumerate(rows):
@@ -77,7 +77,7 @@ async def test_everything_is_sealed_with_the_newest_key(store: SqliteStore, file
         assert found.sealed is not None
         assert KeyRing([new]).open(found.key_id, found.sealed, place_of(found)) == b"%d" % number
         assert (found.version, found.updated) == (row.version, row.updated)
-    assert (await reseal_all(store, (await asyncio.to_thread(file.ring)))).count == 0
+    assert (await reseal_all(store, file)).count == 0
 
 
 async def test_resealing_that_was_broken_off_goes_on(store: SqliteStore, file: KeyFile) -> None:
@@ -89,7 +89,22 @@ async def test_resealing_that_was_broken_off_goes_on(store: SqliteStore, file: K
     assert first.sealed is not None
     plain = (await asyncio.to_thread(file.ring)).open(first.key_id, first.sealed, place_of(first))
     await store.reseal_credential(first, *(await asyncio.to_thread(file.ring)).seal(plain, place_of(first)))
-    assert (await reseal_all(store, (await asyncio.to_thread(file.ring)))).count == 2
+    assert (await reseal_all(store, file)).count == 2
+
+
+async def test_two_that_rotate_at_once_come_to_the_newest_key(store: SqliteStore, file: KeyFile) -> None:
+    await asyncio.to_thread(file.ensure)
+    for number in range(250):
+        await kept(store, await asyncio.to_thread(file.ring), name=f"c{number}")
+
+    async def rotated() -> str:
+        beside = KeyFile(file.path)
+        await asyncio.to_thread(beside.add)
+        return (await reseal_all(store, beside)).key_id
+
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(rotated() for _ in range(3)))
+    assert await store.sealing_key_ids() == {(await asyncio.to_thread(file.ring)).newest.id}
 
 
 async def test_a_row_that_does_not_open_is_named(store: SqliteStore, file: KeyFile) -> None:
@@ -99,4 +114,4 @@ async def test_a_row_that_does_not_open_is_named(store: SqliteStore, file: KeyFi
     await store.replace_credential(replace(row, version=2, sealed=row.sealed[::-1]))
     await asyncio.to_thread(file.add)
     with pytest.raises(StoreError, match=row.uid):
-        await reseal_all(store, (await asyncio.to_thread(file.ring)))
+        await reseal_all(store, file)
