@@ -117,13 +117,18 @@ def sync(
     environment: _Environment,
     local: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of this machine.")],
     remote: Annotated[str, typer.Argument(metavar="[PATH]", help="The folder there.")] = "workspace",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be sent.")] = False,
+    down: Annotated[bool, typer.Option("--down", help="Fetch instead: what is there and not here.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be sent or fetched.")] = False,
     url: UrlOption = None,
     key: KeyOption = None,
 ) -> None:
-    """Send what a folder has and the environment has not: files of another size, or changed here since they came
-    there. Nothing is deleted there; links, and folders that are empty, are not sent.
+    """Send what a folder has and the environment has not, or the other way with --down: files of another size, or
+    changed since they came over. Nothing is deleted; links, and folders that are empty, stay where they are.
     """
+    if down:
+        with connect(url, key) as api:
+            _fetch_changed(api, environment, os.fsencode(remote), local, dry_run=dry_run)
+        return
     if not local.is_dir():
         raise InvalidRequest(f"{local} is no folder")
     with connect(url, key) as api:
@@ -224,6 +229,47 @@ def _known(api: Api, environment: str, remote: bytes) -> dict[bytes, dict[str, A
         if "[404 " not in error.message:
             raise
     return found
+
+
+def _fetch_changed(api: Api, environment: str, remote: bytes, local: Path, *, dry_run: bool) -> None:
+    above = remote.strip(b"/") + b"/"
+    for entry in list(_entries(api, environment, remote, recursive=True)):  # what is fetched shall not move the pages
+        if entry.get("type") != "FILE":
+            continue
+        path = os.fsencode(str(entry.get("path")))
+        if (target := _place_below(local, os.fsdecode(path.removeprefix(above)))) is None or "encoded_path" in entry:
+            complain(f"{_shown(entry)} is left out: there can be no such file here")
+            continue
+        if _is_as_there(target, entry):
+            continue
+        if not dry_run:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with _media(api, environment, os.fsdecode(path)) as answer:
+                _write(target, answer)
+            if (at := moment(str(entry.get("modified")))) is not None:
+                os.utime(target, (at.timestamp(), at.timestamp()))
+        typer.echo(neutralise(str(target)).replace("\n", " "))
+
+
+def _place_below(folder: Path, name: str) -> Path | None:
+    """Where a file of that name belongs; None if that is not below the folder, or only by way of a link."""
+    parts = name.split("/")
+    if any(part in ("", ".", "..") or "\0" in part for part in parts):
+        return None
+    place = folder
+    for part in parts:
+        place /= part
+        if place.is_symlink():
+            return None
+    return place
+
+
+def _is_as_there(target: Path, entry: dict[str, Any]) -> bool:
+    if not target.is_file():
+        return False
+    status = target.stat()
+    at = moment(str(entry.get("modified")))
+    return str(entry.get("size_bytes")) == str(status.st_size) and at is not None and at.timestamp() <= status.st_mtime
 
 
 def _files(folder: Path) -> Iterator[Path]:

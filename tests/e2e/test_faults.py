@@ -193,7 +193,7 @@ def test_sources_that_cannot_be_written_fail_the_run(caller: Caller) -> None:
     long_name = {"type": "inline", "target": "workspace/" + "x" * 300, "content": "x"}
     failed = caller.create(bash("true"), {"type": "remote", "sources": [long_name]})
     assert failed["status"] == "failed"
-    assert failed["errors"][0]["code"] == "sandbox_start_failed"
+    assert failed["errors"][0]["code"] == "source_failed"
     assert "too long" in failed["errors"][0]["message"]
     caller.delete_environment(failed["environment_id"])
 

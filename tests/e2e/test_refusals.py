@@ -100,11 +100,11 @@ BAD_BODIES: dict[str, tuple[dict[str, Any], int, str, list[str]]] = {
         "invalid_request",
         ["'response_format[0].schema'", "objct"],
     ),
-    "source without code for it": (
-        _environment(sources=[{"type": "repository", "source": "https://example.com/r", "target": "workspace/r"}]),
+    "source that names no repository": (
+        _environment(sources=[{"type": "repository", "source": "https://example.com", "target": "workspace/r"}]),
         400,
-        "not_supported",
-        ["'environment.sources[0].type'", "'repository'"],
+        "invalid_request",
+        ["'environment.sources[0].source'", "names no repository"],
     ),
     "unknown source type": (_source(type="inlin"), 400, "invalid_request", ["'environment.sources[0].type'", "inline"]),
     "target with ..": (

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import docker.errors
+from tenacity import retry, retry_if_exception, stop_after_attempt, wait_exponential
 
 from orchestrator.errors import SandboxStartFailed
 from orchestrator.sandboxes import guest_bundle
@@ -37,6 +38,7 @@ _SNAPSHOT_REPOSITORY = "corral/snapshot"
 _DROPPED_REPOSITORY = "corral/dropped"
 """Of snapshots that are no more, and that a container began with."""
 _SNAPSHOT_LABEL = "corral.snapshot"
+_LIST_ATTEMPTS = 5
 _UNPACK = ("tar", "--extract", "--numeric-owner", "--preserve-permissions", "--delay-directory-restore")
 
 
@@ -271,7 +273,7 @@ class LayerStorage(Storage):
         try:
             dropped = [image["Id"] for image in self._images() if not self._names_of(image)]
         except docker.errors.APIError:
-            return  # Podman cannot list images while one is being removed; the next removal looks again
+            return  # the next removal looks again
         for image in dropped:
             with contextlib.suppress(docker.errors.APIError):  # it is still needed
                 self._engine().remove_image(image)
@@ -279,6 +281,13 @@ class LayerStorage(Storage):
     def snapshots(self) -> set[str]:
         return {name for image in self._images() for name in self._names_of(image)}
 
+    @retry(
+        # Podman cannot list images while one is being removed.
+        retry=retry_if_exception(lambda error: isinstance(error, docker.errors.APIError) and error.is_server_error()),
+        stop=stop_after_attempt(_LIST_ATTEMPTS),
+        wait=wait_exponential(multiplier=0.05, max=0.4),
+        reraise=True,
+    )
     def _images(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self._engine().images(filters={"label": f"{_SNAPSHOT_LABEL}={self._instance}"})
         return found

@@ -16,6 +16,7 @@ from tests.unit.cli.conftest import Corral
 AT = f"/v1beta/environments/{ENVIRONMENT}/files"
 OLD = "2020-01-01T00:00:00.000000Z"
 LATER = "2999-01-01T00:00:00.000000Z"
+SOON = "2100-01-01T00:00:00.000000Z"
 
 
 def entry(path: str, size: int = 3, **fields: Any) -> dict[str, Any]:
@@ -100,6 +101,43 @@ def test_a_file_is_sent_to_the_workspace(corral: Corral) -> None:
     assert (request.method, request.url.raw_path.split(b"?")[0]) == ("PUT", f"/upload{AT}/workspace/a%20b.txt".encode())
     assert (request.content, request.headers["content-length"]) == (b"abc", "3")
     assert (request.url.params["overwrite"], request.url.params["extract"]) == ("false", "false")
+
+
+def test_only_what_changed_there_is_fetched(corral: Corral, tmp_path: Path) -> None:
+    here = tmp_path / "d"
+    here.mkdir()
+    for name, content in (("same", "abc"), ("longer", "ab"), ("newer", "abc"), ("own", "abc")):
+        (here / name).write_text(content)
+    there = [entry("workspace/same"), entry("workspace/longer"), entry("workspace/newer", modified=SOON)]
+    there += [entry("workspace/deep", type="DIRECTORY"), entry("workspace/deep/fresh")]
+    listed = answer({"files": there})
+    planned = corral("files", "sync", ENVIRONMENT, "d", "--down", "--dry-run", server=FakeServer(listed))
+    server = FakeServer(listed, file(b"new"), file(b"new"), file(b"new"))
+    outcome = corral("files", "sync", ENVIRONMENT, "d", "--down", server=server)
+    assert outcome.out.splitlines() == planned.out.splitlines() == ["d/longer", "d/newer", "d/deep/fresh"]
+    assert [request.url.path.removeprefix(f"{AT}/workspace/") for request in server.requests[1:]] == [
+        "longer",
+        "newer",
+        "deep/fresh",
+    ]
+    found = {str(each.relative_to(here)): each.read_text() for each in here.rglob("*") if each.is_file()}
+    assert found == {"same": "abc", "longer": "new", "newer": "new", "own": "abc", "deep/fresh": "new"}
+    again = corral("files", "sync", ENVIRONMENT, "d", "--down", server=FakeServer(listed))
+    assert again.out == "", "what was fetched has the time that it has there"
+
+
+def test_nothing_is_fetched_to_outside_the_folder(corral: Corral, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "d/up").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "d/file").symlink_to(tmp_path / "target")
+    names = ["workspace/../out", "/etc/passwd", "workspace/up/in", "workspace/file", "workspace/a//b", "workspace/./c"]
+    odd = [*(entry(name) for name in names), entry("workspace/odd\ufffd", encoded_path="workspace/odd%FF")]
+    server = FakeServer(answer({"files": odd}))
+    outcome = corral("files", "sync", ENVIRONMENT, "d", "--down", server=server)
+    assert outcome.err.count("is left out") == len(odd)
+    assert len(server.requests) == 1
+    assert [str(each.relative_to(tmp_path)) for each in tmp_path.rglob("*") if not each.is_dir()] == ["d/file"]
 
 
 def test_only_what_changed_is_sent(corral: Corral, tmp_path: Path) -> None:

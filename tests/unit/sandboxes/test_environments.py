@@ -120,7 +120,8 @@ async def test_prepare_starts_ahead_and_its_failure_comes_again(world: World) ->
     environments = await world.server(FailsDuringCreate(world.root, "create", times=1))
     row = await environments.create(world.project, spec_of())
     environments.prepare(row.id)
-    await eventually(lambda: _has_kind(world, row.id, "sandbox.gone"))
+    await asyncio.wait([task for task in asyncio.all_tasks() if task.get_name() == f"prepare-{row.id}"])
+    assert await _has_kind(world, row.id, "sandbox.gone")
     assert await says(await environments.sandbox(row.id), "echo fine") == "fine\n"
 
 
