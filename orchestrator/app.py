@@ -29,6 +29,10 @@ from orchestrator.api.server import Server, bind
 from orchestrator.api.services import Services
 from orchestrator.clock import Clock, SystemClock
 from orchestrator.config import EngineTlsSettings, S3Settings, Settings, SshSettings
+from orchestrator.credentials.exchange import TokenExchange
+from orchestrator.credentials.keys import GivenKeys, KeyFile, SealingKeys
+from orchestrator.credentials.safekeeping import check_keys
+from orchestrator.credentials.vault import Vault
 from orchestrator.egress.addresses import OwnAddresses
 from orchestrator.egress.audit import Audit
 from orchestrator.egress.gate import GateLimits
@@ -64,6 +68,7 @@ log = structlog.get_logger(__name__)
 DATABASE_NAME = "corral.db"
 _INSTANCE_NAME = "instance"
 _FETCHING_NAME = "fetching"
+_SEALING_KEYS_NAME = "sealing_keys"
 _LISTENING_S = 1.5
 """Of the time to stop: until the listening socket is closed and all connections are."""
 _LAST_S = 0.5
@@ -133,6 +138,13 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         fetcher = Fetcher(settings.data_dir / _FETCHING_NAME, clock, _sources(settings, own, skills))
         stack.push_async_callback(in_time.end, "sources", fetcher.aclose, 0.75)
         await fetcher.open()
+        sealing = sealing_keys(settings)
+        is_single_user = is_loopback(settings.host) and not await store.keys()
+        await check_keys(sealing, store, is_single_user=is_single_user)
+        exchange = _poster(settings, own)
+        stack.push_async_callback(in_time.end, "token exchange", exchange.aclose, 0.25)
+        credentials = Vault(store, sealing, TokenExchange(exchange), clock)
+        stack.push_async_callback(in_time.end, "credentials", credentials.aclose, 0.5)
         gates = _gates(settings, store, clock, own)
         if gates is not None:
             gates.open()
@@ -141,12 +153,7 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         agents = Catalogue(store, registry, clock, models.resolve, environments, skills)
         stack.push_async_callback(in_time.end, "sandboxes", environments.aclose, 0.75)
         await environments.open()
-        poster = Poster(
-            HostList.parse(settings.network_exceptions),
-            _expanded(settings.sources.ca_file),
-            denied=HostList.parse(settings.network_denied, "network_denied"),
-            own=own,
-        )
+        poster = _poster(settings, own)
         stack.push_async_callback(in_time.end, "hooks", poster.aclose, 0.25)
         supervisor = Supervisor(
             store,
@@ -178,7 +185,16 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         retention.open()
         stack.push_async_callback(in_time.end, "retention", retention.aclose, 0.5)
         intake = Intake(
-            store, environments, supervisor, agents, models, clock, profiles, replies, generation=generation
+            store,
+            environments,
+            supervisor,
+            agents,
+            models,
+            clock,
+            profiles,
+            replies,
+            credentials=credentials,
+            generation=generation,
         )
         authenticator = Authenticator(store, clock, settings.host)
         uploads = Uploads(environments, clock)
@@ -186,6 +202,7 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         yield Services(
             store,
             agents,
+            credentials,
             environments,
             uploads,
             supervisor,
@@ -196,6 +213,13 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
             settings.request_limit_bytes,
             own=own,
         )
+
+
+def sealing_keys(settings: Settings) -> SealingKeys:
+    """Where the keys are that credentials are sealed with. Raises `ConfigError`."""
+    if settings.sealing_keys:
+        return GivenKeys([key.get_secret_value() for key in settings.sealing_keys])
+    return KeyFile(_expanded(settings.sealing_keys_file) or settings.data_dir / _SEALING_KEYS_NAME)
 
 
 class _Deadline:
@@ -344,6 +368,15 @@ def _defaults(settings: Settings, profiles: Profiles) -> SandboxDefaults:
     )
     stages = StageSettings(**settings.lifecycle.model_dump())
     return SandboxDefaults(profiles.default, settings.max_environments_per_project, pool, stages)
+
+
+def _poster(settings: Settings, own: OwnAddresses) -> Poster:
+    return Poster(
+        HostList.parse(settings.network_exceptions),
+        _expanded(settings.sources.ca_file),
+        denied=HostList.parse(settings.network_denied, "network_denied"),
+        own=own,
+    )
 
 
 def _gates(settings: Settings, store: Store, clock: Clock, own: OwnAddresses) -> Gates | None:

@@ -376,6 +376,12 @@ class Settings(BaseSettings):
     have it read."""
     network_denied: tuple[str, ...] = ()
     """What is reached neither for environments nor by them, whatever else is said; written in the same way."""
+    sealing_keys: tuple[SecretStr, ...] = ()
+    """Keys that credentials are sealed with in the database, 32 bytes in base64 each; the last seals, all open. Unset:
+    those of `sealing_keys_file`."""
+    sealing_keys_file: Path | None = None
+    """A file of such keys, a line each, that only its owner may read. Unset: `sealing_keys` in the data folder, made at
+    first start in single-user mode, and by `corral keys`."""
     shutdown_timeout_s: Annotated[float, Field(ge=1)] = 5.0
     """Time from SIGTERM to the end of the process. Runs that do not end in it go on at the next start."""
     call_timeout_s: Annotated[float, Field(gt=0)] = 600.0

@@ -19,6 +19,7 @@
     │   ├─ SandboxGone             it existed; it, or the link to it, does not now
     │   │   └─ NewerGeneration     its guest has served a server of a later generation
     │   └─ CallForgotten           the guest had this call and has let it go
+    ├─ CredentialError             a secret of the project cannot be used: unknown, revoked, or not to be renewed
     ├─ NetworkError                something outside may not be reached, or does not answer
     ├─ ModelError                  the provider refused, failed or broke off
     ├─ ToolError                   said to the model, never to the client
@@ -178,6 +179,13 @@ class CallForgotten(SandboxError):
     """The guest has had this call, and has forgotten what came of it: it is not carried out again."""
 
     code = "call_forgotten"
+
+
+class CredentialError(CorralError):
+    """A secret that a project keeps here cannot be used now: `credential_unknown`, `credential_revoked`, or
+    `credential_failed`: its token server does not give a new token. The message has nothing secret in it."""
+
+    code = "credential_failed"
 
 
 class NetworkError(CorralError):

@@ -48,6 +48,16 @@ def new_agent_uid() -> str:
     return f"agt_{secrets.token_hex(8)}"
 
 
+def new_credential_uid() -> str:
+    """`crd_` and 16 hexadecimal characters: tells credentials apart that have had the same id."""
+    return f"crd_{secrets.token_hex(8)}"
+
+
+def new_credential_id() -> str:
+    """`cred-` and 32 hexadecimal characters, for a credential whose caller names none."""
+    return f"cred-{secrets.token_hex(16)}"
+
+
 def new_call_id() -> str:
     """8 characters of `a-z0-9`, as the public service's tool calls have; unique enough within one environment."""
     return "".join(secrets.choice(_CALL_ALPHABET) for _ in range(8))

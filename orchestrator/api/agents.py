@@ -13,12 +13,14 @@ from pydantic import AliasChoices
 
 from orchestrator.agents.catalogue import read_agent
 from orchestrator.agents.registry import AgentDefinition, AgentRegistry
+from orchestrator.api.auth import Caller
 from orchestrator.api.body import read_json
 from orchestrator.api.offer import check_agent
 from orchestrator.api.parameters import OnlyKnown
-from orchestrator.api.services import TheCaller, TheServices
+from orchestrator.api.services import Services, TheCaller, TheServices
 from orchestrator.clock import rfc3339
 from orchestrator.errors import InvalidRequest, NotSupported
+from orchestrator.policy.credentials import namings
 from orchestrator.store.records import AgentRow
 from orchestrator.wire.agents import (
     AgentCreate,
@@ -47,6 +49,7 @@ async def create(request: Request, caller: TheCaller, services: TheServices) -> 
     """A new agent, as its version 1."""
     wanted = parse(AgentCreate, await read_json(request, services.request_limit_bytes))
     check_agent(wanted)
+    await _check_credentials(services, caller, wanted)
     return JSONResponse(_whole(await services.agents.create(caller.project_id, wanted)))
 
 
@@ -90,7 +93,9 @@ async def change(agent_id: str, request: Request, caller: TheCaller, services: T
     """Changes the fields that are given, null takes one away; a new version, unless nothing changes."""
     fields = parse_change(await read_json(request, services.request_limit_bytes))
     parts = {name: value for name, value in fields.items() if name in AgentParts.model_fields}
-    check_agent(AgentParts.model_construct(**parts))
+    changed = AgentParts.model_construct(**parts)
+    check_agent(changed)
+    await _check_credentials(services, caller, changed)
     return JSONResponse(_whole(await services.agents.change(caller.project_id, agent_id, fields)))
 
 
@@ -128,6 +133,12 @@ async def roll_back(agent_id: str, request: Request, caller: TheCaller, services
     """A new version that is like an earlier one."""
     wanted = parse(AgentRollback, await read_json(request, services.request_limit_bytes))
     return JSONResponse(_whole(await services.agents.roll_back(caller.project_id, agent_id, wanted.version)))
+
+
+async def _check_credentials(services: Services, caller: Caller, agent: AgentParts) -> None:
+    if (base := agent.base_environment) is not None:
+        wanted = namings(base.network, base.env, "base_environment")
+        await services.credentials.check(caller.project_id, wanted)
 
 
 def _page(field: str, shown: list[tuple[str, dict[str, Any]]], size: int) -> JSONResponse:

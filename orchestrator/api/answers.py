@@ -10,6 +10,7 @@ from typing import Any, Literal
 from orchestrator.sandboxes import reach
 from orchestrator.wire.agents import AgentResource, AgentVersion
 from orchestrator.wire.base import WireResource
+from orchestrator.wire.credentials import CredentialResource
 from orchestrator.wire.environments import EnvironmentResource
 from orchestrator.wire.files import FileEntry
 from orchestrator.wire.interactions import Interaction
@@ -72,6 +73,13 @@ class AgentVersionList(WireResource):
     """Absent on the last page."""
     nextPageToken: str | None = None
     """The same."""
+
+
+class CredentialList(WireResource):
+    credentials: list[CredentialResource]
+    """Newest first."""
+    next_page_token: str | None = None
+    """Absent on the last page."""
 
 
 class PublicSource(WireResource):

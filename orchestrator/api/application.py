@@ -12,13 +12,24 @@ from fastapi import FastAPI
 from fastapi.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from orchestrator.api import agents, environments, errors, files, interactions, ops, reach, skills, uploads
+from orchestrator.api import (
+    agents,
+    credentials,
+    environments,
+    errors,
+    files,
+    interactions,
+    ops,
+    reach,
+    skills,
+    uploads,
+)
 from orchestrator.api.services import Services
 from orchestrator.errors import StoreError
 
 VERSIONS = ("v1beta", "v1", "v1alpha")
 _VERSIONED_TWICE = re.compile(rf"^/(?:{'|'.join(VERSIONS)})/(?=(?:upload/)?(?:{'|'.join(VERSIONS)})/)")
-_NAMED_TWICE = re.compile(rf"^((?:/upload)?/(?:{'|'.join(VERSIONS)})/environments)/environments(?=/)")
+_NAMED_TWICE = re.compile(rf"^((?:/upload)?/(?:{'|'.join(VERSIONS)})/(environments|credentials))/\2(?=/)")
 _FILE = re.compile(rb"(/environments/(?:environments/)?[^/]+/files/)(.*)", re.DOTALL)
 _ALLOWED_HEADERS = (
     b"authorization, content-type, x-goog-api-key, x-goog-api-client, api-revision, idempotency-key, range, "
@@ -35,6 +46,7 @@ def create_application(services: Services) -> FastAPI:
     for version in VERSIONS:
         app.include_router(interactions.router, prefix=f"/{version}")
         app.include_router(agents.router, prefix=f"/{version}")
+        app.include_router(credentials.router, prefix=f"/{version}")
         app.include_router(environments.router, prefix=f"/{version}")
         app.include_router(skills.router, prefix=f"/{version}")
         app.include_router(files.router, prefix=f"/{version}")
@@ -63,8 +75,9 @@ def description() -> Response:
 class PlainPaths:
     """Doubled slashes, a slash at the end and a doubled version are not there (reference, 1.2). Never a redirect.
 
-    The version comes twice where somebody's base URL has it and the client adds its own, `environments` where an id was
-    given with it. Paths of files are encoded again, so that whatever bytes they are reach their route.
+    The version comes twice where somebody's base URL has it and the client adds its own, `environments` or
+    `credentials` where an id was given with it. Paths of files are encoded again, so that whatever bytes they are reach
+    their route.
     """
 
     def __init__(self, app: ASGIApp) -> None:

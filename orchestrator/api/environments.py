@@ -15,6 +15,7 @@ from orchestrator.api.parameters import OnlyKnown
 from orchestrator.api.services import Services, TheCaller, TheServices
 from orchestrator.clock import rfc3339
 from orchestrator.errors import InvalidRequest, NotFound
+from orchestrator.policy.credentials import namings
 from orchestrator.policy.sources import check_sources
 from orchestrator.policy.variables import check_variables
 from orchestrator.sandboxes.specs import read_spec
@@ -39,6 +40,7 @@ async def create(request: Request, caller: TheCaller, services: TheServices) -> 
     """A new environment, or with `from_environment` a fork of one with its files as they are now."""
     wanted = parse(EnvironmentCreate, await read_json(request, services.request_limit_bytes))
     check_new_environment(wanted)
+    await services.credentials.check(caller.project_id, namings(wanted.network, wanted.env))
     check_variables(wanted.env, "env")
     check_sources(wanted.sources, wanted.network, "sources")
     if wanted.from_environment is None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.errors import InvalidRequest, NotSupported
+from orchestrator.policy.credentials import are_offered, namings
 from orchestrator.tools.toolbox import OWN_NAMES
 from orchestrator.wire.agents import AgentParts
 from orchestrator.wire.base import quote
@@ -15,6 +16,7 @@ from orchestrator.wire.environments import (
     EnvironmentCreate,
     EnvironmentSpec,
     EnvVar,
+    Network,
 )
 from orchestrator.wire.generation import AgentConfig, AntigravityConfig, GenerationConfig, TextFormat
 from orchestrator.wire.interactions import InteractionRequest
@@ -65,7 +67,7 @@ def check_agent(agent: AgentParts) -> None:
 
 def check_new_environment(create: EnvironmentCreate) -> None:
     """Raises `NotSupported`, naming the field, if the environment needs something that is not there."""
-    _check_variables(create.env, "env")
+    _check_credentials(create.network, create.env)
 
 
 def _check_config(config: AgentConfig | None) -> None:
@@ -139,13 +141,13 @@ def _check_content(blocks: Sequence[Any], at: str) -> None:
 def _check_environment(spec: EnvironmentSpec, at: str) -> None:
     if spec.sources and spec.environment_id is not None:
         raise _refusal(f"{at}.sources", "together with 'environment_id'")
-    _check_variables(spec.env, f"{at}.env")
+    _check_credentials(spec.network, spec.env, at)
 
 
-def _check_variables(variables: Mapping[str, EnvVar], at: str) -> None:
-    for name, variable in variables.items():
-        if variable.credential is not None:
-            raise _refusal(f"{at}.{name}.credential")
+def _check_credentials(network: Network | None, variables: Mapping[str, EnvVar], at: str = "") -> None:
+    if not are_offered():
+        for naming in namings(network, variables, at):
+            raise _refusal(naming.at)
 
 
 def _refusal(field: str, what: str = "") -> NotSupported:

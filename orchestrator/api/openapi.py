@@ -18,11 +18,23 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from orchestrator import __version__
-from orchestrator.api import agents, answers, environments, files, interactions, ops, reach, skills, uploads
+from orchestrator.api import (
+    agents,
+    answers,
+    credentials,
+    environments,
+    files,
+    interactions,
+    ops,
+    reach,
+    skills,
+    uploads,
+)
 from orchestrator.sandboxes.reach import WatchKind
 from orchestrator.wire.agents import AgentChange, AgentCreate, AgentResource, AgentRollback, AgentVersion
 from orchestrator.wire.base import encode_json
 from orchestrator.wire.content import Annotation, Content
+from orchestrator.wire.credentials import CredentialChange, CredentialCreate, CredentialResource
 from orchestrator.wire.environments import EnvironmentCreate, Source
 from orchestrator.wire.events import Delta, PublicEvent
 from orchestrator.wire.generation import AgentConfig, ResponseFormat
@@ -63,6 +75,7 @@ that this server does not offer yet: it is refused with 400 `not_supported`, nev
 _TAGS = {
     "interactions": "Runs of agents. One that has ended never changes again.",
     "agents": "Definitions by name. Every change is a version, and `ID@3` calls one.",
+    "credentials": "Secrets by name, for requests that leave sandboxes. No answer has one.",
     "environments": "Where agents work: a sandbox and its files.",
     "skills": "Instructions for one sort of task, which environments may have of the server.",
     "files": "Files of environments. Names may be any bytes; see `encoded_path`.",
@@ -164,6 +177,25 @@ OPERATIONS: Mapping[Callable[..., Any], Operation] = {
         id="rollBackAgent", body=AgentRollback, answer=AgentResource, errors=(*_ALWAYS, 404, 409, 413, 429)
     ),
     skills.index: Operation(id="listSkills", answer=answers.SkillList),
+    credentials.create: Operation(
+        id="createCredential",
+        body=CredentialCreate,
+        answer=CredentialResource,
+        errors=(*_ALWAYS, 409, 413, 429),
+        links={
+            "getCredential": "credential_id",
+            "changeCredential": "credential_id",
+            "revokeCredential": "credential_id",
+            "deleteCredential": "credential_id",
+        },
+    ),
+    credentials.index: Operation(id="listCredentials", answer=answers.CredentialList),
+    credentials.read: Operation(id="getCredential", answer=CredentialResource, errors=(*_ALWAYS, 404)),
+    credentials.change: Operation(
+        id="changeCredential", body=CredentialChange, answer=CredentialResource, errors=(*_ALWAYS, 404, 409, 413)
+    ),
+    credentials.revoke: Operation(id="revokeCredential", answer=CredentialResource, errors=(*_ALWAYS, 404)),
+    credentials.delete: Operation(id="deleteCredential", answer=answers.Nothing, errors=(*_ALWAYS, 404)),
     environments.create: Operation(
         id="createEnvironment",
         body=EnvironmentCreate,
@@ -225,6 +257,7 @@ _UNIONS = {
     "AgentConfig": AgentConfig,
     "Annotation": Annotation,
     "Content": Content,
+    "CredentialCreate": CredentialCreate,
     "Delta": Delta,
     "ResponseFormat": ResponseFormat,
     "Source": Source,
@@ -237,6 +270,8 @@ PARAMETERS: Mapping[str, str] = {
     "agent_id": "Id of an agent of the key's project, or of the server.",
     "version": "1, 2, 3 …",
     "parent": "Said by some clients; must be empty.",
+    "credential_id": "Id of a credential of the key's project.",
+    "update_mask": "Names of the fields to change, with commas between; by default those that are given.",
     "environment_id": "Id of an environment of the key's project.",
     "log_id": "Id of an interaction or an environment.",
     "idempotency-key": "The caller's own name for this call: another with the same is a repetition of it.",
@@ -342,6 +377,7 @@ def describe() -> dict[str, Any]:
     app = FastAPI(generate_unique_id_function=_operation_id)
     app.include_router(interactions.router, prefix=PREFIX)
     app.include_router(agents.router, prefix=PREFIX)
+    app.include_router(credentials.router, prefix=PREFIX)
     app.include_router(environments.router, prefix=PREFIX)
     app.include_router(skills.router, prefix=PREFIX)
     app.include_router(files.router, prefix=PREFIX)

@@ -11,6 +11,7 @@ from fastapi.requests import HTTPConnection
 
 from orchestrator.agents.catalogue import Catalogue
 from orchestrator.api.auth import Authenticator, Caller
+from orchestrator.credentials.vault import Vault
 from orchestrator.egress.addresses import OwnAddresses
 from orchestrator.runs.intake import Intake
 from orchestrator.runs.replies import Replies
@@ -27,6 +28,7 @@ class Services:
 
     store: Store
     agents: Catalogue
+    credentials: Vault
     environments: Environments
     uploads: Uploads
     supervisor: Supervisor

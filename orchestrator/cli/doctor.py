@@ -62,6 +62,7 @@ def _examine() -> Iterator[Check]:
     yield Check("settings", "ok", f"server at {settings.server_url}")
     yield from asyncio.run(_engine(settings))
     yield _data_folder(settings.data_dir)
+    yield _sealing(settings)
     yield _storage(settings)
     yield _models(settings)
     yield _agents(settings)
@@ -201,6 +202,20 @@ def _agents(settings: Settings) -> Check:
     except ConfigError as error:
         return Check("agents", "broken", error.message, "correct the file or the alias")
     return Check("agents", "ok", ", ".join(agent.id for agent in registry.agents))
+
+
+def _sealing(settings: Settings) -> Check:
+    from orchestrator.app import sealing_keys
+    from orchestrator.credentials.keys import KeyFile
+
+    try:
+        keys = sealing_keys(settings)
+        if isinstance(keys, KeyFile) and not keys.exists():
+            return Check("sealing", "ok", "no sealing key yet: made at the first start")
+        ring = keys.ring()
+    except ConfigError as error:
+        return Check("sealing", "broken", error.message, "docs/operations.md has what to do about sealing keys")
+    return Check("sealing", "ok", f"sealing key {ring.newest.id}, and {len(ring.ids) - 1} older")
 
 
 def _sources() -> Check:

@@ -10,6 +10,7 @@ import typer
 import orchestrator
 from orchestrator.cli import (
     agents,
+    credentials,
     doctor,
     environments,
     files,
@@ -48,6 +49,7 @@ app.command("forward")(reach.forward)
 app.command("watch")(reach.watch)
 app.command("usage")(reach.usage)
 app.add_typer(agents.app, name="agents")
+app.add_typer(credentials.app, name="credentials")
 app.add_typer(environments.app, name="env")
 app.add_typer(files.app, name="files")
 app.add_typer(keys.app, name="keys")

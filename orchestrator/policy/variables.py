@@ -18,7 +18,7 @@ def check_variables(variables: Mapping[str, EnvVar], at: str = "environment.env"
     """Raises `InvalidRequest`, naming the field, if a variable or all together are too large."""
     total_bytes = 0
     for name, variable in variables.items():
-        value = variable.value or ""
+        value = variable.inside
         total_bytes += len(json.dumps({name: value}))
         if len(value.encode("utf-8", "replace")) > VARIABLE_LIMIT_BYTES:
             raise InvalidRequest(f"Invalid value at '{at}.{name}': more than {VARIABLE_LIMIT_BYTES} bytes.")

@@ -10,9 +10,11 @@ from orchestrator import ids, moments
 from orchestrator.agents.catalogue import Catalogue
 from orchestrator.agents.registry import AgentDefinition
 from orchestrator.clock import Clock
+from orchestrator.credentials.vault import Vault
 from orchestrator.errors import Conflict, InvalidRequest, naming
 from orchestrator.models.registry import ModelRegistry
 from orchestrator.policy.bounds import UNBOUND
+from orchestrator.policy.credentials import namings
 from orchestrator.policy.sources import check_sources
 from orchestrator.policy.variables import check_variables
 from orchestrator.runs.answers import answer_schema
@@ -58,6 +60,7 @@ class Intake:
         profiles: Profiles,
         replies: Replies,
         *,
+        credentials: Vault,
         generation: int,
     ) -> None:
         self._store = store
@@ -65,6 +68,7 @@ class Intake:
         self._environments = environments
         self._supervisor = supervisor
         self._agents = agents
+        self._credentials = credentials
         self._models = models
         self._clock = clock
         self._profiles = profiles
@@ -217,6 +221,7 @@ class Intake:
         if spec.environment_id is not None:
             with naming("environment"):
                 known = await self._environments.find(project_id, spec.environment_id)
+            await self._check_credentials(project_id, spec)
             await self._environments.change(known, spec)
             yield _Place(known.id)
             return
@@ -232,10 +237,14 @@ class Intake:
             with naming("agent"):
                 base = await self._agents.skills.pinned(base, "base_environment.sources")
             base = base.model_copy(update={"env": {}})
+        await self._check_credentials(project_id, spec)
         snapshot = agent.base_snapshot if agent is not None else None
         drafted = self._environments.drafted(project_id, spec, profile=profile, base=base, snapshot=snapshot)
         async with drafted as (new, of_template):
             yield _Place(new.id, new, of_template)
+
+    async def _check_credentials(self, project_id: str, spec: EnvironmentSpec) -> None:
+        await self._credentials.check(project_id, namings(spec.network, spec.env, "environment"))
 
 
 def _check_config(request: InteractionRequest, agent: AgentDefinition) -> None:

@@ -58,8 +58,8 @@ def dump_spec(spec: EnvironmentSpec) -> str:
 
 
 def variables_of(spec: EnvironmentSpec) -> Mapping[str, str]:
-    """Those that have a value in the clear."""
-    return {name: variable.value for name, variable in spec.env.items() if variable.value is not None}
+    """As a sandbox has them: of credentials the placeholders."""
+    return {name: variable.inside for name, variable in spec.env.items()}
 
 
 def ref_of(row: EnvironmentRow) -> SandboxRef:

@@ -22,6 +22,7 @@ from orchestrator.store.records import (
     ANY_INTERACTION,
     AgentRow,
     CreateCall,
+    CredentialRow,
     EnvironmentRow,
     Event,
     InteractionFilter,
@@ -209,6 +210,52 @@ class Store(ABC):
     @abstractmethod
     async def delete_agent(self, uid: str) -> None:
         """Removes the agent. Its versions stay as long as an interaction that is in progress needs them."""
+
+    # credentials
+
+    @abstractmethod
+    async def create_credential(self, row: CredentialRow, *, limit: int) -> None:
+        """Inserts a credential.
+
+        Raises:
+            Conflict: the project has one of that name. LimitExceeded: it has `limit` of them.
+        """
+
+    @abstractmethod
+    async def credential(self, project_id: str, name: str) -> CredentialRow | None:
+        """The project's credential of that name, revoked or not; None if there is none."""
+
+    @abstractmethod
+    async def credentials(self, project_id: str, *, after: str | None = None, limit: int = 50) -> list[CredentialRow]:
+        """Newest first, without what is sealed; `after` is a `uid`, as in `environments`."""
+
+    @abstractmethod
+    async def replace_credential(self, row: CredentialRow) -> None:
+        """Makes `row` the next version of what is sealed; name, type and `created` stay, `updated` never goes back.
+
+        Raises:
+            NotFound: it was deleted. Conflict: it is revoked, or `row.version` is not the next.
+        """
+
+    @abstractmethod
+    async def revoke_credential(self, uid: str) -> None:
+        """Forgets what is sealed, for good. Revoking twice keeps the first time; one that is gone is left alone."""
+
+    @abstractmethod
+    async def delete_credential(self, uid: str) -> None:
+        """Removes it; its name may be given again."""
+
+    @abstractmethod
+    async def sealing_key_ids(self) -> set[str]:
+        """The keys that are needed to open what is sealed, of all projects."""
+
+    @abstractmethod
+    async def credentials_of_other_keys(self, key_id: str, *, limit: int) -> list[CredentialRow]:
+        """Some of those, of all projects, that are sealed with another key."""
+
+    @abstractmethod
+    async def reseal_credential(self, row: CredentialRow, key_id: str, sealed: bytes) -> None:
+        """Puts the same, sealed with another key, in place of what `row` has; nothing, if it was changed since."""
 
     # interactions and logs
 

@@ -127,6 +127,29 @@ class AgentRow:
 
 
 @dataclass(frozen=True, slots=True)
+class CredentialRow:
+    """A secret that a project keeps here, sealed."""
+
+    uid: str
+    """Never given twice: another credential may get the name when this one is deleted."""
+    project_id: str
+    name: str
+    """The id that callers know."""
+    type: str
+    version: int
+    """1, 2, 3 …: counts the changes of what is sealed, but for those of its key."""
+    created: datetime
+    updated: datetime
+    """When a call changed it; not when the server did."""
+    key_id: str
+    """The key that it is sealed with."""
+    is_revoked: bool = False
+    """What was sealed is gone for good."""
+    sealed: bytes | None = field(default=None, repr=False)
+    """None in listings, and of what is revoked."""
+
+
+@dataclass(frozen=True, slots=True)
 class InteractionRow:
     id: str
     project_id: str

@@ -21,7 +21,7 @@ from pathlib import Path
 from orchestrator.clock import Clock
 from orchestrator.errors import ConfigError, LeaseLost, StoreError
 from orchestrator.ids import new_project_id
-from orchestrator.store import agent_rows, interaction_rows, paging, rows
+from orchestrator.store import agent_rows, credential_rows, interaction_rows, paging, rows
 from orchestrator.store.channel import Channels
 from orchestrator.store.connection import connect_writer, translated
 from orchestrator.store.paging import micros, moment
@@ -31,6 +31,7 @@ from orchestrator.store.records import (
     ANY_INTERACTION,
     AgentRow,
     CreateCall,
+    CredentialRow,
     EnvironmentRow,
     Event,
     InteractionFilter,
@@ -242,6 +243,41 @@ class SqliteStore(Store):
 
     async def delete_agent(self, uid: str) -> None:
         await self._delete(agent_rows.delete_agent, uid)
+
+    # credentials
+
+    async def create_credential(self, row: CredentialRow, *, limit: int) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            self._check_room()
+            credential_rows.insert_credential(connection, row, limit)
+
+        await self._writer.run(work)
+
+    async def credential(self, project_id: str, name: str) -> CredentialRow | None:
+        return await self._readers.run(partial(credential_rows.credential, project_id=project_id, name=name))
+
+    async def credentials(self, project_id: str, *, after: str | None = None, limit: int = 50) -> list[CredentialRow]:
+        return await self._readers.run(
+            partial(credential_rows.credentials, project_id=project_id, after=after, limit=limit)
+        )
+
+    async def replace_credential(self, row: CredentialRow) -> None:
+        await self._writer.run(partial(credential_rows.replace_credential, row=row))
+
+    async def revoke_credential(self, uid: str) -> None:
+        await self._writer.run(partial(credential_rows.revoke_credential, uid=uid, now=self._clock.now()))
+
+    async def delete_credential(self, uid: str) -> None:
+        await self._writer.run(partial(credential_rows.delete_credential, uid=uid, now=self._clock.now()))
+
+    async def sealing_key_ids(self) -> set[str]:
+        return await self._readers.run(credential_rows.sealing_key_ids)
+
+    async def credentials_of_other_keys(self, key_id: str, *, limit: int) -> list[CredentialRow]:
+        return await self._readers.run(partial(credential_rows.credentials_of_other_keys, key_id=key_id, limit=limit))
+
+    async def reseal_credential(self, row: CredentialRow, key_id: str, sealed: bytes) -> None:
+        await self._writer.run(partial(credential_rows.reseal_credential, row=row, key_id=key_id, sealed=sealed))
 
     # interactions
 

@@ -25,7 +25,7 @@ _SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 _SECRET_TEXT = re.compile(
-    r"""(?P<lead>[?&]key=|\bBearer\s+|\bBasic\s+)[^\s&"',]+"""
+    r"""(?P<lead>[?&]key=|\b(?:client_secret|(?:access|refresh)_token)=|\bBearer\s+|\bBasic\s+)[^\s&"',]+"""
     r"""|(?P<own>crl_)[A-Za-z0-9_-]{43}""",
     re.IGNORECASE,
 )

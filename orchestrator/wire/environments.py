@@ -340,6 +340,8 @@ def _full_match(pattern: re.Pattern[str], what: str) -> AfterValidator:
 _Method = Annotated[str, _full_match(_METHOD, "expected the name of a method"), spelled(_METHOD)]
 _Path = Annotated[str, _full_match(_PATH, "expected a path that begins with '/'"), spelled(_PATH)]
 Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
+CredentialName = Annotated[str, AfterValidator(lambda name: name.removeprefix("credentials/"))]
+"""The bare id of `ID` or `credentials/ID`. Whether there is one is another question."""
 
 
 class AllowedDomain(WireModel):
@@ -347,7 +349,7 @@ class AllowedDomain(WireModel):
 
     domain: str = Field(min_length=1)
     """Exact name, `*.name` (names below it, not itself) or `*`; judged by policy, not here."""
-    credential: str | None = None
+    credential: CredentialName | None = None
     """Id of a credential to inject; applied before `transform`."""
     transform: (
         Annotated[
@@ -420,7 +422,7 @@ class EnvVar(WireModel):
     model_config = ConfigDict(json_schema_extra=either("value", "credential"))
 
     value: Annotated[str, _NO_NUL] | None = Field(default=None, repr=False)
-    credential: str | None = None
+    credential: CredentialName | None = None
 
     @model_validator(mode="after")
     def _has_one(self) -> Self:
@@ -429,6 +431,11 @@ class EnvVar(WireModel):
         if self.value is not None and "\0" in self.value:
             raise problem("must not contain NUL", "value")
         return self
+
+    @property
+    def inside(self) -> str:
+        """What a sandbox has as its value: never a secret, but a placeholder that is swapped on the way out."""
+        return self.value if self.value is not None else f"__GEMINI_CRED_{self.credential}__"
 
 
 def _as_variables(value: Any) -> Any:

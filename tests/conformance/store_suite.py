@@ -22,6 +22,7 @@ from orchestrator.store.port import Store
 from orchestrator.store.records import (
     AgentRow,
     CreateCall,
+    CredentialRow,
     Event,
     InteractionFilter,
     InteractionRow,
@@ -31,7 +32,17 @@ from orchestrator.store.records import (
 )
 from tests.fakes.clock import ManualClock
 from tests.fakes.consistency import assert_store_consistent
-from tests.fakes.rows import START, agent_row, delta, deltas, environment_row, interaction_row, key_hash, key_row
+from tests.fakes.rows import (
+    START,
+    agent_row,
+    credential_row,
+    delta,
+    deltas,
+    environment_row,
+    interaction_row,
+    key_hash,
+    key_row,
+)
 
 LIMIT_S = 10
 
@@ -410,6 +421,105 @@ class StoreSuite(ABC):
         assert await store.recorded_agent(agent.uid, 1) is None
         assert await store.recorded_agent(again.uid, 1) is None
         assert (await store.interaction(project, row.id)) is not None
+
+    # credentials
+
+    async def test_a_credential_is_kept_changed_and_deleted(self, store: Store, project: str) -> None:
+        row = credential_row(project)
+        await store.create_credential(row, limit=9)
+        assert await store.credential(project, "crm") == row
+        second = replace(row, version=2, updated=START + timedelta(1), key_id="key-2", sealed=b"again")
+        await store.replace_credential(second)
+        assert await store.credential(project, "crm") == second
+        earlier = replace(second, version=3, updated=START)
+        await store.replace_credential(earlier)
+        assert await store.credential(project, "crm") == replace(earlier, updated=second.updated)
+        await store.delete_credential(row.uid)
+        assert await store.credential(project, "crm") is None
+        assert await store.credentials(project) == []
+        with pytest.raises(NotFound):
+            await store.replace_credential(replace(row, version=4))
+        again = credential_row(project)
+        await store.create_credential(again, limit=9)
+        assert await store.credential(project, "crm") == again
+
+    async def test_of_two_that_create_or_change_a_credential_one_does(self, store: Store, project: str) -> None:
+        rows = [credential_row(project) for _ in range(2)]
+        made = await asyncio.gather(*(store.create_credential(row, limit=9) for row in rows), return_exceptions=True)
+        assert sorted(type(each).__name__ for each in made) == ["Conflict", "NoneType"]
+        row = await store.credential(project, "crm")
+        assert row in rows
+        assert row is not None
+        changed = await asyncio.gather(
+            *(store.replace_credential(replace(row, version=2, sealed=bytes([n]))) for n in range(2)),
+            return_exceptions=True,
+        )
+        assert sorted(type(each).__name__ for each in changed) == ["Conflict", "NoneType"]
+        with pytest.raises(Conflict, match="changed meanwhile"):
+            await store.replace_credential(replace(row, version=4))
+
+    async def test_what_a_revoked_credential_held_is_gone(self, store: Store, project: str, clock: ManualClock) -> None:
+        row = credential_row(project)
+        await store.create_credential(row, limit=9)
+        clock.advance(60)
+        await store.revoke_credential(row.uid)
+        revoked = await store.credential(project, "crm")
+        assert revoked == replace(row, version=2, updated=clock.now(), is_revoked=True, sealed=None)
+        assert await store.sealing_key_ids() == set()
+        assert await store.credentials_of_other_keys("key-2", limit=9) == []
+        clock.advance(60)
+        await store.revoke_credential(row.uid)
+        assert await store.credential(project, "crm") == revoked
+        with pytest.raises(Conflict, match="revoked"):
+            await store.replace_credential(replace(row, version=3))
+        with pytest.raises(Conflict, match="exists already"):
+            await store.create_credential(credential_row(project), limit=9)
+        await store.revoke_credential("crd_unknown")
+
+    async def test_credentials_belong_to_their_project_and_are_limited(self, store: Store, project: str) -> None:
+        other = (await store.ensure_project("other")).id
+        mine, theirs = credential_row(project), credential_row(other)
+        await store.create_credential(mine, limit=1)
+        assert await store.credential(other, "crm") is None
+        assert await store.credentials(other) == []
+        await store.create_credential(theirs, limit=1)
+        assert await store.credential(project, "crm") == mine
+        assert await store.credential(other, "crm") == theirs
+        with pytest.raises(InvalidRequest):
+            await store.credentials(other, after=mine.uid)
+        with pytest.raises(LimitExceeded):
+            await store.create_credential(credential_row(project, name="more"), limit=1)
+        assert await store.credential(project, "more") is None
+
+    async def test_credentials_are_paged_without_secrets_also_while_they_are_deleted(
+        self, store: Store, project: str
+    ) -> None:
+        rows = [credential_row(project, name=f"c{n}", created=START + timedelta(n // 3)) for n in range(7)]
+        for row in rows:
+            await store.create_credential(row, limit=9)
+        found: list[CredentialRow] = []
+        while page := await store.credentials(project, after=found[-1].uid if found else None, limit=2):
+            for row in page:
+                await store.delete_credential(row.uid)
+            found += page
+        newest_first = sorted(rows, key=lambda row: (-row.created.timestamp(), row.uid))
+        assert found == [replace(row, sealed=None) for row in newest_first]
+
+    async def test_credentials_are_resealed_unless_they_were_changed(self, store: Store, project: str) -> None:
+        rows = [credential_row(project, name=f"c{n}") for n in range(3)]
+        for row in rows:
+            await store.create_credential(row, limit=9)
+        assert await store.sealing_key_ids() == {"key-1"}
+        assert await store.credentials_of_other_keys("key-1", limit=9) == []
+        assert len(await store.credentials_of_other_keys("key-2", limit=2)) == 2
+        changed = replace(rows[0], version=2, sealed=b"newer")
+        await store.replace_credential(changed)
+        for row in rows:
+            await store.reseal_credential(row, "key-2", b"resealed")
+        assert await store.credential(project, "c0") == changed
+        assert await store.credential(project, "c1") == replace(rows[1], key_id="key-2", sealed=b"resealed")
+        assert await store.credentials_of_other_keys("key-2", limit=9) == [changed]
+        assert await store.sealing_key_ids() == {"key-1", "key-2"}
 
     # scope and pages
 

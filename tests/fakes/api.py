@@ -45,11 +45,13 @@ class Api:
             clock,
             Profiles(IMAGE, Bounds()),
             self.world.replies,
+            credentials=self.world.credentials,
             generation=1,
         )
         self.services = Services(
             store,
             self.world.agents,
+            self.world.credentials,
             self.environments,
             Uploads(self.environments, clock),
             self.world.supervisor,

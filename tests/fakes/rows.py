@@ -7,8 +7,15 @@ import hashlib
 from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator.ids import conversation_of, new_agent_uid, new_environment_id, new_interaction_id, new_key_id
-from orchestrator.store.records import AgentRow, EnvironmentRow, InteractionRow, KeyRow, NewEvent
+from orchestrator.ids import (
+    conversation_of,
+    new_agent_uid,
+    new_credential_uid,
+    new_environment_id,
+    new_interaction_id,
+    new_key_id,
+)
+from orchestrator.store.records import AgentRow, CredentialRow, EnvironmentRow, InteractionRow, KeyRow, NewEvent
 
 START = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
 
@@ -51,6 +58,12 @@ def environment_row(project_id: str, **changes: Any) -> EnvironmentRow:
 
 def agent_row(project_id: str, **changes: Any) -> AgentRow:
     row = AgentRow(new_agent_uid(), project_id, "clerk", 1, START, START, '{"n":1}', '{"id":"clerk"}', "{}")
+    return dataclasses.replace(row, **changes)
+
+
+def credential_row(project_id: str, **changes: Any) -> CredentialRow:
+    uid = new_credential_uid()
+    row = CredentialRow(uid, project_id, "crm", "bearer_token", 1, START, START, "key-1", sealed=b"sealed")
     return dataclasses.replace(row, **changes)
 
 

@@ -12,6 +12,10 @@ from typing import Any
 from orchestrator.agents.catalogue import Catalogue
 from orchestrator.agents.registry import AgentDefinition, AgentRegistry
 from orchestrator.clock import SystemClock
+from orchestrator.credentials.exchange import TokenExchange
+from orchestrator.credentials.keys import GivenKeys
+from orchestrator.credentials.sealing import SealingKey
+from orchestrator.credentials.vault import Vault
 from orchestrator.egress.posting import Poster
 from orchestrator.models.port import ModelEvent, ModelProvider, ModelRequest
 from orchestrator.models.recording import Recordings
@@ -181,6 +185,8 @@ class RunWorld:
             recordings=recordings,
         )
         self.replies = Replies(store, clock, generation, 300.0)
+        keys = GivenKeys([SealingKey.new().text])
+        self.credentials = Vault(store, keys, TokenExchange(Poster(HostList())), clock)
         self.intake = Intake(
             store,
             self.environments,  # type: ignore[arg-type]
@@ -190,6 +196,7 @@ class RunWorld:
             clock,
             Profiles("test", UNBOUND),
             self.replies,
+            credentials=self.credentials,
             generation=generation,
         )
 

@@ -40,6 +40,7 @@ pytestmark = pytest.mark.timeout(180)
 Case = schemathesis.Case[Any]
 
 _REF = "#/components/schemas/"
+_VARIABLE = {"type": "environment_variable", "value": "v", "injection_location": "header"}
 _NAME = {"type": "string", "pattern": "^my_[a-z]{12}$"}
 
 
@@ -67,6 +68,10 @@ class Target:
         found = {name: self.ids[name] for name in case.path_parameters if name in self.ids}
         if "path" in case.path_parameters:
             found["path"] = "workspace" if case.method == "GET" else f"workspace/{next(self._uploads)}"
+        if "credential_id" in case.path_parameters:  # a new one: what is revoked cannot be changed
+            found["credential_id"] = httpx2.post(f"{self.url}/v1beta/credentials", json=_VARIABLE).json()["id"]
+            if id_of(case) == "changeCredential":
+                case.body, case.query = {"type": _VARIABLE["type"], "value": "w"}, {"update_mask": "value"}
         if "upload_id" in case.path_parameters:
             place = f"{self.url}/upload/v1beta/environments/{self.ids['environment_id']}/files"
             headers = {"x-goog-upload-protocol": "resumable", "x-goog-upload-command": "start"}
@@ -170,6 +175,11 @@ def offered(document: dict[str, Any]) -> dict[str, Any]:
     schemas["AgentCreate"]["required"] = ["id"]
     only("AntigravityConfig", {"type": ..., "max_total_tokens": ...})
     only("FunctionTool-Input", {"type": ..., "name": _NAME, "description": ..., "parameters": ...})
+    members("CredentialCreate", {"BearerToken", "EnvironmentVariable"})
+    only("CredentialChange", {"type": ...})
+    secret = {"type": "string", "pattern": "^[a-z]{12}$"}
+    only("BearerToken", {"type": ..., "token": secret, "prefix": {"const": ""}})
+    only("EnvironmentVariable", {"type": ..., "value": secret, "injection_location": ...})
     members("Content-Input", {"TextContent-Input"})
     members("Tool", {"CodeExecutionTool", "FunctionTool-Input"})
     members("AgentConfig", {"AntigravityConfig"})
@@ -199,7 +209,7 @@ def loaded(document: dict[str, Any], examples: int, *, has_coverage: bool = True
 
 
 DOCUMENT = closed(describe())
-CREATES = ["createInteraction", "createEnvironment", "createAgent"]
+CREATES = ["createInteraction", "createEnvironment", "createAgent", "createCredential"]
 LARGE = ["createInteraction", "createAgent", "changeAgent"]
 every_route = loaded(DOCUMENT, 20).exclude(operation_id=LARGE)
 # All that may be wrong in one place of such a body would be 8,000 requests.
@@ -207,7 +217,16 @@ creation = loaded(negatable(DOCUMENT), 100, has_coverage=False).include(operatio
 what_is_offered = loaded(offered(DOCUMENT), 50, is_right=True).include(operation_id=CREATES)
 # Without lists: what others left in them would make a life come out differently each time.
 lives = loaded(offered(DOCUMENT), 1, is_right=True).exclude(
-    operation_id=["watchFiles", "listAgents", "listEnvironments", "listInteractions", "ps", "healthz", "readyz"]
+    operation_id=[
+        "watchFiles",
+        "listAgents",
+        "listCredentials",
+        "listEnvironments",
+        "listInteractions",
+        "ps",
+        "healthz",
+        "readyz",
+    ]
 )
 lives.config.phases.stateful.inference.algorithms = []
 lives.config.checks.positive_data_acceptance.enabled = False

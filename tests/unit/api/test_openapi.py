@@ -130,7 +130,9 @@ def test_an_operation_is_complete(method: str, path: str, operation: dict[str, A
     assert ("{" in path) <= ("404" in answers)
     assert ("application/json" in operation.get("requestBody", {}).get("content", {})) == ("413" in answers)
     if "files" not in operation["tags"]:
-        takes_body = method in ("post", "patch") and not operation["operationId"].startswith(("cancel", "replay"))
+        takes_body = method in ("post", "patch") and not operation["operationId"].startswith(
+            ("cancel", "replay", "revoke")
+        )
         assert ("requestBody" in operation) == takes_body
 
 

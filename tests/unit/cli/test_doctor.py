@@ -50,6 +50,7 @@ def test_all_is_well(corral: Corral, engine: list[Check]) -> None:
         "settings",
         "engine",
         "data folder",
+        "sealing",
         "storage",
         "models",
         "agents",
@@ -104,6 +105,15 @@ def test_a_machine_without_git_is_told_what_fails(
     assert outcome.code == 0
     assert "! sources      no git: sources of the type repository fail" in outcome.out
     assert "install git" in outcome.out
+
+
+def test_sealing_keys_that_others_may_read_are_broken(corral: Corral, engine: list[Check], folder: Path) -> None:
+    assert corral("keys", "rotate").code == 0
+    assert "and 0 older" in corral("doctor").out
+    (folder / "data/sealing_keys").chmod(0o644)
+    outcome = corral("doctor")
+    assert outcome.code == 1
+    assert "others may read the sealing keys" in outcome.out
 
 
 def test_a_warning_is_not_broken(corral: Corral, engine: list[Check]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +36,9 @@ class KeyStore:
 
     async def keys(self) -> list[KeyRow]:
         return [row for row, _ in self.rows.values()]
+
+    async def sealing_key_ids(self) -> set[str]:
+        return set()
 
     async def revoke_key(self, key_id: str) -> KeyRow | None:
         if key_id not in self.rows:
@@ -73,6 +77,13 @@ def test_keys_belong_to_the_default_project_unless_told(corral: Corral, store: K
     made = json.loads(corral("keys", "create", "--json").out)
     assert (made["project"], made["operator"]) == ("prj_default", False)
     assert made["key"].startswith("crl_")
+
+
+def test_the_first_key_brings_a_sealing_key_along(corral: Corral, store: KeyStore, folder: Path) -> None:
+    assert corral("keys", "create").code == 0
+    sealing = (folder / "data/sealing_keys").read_text()
+    assert corral("keys", "create").code == 0
+    assert (folder / "data/sealing_keys").read_text() == sealing
 
 
 def test_two_keys_differ(corral: Corral, store: KeyStore) -> None:
