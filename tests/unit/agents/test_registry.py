@@ -166,3 +166,15 @@ def test_a_base_that_cannot_be_built_stops_the_start(tmp_path: Path, change: tup
     with pytest.raises(ConfigError, match=re.escape(named)) as failure:
         AgentRegistry.load(tmp_path)
     assert "agent.yaml" in failure.value.message
+
+
+def test_a_skill_that_the_server_does_not_have_stops_the_start(tmp_path: Path) -> None:
+    text = "id: clerk\nbase_environment:\n  sources:\n    - type: skill_registry\n      source: {}\n"
+    write(tmp_path, "clerk", text.format("data-analysis"))
+    assert AgentRegistry.load(tmp_path).resolve("clerk").base is not None
+    (tmp_path / "clerk" / "agent.yaml").write_text(text.format("data-analisys"))
+    with pytest.raises(
+        ConfigError, match=r"agent\.yaml:5: .*no skill 'data-analisys'; it has data-analysis, "
+    ) as failure:
+        AgentRegistry.load(tmp_path)
+    assert "base_environment.sources[0].source" in failure.value.message
