@@ -300,6 +300,20 @@ def test_lives_of_what_was_created(target: Target) -> None:
     Lives.run(settings=settings(max_examples=40, stateful_step_count=8, derandomize=True, database=None, deadline=None))
 
 
+def test_what_was_created_can_be_deleted(target: Target) -> None:
+    """Lives come to that by chance only."""
+    made = target.process.create("Say hello.")
+    target.process.ended(made["id"])
+    for operation, path in (
+        ("deleteInteraction", f"interactions/{made['id']}"),
+        ("deleteEnvironment", f"environments/{made['environment_id']}"),
+    ):
+        answer = httpx2.delete(f"{target.url}/v1beta/{path}", timeout=20)
+        assert (answer.status_code, answer.json()) == (200, {})
+        assert httpx2.get(f"{target.url}/v1beta/{path}").status_code == 404
+        target.seen[operation, True, answer.status_code] += 1
+
+
 def test_lines_of_logs_are_as_described(target: Target) -> None:
     answer = httpx2.get(f"{target.url}/ops/logs/{target.ids['log_id']}")
     lines = [json.loads(line) for line in answer.text.splitlines()]

@@ -102,7 +102,7 @@ async def connect(out: WayOut, target: str) -> tuple[bytes, asyncio.StreamReader
 
 
 async def the_entry(out: WayOut) -> dict[str, Any]:
-    ((_, body),) = await out.entries()
+    ((_, body),) = await out.entries(1)
     return body
 
 
@@ -118,7 +118,7 @@ async def test_programs_find_it_by_their_environment(opened: Opened, web: WebSer
     assert (
         await out.bash(f"python3 -c \"import urllib.request as r; print(r.urlopen('{url}').read())\"") == "b'content'\n"
     )
-    kinds = [body["protocol"] for _, body in await out.entries()]
+    kinds = [body["protocol"] for _, body in await out.entries(4)]
     assert kinds == ["http", "connect", "socks", "http"]
     assert not out.troubles
 
@@ -254,7 +254,7 @@ async def test_requests_to_several_servers_go_over_one_connection(opened: Opened
             f"http://site.test:{port}/a?n={n}" for n, port in enumerate((web.port, web.port, second.port, web.port))
         ]
         assert await out.bash(f"curl -sS {' '.join(urls)}") == "contentcontentsecondcontent"
-    told = [body for _, body in await out.entries()]
+    told = [body for _, body in await out.entries(4)]
     assert [body["path"] for body in told] == ["/a"] * 4
     assert "n=" not in str(told)
 
@@ -505,7 +505,7 @@ async def test_a_denial_names_the_rule_to_ask_for(opened: Opened) -> None:
     assert head.startswith(f"HTTP/1.1 403 {told}\r\n".encode())
     writer.close()
     assert "response 403" in await out.bash("curl -sS https://other.test/ 2>&1")
-    entries = await out.entries()
+    entries = await out.entries(3)
     assert [kind for kind, _ in entries] == ["network.denied"] * 3
     assert entries[0][1]["path"] == "/secret"
     assert "canary" not in str(entries)
@@ -603,7 +603,7 @@ async def test_other_rules_hold_at_once_and_cut_what_they_do_not_allow(opened: O
         assert (await out.exchange(get(f"http://other.test:{web.port}/a"))).startswith(b"HTTP/1.1 403 ")
         for writer in (kept_writer, cut_writer):
             writer.close()
-    cut_entries = [body for _, body in await out.entries() if body["verdict"] == "cut"]
+    cut_entries = [body for _, body in await out.entries(2) if body["verdict"] == "cut"]
     assert [body["host"] for body in cut_entries] == ["other.test"]
     assert "not in the allowlist" in cut_entries[0]["reason"]
 

@@ -47,6 +47,8 @@ class WayOut:
     troubles: list[str]
     driver: LocalDriver
     others: list[Sandbox]
+    news: asyncio.Event
+    """Set whenever something was told."""
     _calls: int = 0
 
     async def another(self) -> Sandbox:
@@ -75,9 +77,13 @@ class WayOut:
         """A connection to the way out, as a program inside has it."""
         return await asyncio.open_connection("127.0.0.1", await self.port())
 
-    async def entries(self) -> list[tuple[str, dict[str, Any]]]:
-        """What the environment's log says by now."""
+    async def entries(self, at_least: int = 0) -> list[tuple[str, dict[str, Any]]]:
+        """What the environment's log says, once it says so much: a program knows of its connection's end first."""
         await self.audit.flush()
+        async with asyncio.timeout(10):
+            while len(self.told) < at_least:
+                self.news.clear()
+                await self.news.wait()
         return self.told
 
     async def exchange(self, data: bytes) -> bytes:
@@ -104,10 +110,12 @@ async def way_out(
     """A sandbox whose programs get out. `names` are all the names that there are."""
     told: list[tuple[str, dict[str, Any]]] = []
     troubles: list[str] = []
+    news = asyncio.Event()
 
     async def note(log_id: str, events: Sequence[NewEvent]) -> None:
         assert log_id == ENVIRONMENT
         told.extend((event.kind, json.loads(event.body)) for event in events)
+        news.set()
 
     def lookup(host: str, _port: int) -> list[str]:
         if names is None or host not in names:
@@ -131,7 +139,7 @@ async def way_out(
     sandbox.let_out(Entry(gate), gates.port, troubles.append)
     others: list[Sandbox] = []
     try:
-        yield WayOut(sandbox, gates, gate, audit, told, troubles, driver, others)
+        yield WayOut(sandbox, gates, gate, audit, told, troubles, driver, others, news)
     finally:
         for each in (sandbox, *others):
             await each.aclose()
