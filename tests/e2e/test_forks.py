@@ -77,7 +77,7 @@ def test_a_created_environment_has_its_sources_and_its_fork_too(caller: Caller) 
             "sources",
         ),
         ({"sources": [{"type": "inline", "target": "etc/passwd", "content": ""}]}, 400, "sources[0].target"),
-        ({"network": {"allowlist": [{"domain": "*"}]}}, 400, "network.allowlist"),
+        ({"network": {"allowlist": [{"domain": "*", "credential": "c"}]}}, 400, "network.allowlist[0].credential"),
         ({"env": {"A": {"credential": "x"}}}, 400, "env.A.credential"),
     ],
 )

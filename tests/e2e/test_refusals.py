@@ -67,11 +67,11 @@ BAD_BODIES: dict[str, tuple[dict[str, Any], int, str, list[str]]] = {
         "not_found",
         ["'previous_interaction_id'", "'v1_nobody'"],
     ),
-    "network allowlist": (
-        _environment(network={"allowlist": [{"domain": "*"}]}),
+    "credential in a rule": (
+        _environment(network={"allowlist": [{"domain": "*", "credential": "c"}]}),
         400,
         "not_supported",
-        ["'environment.network.allowlist'"],
+        ["'environment.network.allowlist[0].credential'"],
     ),
     "what is for models": ({**GOOD, "generation_config": {"seed": 1}}, 400, "invalid_request", ["'generation_config'"]),
     "background and not stored": ({**GOOD, "store": False, "background": True}, 400, "invalid_request", ["'store'"]),

@@ -134,7 +134,7 @@ def test_conversation_in_one_environment(saw: Saw) -> None:
         ("environment", "NotFoundError", 404, ["'environment'"]),
         ("previous", "NotFoundError", 404, ["'previous_interaction_id'"]),
         ("field", "BadRequestError", 400, ["'inptu'", "'input'"]),
-        ("network", "BadRequestError", 400, ["'environment.network.allowlist'"]),
+        ("network", "BadRequestError", 400, ["'environment.network.allowlist[0].credential'"]),
         ("target", "BadRequestError", 400, ["'environment.sources[0].target'"]),
         ("too large", "APIStatusError", 413, ["33554432"]),
         ("read", "NotFoundError", 404, ["v1_nobody"]),

@@ -17,7 +17,9 @@ def look(sdk: Any) -> dict[str, Any]:
         "previous": lambda: create(agent=AGENT, input="x", previous_interaction_id="v1_nobody"),
         "field": lambda: create(agent=AGENT, input="x", extra_body={"inptu": "y"}),
         "network": lambda: create(
-            agent=AGENT, input="x", environment={"type": "remote", "network": {"allowlist": [{"domain": "a.example"}]}}
+            agent=AGENT,
+            input="x",
+            environment={"type": "remote", "network": {"allowlist": [{"domain": "a.example", "credential": "c"}]}},
         ),
         "target": lambda: create(
             agent=AGENT,
