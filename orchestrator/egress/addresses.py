@@ -51,6 +51,15 @@ class OwnAddresses:
         return kind != _ERROR_ANSWER and answer[16 + 7] == _LOCAL_ROUTE
 
 
+def system_lookup(host: str, port: int) -> list[str]:
+    """Addresses of a name, as this machine resolves it; each once. Blocks for as long as its resolver does.
+
+    Raises `OSError`.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(each[4][0]) for each in found))
+
+
 def judged(policy: NetworkPolicy, own: OwnAddresses, allowed: Allowed, addresses: Iterable[str]) -> list[str]:
     """Those of `addresses` that may be dialled for `allowed`: all of them.
 

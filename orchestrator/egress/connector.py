@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from orchestrator.egress.addresses import OwnAddresses, judged
+from orchestrator.egress.addresses import OwnAddresses, judged, system_lookup
 from orchestrator.errors import NetworkError
 from orchestrator.policy.network import Allowed, NetworkPolicy, address_of
 
@@ -27,12 +27,6 @@ _BUFFER_BYTES = 256 << 10
 
 Lookup = Callable[[str, int], list[str]]
 """Addresses of a name; blocks. Raises `OSError`."""
-
-
-def system_lookup(host: str, port: int) -> list[str]:
-    """As this machine resolves names."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(each[4][0]) for each in found))
 
 
 class Resolver:

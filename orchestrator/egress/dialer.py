@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from orchestrator.egress.addresses import OwnAddresses, judged, refused
+from orchestrator.egress.addresses import OwnAddresses, judged, refused, system_lookup
 from orchestrator.errors import NetworkError
 from orchestrator.policy.network import Allowed, NetworkPolicy, Refusal, address_of
 
@@ -83,11 +83,9 @@ def _resolve(host: str, port: int) -> list[str]:
 
     def ask() -> None:
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            answers.put(system_lookup(host, port))
         except OSError as error:
             answers.put(error)
-        else:
-            answers.put(list(dict.fromkeys(str(each[4][0]) for each in found)))
 
     threading.Thread(target=ask, daemon=True, name="resolve").start()
     try:

@@ -1,4 +1,4 @@
-"""Reading from HTTP servers through a `Dialer`. Blocking; imports `dialer` and `policy`.
+"""Asking HTTP servers through a `Dialer`. Blocking; imports `dialer` and `policy`.
 
 Every redirect is judged as if it had been asked for, and gets the headers of its own host's rule: none goes elsewhere.
 """
@@ -6,17 +6,19 @@ Every redirect is judged as if it had been asked for, and gets the headers of it
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import socket
 import ssl
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 from orchestrator.egress.addresses import refused
 from orchestrator.egress.dialer import Dialer
 from orchestrator.errors import NetworkError
-from orchestrator.policy.network import Refusal
+from orchestrator.policy.network import Refusal, without
 from orchestrator.policy.urls import Url, UrlProblem
 
 REDIRECT_LIMIT = 5
@@ -124,21 +126,10 @@ class HttpClient:
         granted = self._granted("POST", url)
         with _faults(url):
             line = self._connect(url)
-            try:
-                sent = {
-                    "Host": url.authority,
-                    "User-Agent": _AGENT,
-                    "Accept": "*/*",
-                    **_without(headers, granted),
-                    **granted,
-                }
-                response = self._exchange(line, url, {**sent, "Content-Length": str(len(body))}, body)
-            except BaseException:
-                line.close()
-                raise
+            sent = {**without(headers, granted), **granted, "Content-Length": str(len(body))}
+            response = self._first_exchange(line, url, sent, body)
         with contextlib.closing(line), contextlib.closing(response), self._watch(line.sock):
-            fields = {name.lower(): value for name, value in response.headers.items()}
-            yield Answer(url, response.status, fields, response)
+            yield _answer(url, response)
 
     def _granted(self, method: str, url: Url) -> Mapping[str, str]:
         """What the host's rules add to such a request. Raises `NetworkError`: they do not let it through."""
@@ -149,13 +140,10 @@ class HttpClient:
 
     @contextlib.contextmanager
     def _ask(self, url: Url, own: Mapping[str, str]) -> Generator[Answer, None, None]:
-        granted = _without(self._granted("GET", url), own)
-        headers = {"Host": url.authority, "User-Agent": _AGENT, "Accept": "*/*", **granted, **own}
-        line, response = self._request(url, headers)
+        line, response = self._request(url, {**without(self._granted("GET", url), own), **own})
         try:
             with self._watch(line.sock):
-                fields = {name.lower(): value for name, value in response.headers.items()}
-                yield Answer(url, response.status, fields, response)
+                yield _answer(url, response)
         finally:
             # Only one whose answer was read to its end can be asked again.
             if response.isclosed() and line.connection.sock is not None:
@@ -172,11 +160,17 @@ class HttpClient:
                 idle.close()  # it has been closed meanwhile, which shows only now
         with _faults(url):
             line = self._connect(url)
-            try:
-                return line, self._exchange(line, url, headers)
-            except BaseException:
-                line.close()
-                raise
+            return line, self._first_exchange(line, url, headers)
+
+    def _first_exchange(
+        self, line: _Line, url: Url, headers: Mapping[str, str], body: bytes | None = None
+    ) -> http.client.HTTPResponse:
+        """Over a connection that was just made, and is closed if that fails."""
+        try:
+            return self._exchange(line, url, headers, body)
+        except BaseException:
+            line.close()
+            raise
 
     def _connect(self, url: Url) -> _Line:
         sock = self._dialer.dial(url.host, url.port, is_read=True)
@@ -200,17 +194,32 @@ class HttpClient:
         with self._watch(line.sock):
             method = "GET" if body is None else "POST"
             connection.putrequest(method, url.target, skip_host=True, skip_accept_encoding=True)
-            for name, value in headers.items():
+            usual = {"Host": url.authority, "User-Agent": _AGENT, "Accept": "*/*"}
+            for name, value in {**usual, **headers}.items():
                 connection.putheader(name, value.encode("latin-1"))
             connection.putheader("Accept-Encoding", "identity")
             connection.endheaders(body)
             return connection.getresponse()
 
 
-def _without(headers: Mapping[str, str], others: Mapping[str, str]) -> dict[str, str]:
-    """Those that `others` does not have, in whatever case."""
-    taken = {name.lower() for name in others}
-    return {name: value for name, value in headers.items() if name.lower() not in taken}
+def _answer(url: Url, response: http.client.HTTPResponse) -> Answer:
+    return Answer(url, response.status, {name.lower(): value for name, value in response.headers.items()}, response)
+
+
+@functools.lru_cache(maxsize=4)
+def tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    """For clients: who trusts whom this machine trusts, and beside them the authorities of `ca_file`."""
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        context.load_verify_locations(ca_file)
+    return context
+
+
+def cut(connection: socket.socket) -> None:
+    """Ends a connection from another thread than the one that uses it, which learns of it. Never fails."""
+    with contextlib.suppress(OSError):
+        # Not the method of TLS sockets, which would take their state away while another thread reads.
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import socket
-import ssl
 from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from pathlib import Path
 
 from orchestrator.egress.addresses import OwnAddresses
 from orchestrator.egress.dialer import Dialer
-from orchestrator.egress.http import HttpClient
+from orchestrator.egress.http import HttpClient, cut, tls_context
 from orchestrator.errors import NetworkError
 from orchestrator.policy.network import HostList, NetworkPolicy
 from orchestrator.policy.urls import Url, UrlProblem
@@ -109,12 +107,12 @@ class _Letter:
         """From any thread; what the thread waits for ends."""
         self._is_cut = True
         if (connection := self._connection) is not None:
-            _shut(connection)
+            cut(connection)
 
     def send(self, url: Url, headers: Mapping[str, str], body: bytes, limit_bytes: int) -> Posted:
         if self._is_cut:
             raise NetworkError("nobody waits for it any more")
-        client = HttpClient(self._dialer, _tls_context(self._ca_file), self._watch)
+        client = HttpClient(self._dialer, tls_context(self._ca_file), self._watch)
         with contextlib.closing(client), client.post(url, headers, body) as answer:
             return Posted(answer.status, answer.read_all(limit_bytes))
 
@@ -123,21 +121,7 @@ class _Letter:
         outer, self._connection = self._connection, connection
         try:
             if self._is_cut:
-                _shut(connection)
+                cut(connection)
             yield
         finally:
             self._connection = outer
-
-
-def _shut(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        # Not the method of TLS sockets, which would take their state away while another thread reads.
-        socket.socket.shutdown(connection, socket.SHUT_RDWR)
-
-
-@functools.lru_cache(maxsize=4)
-def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    if ca_file is not None:
-        context.load_verify_locations(ca_file)
-    return context

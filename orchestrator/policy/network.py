@@ -298,13 +298,17 @@ def may_be_set(header: str) -> bool:
     return header.lower() not in _NOT_TO_BE_SET and not header.lower().startswith("proxy-")
 
 
+def without(headers: Mapping[str, str], others: Mapping[str, str]) -> dict[str, str]:
+    """Those headers that `others` does not have, in whatever case."""
+    taken = {name.lower() for name in others}
+    return {name: value for name, value in headers.items() if name.lower() not in taken}
+
+
 def _headers(rules: Iterable[Rule]) -> dict[str, str]:
     """Of all of them together; the more exact, which come later, win."""
     headers: dict[str, str] = {}
     for rule in rules:
-        overridden = {name.lower() for name in rule.headers}
-        headers = {name: value for name, value in headers.items() if name.lower() not in overridden}
-        headers.update(rule.headers)
+        headers = {**without(headers, rule.headers), **rule.headers}
     return headers
 
 

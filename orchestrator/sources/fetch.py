@@ -1,6 +1,7 @@
-"""One source being fetched: what it may still take, and whether anybody still wants it. Blocking; imports `errors`.
+"""One source being fetched: what it may still take, and whether anybody still wants it. Blocking.
 
-It runs in a thread. Whoever ends it, because its time is up or nobody waits any more, closes what the thread waits for.
+Imports `egress` and `errors`. It runs in a thread. Whoever ends it, because its time is up or nobody waits any more,
+closes what the thread waits for.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.egress.http import cut
 from orchestrator.errors import NetworkError, SourceFailed
 
 _SPACE_EVERY_BYTES = 16 << 20
@@ -94,13 +96,7 @@ class Fetch:
     @contextlib.contextmanager
     def watch(self, connection: socket.socket) -> Generator[None, None, None]:
         """Within the block the connection is cut when the fetch is ended."""
-
-        def cut() -> None:
-            with contextlib.suppress(OSError):
-                # Not the method of TLS sockets, which would take their state away while another thread reads.
-                socket.socket.shutdown(connection, socket.SHUT_RDWR)
-
-        with self.ending(cut):
+        with self.ending(lambda: cut(connection)):
             yield
 
     @contextlib.contextmanager

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import shutil
-import ssl
 import tarfile
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -21,7 +19,7 @@ import structlog
 from orchestrator.clock import Clock
 from orchestrator.egress.addresses import OwnAddresses
 from orchestrator.egress.dialer import Dialer
-from orchestrator.egress.http import HttpClient
+from orchestrator.egress.http import HttpClient, tls_context
 from orchestrator.errors import ConfigError, InvalidRequest, SourceFailed
 from orchestrator.policy.locations import DEFAULT_REGION, bucket_of, folder_of, repository_url, s3_endpoint, sftp_url
 from orchestrator.policy.network import HostList, NetworkPolicy
@@ -220,7 +218,7 @@ class _Run:
                 keys = known_keys(url.host, url.port, given, self._settings.known_hosts_file)
                 fetch_sftp(url, profile, keys, tree(source.path), fetch, dialer)
             case _:
-                with contextlib.closing(HttpClient(dialer, self._tls(), fetch.watch)) as client:
+                with contextlib.closing(HttpClient(dialer, tls_context(self._settings.ca_file), fetch.watch)) as client:
                     self._over_http(source, at, tree, fetch, client, dialer)
 
     def _over_http(
@@ -273,14 +271,3 @@ class _Run:
         if source.endpoint is not None:
             raise SourceFailed("where a profile is used, 'endpoint' is the profile's")
         return profile
-
-    def _tls(self) -> ssl.SSLContext:
-        return _tls_context(self._settings.ca_file)
-
-
-@functools.lru_cache(maxsize=4)
-def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    if ca_file is not None:
-        context.load_verify_locations(ca_file)
-    return context
