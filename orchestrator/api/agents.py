@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
-from pydantic import AliasChoices
 
 from orchestrator.agents.catalogue import read_agent
 from orchestrator.agents.registry import AgentDefinition, AgentRegistry
 from orchestrator.api.auth import Caller
 from orchestrator.api.body import read_json
 from orchestrator.api.offer import check_agent
+from orchestrator.api.paging import PAGE_LIMIT, PageSize, PageToken, naming_token
 from orchestrator.api.parameters import OnlyKnown
 from orchestrator.api.services import Services, TheCaller, TheServices
 from orchestrator.clock import rfc3339
@@ -36,12 +36,8 @@ from orchestrator.wire.tools import public_tools
 
 router = APIRouter(tags=["agents"], dependencies=[OnlyKnown])
 
-_PAGE_LIMIT = 1000
 _OF_SERVER = "server/"
 """Begins the page tokens among the server's own agents, which come last."""
-
-PageSize = Annotated[int, Query(ge=1, validation_alias=AliasChoices("page_size", "pageSize"))]
-PageToken = Annotated[str | None, Query(validation_alias=AliasChoices("page_token", "pageToken"))]
 
 
 @router.post("/agents", response_model=None)
@@ -64,13 +60,11 @@ async def index(
     """The project's agents, newest first, then those of the server."""
     if parent:
         raise NotSupported("Not supported: 'parent'; a key sees the agents of its project.")
-    size = min(page_size, _PAGE_LIMIT)
+    size = min(page_size, PAGE_LIMIT)
     shown: list[tuple[str, dict[str, Any]]] = []
     if not (page_token or "").startswith(_OF_SERVER):
-        try:
+        with naming_token():
             rows = await services.store.agents(caller.project_id, after=page_token or None, limit=size + 1)
-        except InvalidRequest as error:
-            raise InvalidRequest(f"Invalid value at 'page_token': {error.message}.") from error
         shown = [(row.uid, _listed(row)) for row in rows]
         page_token = None
     if len(shown) <= size:
@@ -114,7 +108,7 @@ async def versions(
     if page_token and not (page_token.isascii() and page_token.isdigit() and len(page_token) <= 9):
         raise InvalidRequest("Invalid value at 'page_token': it was not given here.")
     latest = await services.agents.find(caller.project_id, agent_id)
-    size = min(page_size, _PAGE_LIMIT)
+    size = min(page_size, PAGE_LIMIT)
     before = int(page_token) if page_token else None
     rows = await services.store.agent_versions(latest.uid, before=before, limit=size + 1)
     return _page("agentVersions", [(str(row.version), _versioned(row, _listed(row))) for row in rows], size)

@@ -5,6 +5,7 @@ Answers have metadata only. What was sent to a credential cannot be read again b
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -12,17 +13,15 @@ from fastapi.responses import JSONResponse
 from pydantic import AliasChoices
 
 from orchestrator.api.body import read_json
+from orchestrator.api.paging import PAGE_LIMIT, PageSize, PageToken, page_of
 from orchestrator.api.parameters import OnlyKnown
 from orchestrator.api.services import TheCaller, TheServices
 from orchestrator.clock import rfc3339
-from orchestrator.errors import InvalidRequest
 from orchestrator.store.records import CredentialRow
 from orchestrator.wire.base import dump
 from orchestrator.wire.credentials import CredentialResource, parse_credential
 
 router = APIRouter(tags=["credentials"], dependencies=[OnlyKnown])
-
-_PAGE_LIMIT = 1000
 
 UpdateMask = Annotated[str | None, Query(validation_alias=AliasChoices("update_mask", "updateMask"))]
 
@@ -38,18 +37,15 @@ async def create(request: Request, caller: TheCaller, services: TheServices) -> 
 async def index(
     caller: TheCaller,
     services: TheServices,
-    page_size: Annotated[int, Query(ge=1, validation_alias=AliasChoices("page_size", "pageSize"))] = 50,
-    page_token: Annotated[str | None, Query(validation_alias=AliasChoices("page_token", "pageToken"))] = None,
+    page_size: PageSize = 50,
+    page_token: PageToken = None,
 ) -> JSONResponse:
     """The project's credentials, newest first."""
-    size = min(page_size, _PAGE_LIMIT)
-    try:
-        rows = await services.store.credentials(caller.project_id, after=page_token or None, limit=size + 1)
-    except InvalidRequest as error:
-        raise InvalidRequest(f"Invalid value at 'page_token': {error.message}.") from error
-    answer: dict[str, Any] = {"credentials": [_public(row) for row in rows[:size]]}
-    if len(rows) > size:
-        answer["next_page_token"] = rows[size - 1].uid
+    find = partial(services.store.credentials, caller.project_id)
+    rows, last = await page_of(find, min(page_size, PAGE_LIMIT), page_token)
+    answer: dict[str, Any] = {"credentials": [_public(row) for row in rows]}
+    if last is not None:
+        answer["next_page_token"] = last.uid
     return JSONResponse(answer)
 
 

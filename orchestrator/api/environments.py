@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from functools import partial
+from typing import Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from pydantic import AliasChoices
 
 from orchestrator.api.body import read_json
 from orchestrator.api.offer import check_new_environment
+from orchestrator.api.paging import PAGE_LIMIT, PageSize, PageToken, page_of
 from orchestrator.api.parameters import OnlyKnown
 from orchestrator.api.services import Services, TheCaller, TheServices
 from orchestrator.clock import rfc3339
-from orchestrator.errors import InvalidRequest, NotFound
+from orchestrator.errors import naming
 from orchestrator.policy.credentials import namings
 from orchestrator.policy.sources import check_sources
 from orchestrator.policy.variables import check_variables
@@ -31,7 +32,6 @@ from orchestrator.wire.environments import (
 
 router = APIRouter(tags=["environments"], dependencies=[OnlyKnown])
 
-_PAGE_LIMIT = 1000
 _UNENDED = ("in_progress", "requires_action")
 
 
@@ -48,10 +48,8 @@ async def create(request: Request, caller: TheCaller, services: TheServices) -> 
         spec = await services.agents.skills.pinned(spec, "sources")
         row = await services.environments.create(caller.project_id, spec)
     else:
-        try:
+        with naming("from_environment"):
             parent = await services.environments.find(caller.project_id, wanted.from_environment)
-        except NotFound as error:
-            raise NotFound(f"Invalid value at 'from_environment': {error.message}") from error
         row = await services.environments.fork(parent, wanted.network, wanted.env)
     return JSONResponse(_public(services, row))
 
@@ -60,20 +58,15 @@ async def create(request: Request, caller: TheCaller, services: TheServices) -> 
 async def index(
     caller: TheCaller,
     services: TheServices,
-    page_size: Annotated[int, Query(ge=1, validation_alias=AliasChoices("page_size", "pageSize"))] = 50,
-    page_token: Annotated[str | None, Query(validation_alias=AliasChoices("page_token", "pageToken"))] = None,
+    page_size: PageSize = 50,
+    page_token: PageToken = None,
 ) -> JSONResponse:
     """The project's environments, newest first."""
-    size = min(page_size, _PAGE_LIMIT)
-    try:
-        rows = await services.store.environments(caller.project_id, after=page_token or None, limit=size + 1)
-    except InvalidRequest as error:
-        raise InvalidRequest(f"Invalid value at 'page_token': {error.message}.") from error
-    answer: dict[str, Any] = {
-        "environments": [_public(services, row) for row in rows[:size] if row.status != "deleting"]
-    }
-    if len(rows) > size:
-        answer["next_page_token"] = rows[size - 1].id
+    find = partial(services.store.environments, caller.project_id)
+    rows, last = await page_of(find, min(page_size, PAGE_LIMIT), page_token)
+    answer: dict[str, Any] = {"environments": [_public(services, row) for row in rows if row.status != "deleting"]}
+    if last is not None:
+        answer["next_page_token"] = last.id
     return JSONResponse(answer)
 
 
@@ -90,7 +83,7 @@ async def delete(environment_id: str, caller: TheCaller, services: TheServices) 
     row = await services.environments.find(caller.project_id, environment_id, include_deleting=True)
     for status in _UNENDED:
         wanted = InteractionFilter(environment_id=row.id, status=status)
-        left = await services.store.interactions(caller.project_id, wanted, limit=_PAGE_LIMIT)
+        left = await services.store.interactions(caller.project_id, wanted, limit=PAGE_LIMIT)
         await asyncio.gather(*(services.supervisor.cancel(each.id) for each in left))
     await services.environments.delete(row)
     return JSONResponse({})

@@ -16,9 +16,9 @@ from urllib.parse import quote, unquote_to_bytes
 import structlog
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import AliasChoices
 from starlette.types import Send
 
+from orchestrator.api.paging import PAGE_LIMIT, PageSize, PageToken
 from orchestrator.api.parameters import OnlyKnown
 from orchestrator.api.services import Services, TheCaller, TheServices
 from orchestrator.errors import CorralError, InvalidRequest, NotFound, NotSupported
@@ -31,14 +31,11 @@ log = structlog.get_logger(__name__)
 
 router = APIRouter(tags=["files"], dependencies=[OnlyKnown])
 
-_PAGE_LIMIT = 1000
 _PATH_LIMIT_BYTES = 4096
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{1,18})?|-([0-9]{1,18}))")
 _SAFE_HEADERS = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
 """Files are an agent's: no browser may take one for a page of this server."""
 
-_PageSize = Annotated[int, Query(ge=1, validation_alias=AliasChoices("page_size", "pageSize"))]
-_PageToken = Annotated[str | None, Query(validation_alias=AliasChoices("page_token", "pageToken"))]
 _Alt = Annotated[str | None, Query(max_length=100)]
 
 
@@ -51,8 +48,8 @@ async def index(
     *,
     alt: _Alt = None,
     recursive: Annotated[bool, Query()] = False,
-    page_size: _PageSize = _PAGE_LIMIT,
-    page_token: _PageToken = None,
+    page_size: PageSize = PAGE_LIMIT,
+    page_token: PageToken = None,
 ) -> Response:
     """The entries of an environment's root; or a tar, as of a folder."""
     where = await _Where.find(services, caller.project_id, environment_id, b"")
@@ -69,8 +66,8 @@ async def read(
     *,
     alt: _Alt = None,
     recursive: Annotated[bool, Query()] = False,
-    page_size: _PageSize = _PAGE_LIMIT,
-    page_token: _PageToken = None,
+    page_size: PageSize = PAGE_LIMIT,
+    page_token: PageToken = None,
 ) -> Response:
     """The entry of a file, or those of a folder; with `alt=media` the file itself, or the folder's files as a tar."""
     where = await _Where.find(services, caller.project_id, environment_id, file_path(path))
@@ -128,7 +125,7 @@ async def _answer(
         return await _download(where, is_recursive=is_recursive, part=part)
     if alt not in (None, "json"):
         raise NotSupported("Invalid value at 'alt': only 'json' and 'media' are supported here.")
-    return await _list(where, is_recursive, min(page_size, _PAGE_LIMIT), page_token)
+    return await _list(where, is_recursive, min(page_size, PAGE_LIMIT), page_token)
 
 
 async def _list(where: _Where, is_recursive: bool, page_size: int, page_token: str | None) -> Response:

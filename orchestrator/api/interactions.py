@@ -4,6 +4,7 @@ which are ours.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
@@ -15,6 +16,7 @@ from orchestrator.api.body import read_json
 from orchestrator.api.delivery import AnswerOfCreate, StreamOfCreate, watched
 from orchestrator.api.errors import stopping
 from orchestrator.api.offer import check_offered
+from orchestrator.api.paging import PAGE_LIMIT, page_of
 from orchestrator.api.parameters import Moment, OnlyKnown
 from orchestrator.api.services import Services, TheCaller, TheServices
 from orchestrator.errors import InvalidRequest, NotFound
@@ -25,7 +27,6 @@ from orchestrator.wire.interactions import LABEL_KEY, TERMINAL_STATUSES, Status,
 
 router = APIRouter(tags=["interactions"], dependencies=[OnlyKnown])
 
-_PAGE_LIMIT = 1000
 _KEY_CHARS = 255
 
 
@@ -95,14 +96,11 @@ async def index(
         created_before=created_before,
         only_stored=True,
     )
-    size = min(page_size, _PAGE_LIMIT)
-    try:
-        rows = await services.store.interactions(caller.project_id, wanted, after=page_token or None, limit=size + 1)
-    except InvalidRequest as error:
-        raise InvalidRequest(f"Invalid value at 'page_token': {error.message}.") from error
-    answer: dict[str, Any] = {"interactions": [list_entry(row) for row in rows[:size]]}
-    if len(rows) > size:
-        answer["next_page_token"] = rows[size - 1].id
+    find = partial(services.store.interactions, caller.project_id, wanted)
+    rows, last = await page_of(find, min(page_size, PAGE_LIMIT), page_token)
+    answer: dict[str, Any] = {"interactions": [list_entry(row) for row in rows]}
+    if last is not None:
+        answer["next_page_token"] = last.id
     return JSONResponse(answer)
 
 
