@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,7 +42,7 @@ class Readers:
         """Waits for reads that run, closes the connections. May be called twice."""
         if self._is_open:
             self._is_open = False
-            await self._each(self._disconnect)
+            await self._each(partial(self._disconnect, threading.Barrier(READERS)))
         self._pool.shutdown(wait=False)
 
     async def run(self, read: Callable[[sqlite3.Connection], T]) -> T:
@@ -64,7 +66,8 @@ class Readers:
         except sqlite3.Error as error:
             raise translated(error) from error
 
-    def _disconnect(self) -> None:
+    def _disconnect(self, all_threads: threading.Barrier) -> None:
+        all_threads.wait()  # one that still reads has a connection that another one would look for
         self._idle.pop().close()
 
     def _lend(self, read: Callable[[sqlite3.Connection], T]) -> T:
