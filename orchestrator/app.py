@@ -370,30 +370,27 @@ def _defaults(settings: Settings, profiles: Profiles) -> SandboxDefaults:
     return SandboxDefaults(profiles.default, settings.max_environments_per_project, pool, stages)
 
 
+def _host_lists(settings: Settings) -> tuple[HostList, HostList]:
+    """What the operator opens, and what the operator closes."""
+    return HostList.parse(settings.network_exceptions), HostList.parse(settings.network_denied, "network_denied")
+
+
 def _poster(settings: Settings, own: OwnAddresses) -> Poster:
-    return Poster(
-        HostList.parse(settings.network_exceptions),
-        _expanded(settings.sources.ca_file),
-        denied=HostList.parse(settings.network_denied, "network_denied"),
-        own=own,
-    )
+    exceptions, denied = _host_lists(settings)
+    return Poster(exceptions, _expanded(settings.sources.ca_file), denied=denied, own=own)
 
 
 def _gates(settings: Settings, store: Store, clock: Clock, own: OwnAddresses) -> Gates | None:
     """None: the operator lets nobody out."""
     if settings.sandbox_network == "none":
         return None
-    allowed = EgressSettings(
-        GateLimits(**settings.egress.model_dump()),
-        HostList.parse(settings.network_exceptions),
-        HostList.parse(settings.network_denied, "network_denied"),
-        own,
-    )
+    allowed = EgressSettings(GateLimits(**settings.egress.model_dump()), *_host_lists(settings), own)
     return Gates(allowed, Audit(store.note, clock))
 
 
 def _sources(settings: Settings, own: OwnAddresses, skills: SkillRegistry) -> SourceSettings:
     given = settings.sources
+    exceptions, denied = _host_lists(settings)
     return SourceSettings(
         limit_bytes=given.limit_bytes,
         repository_limit_bytes=given.repository_limit_bytes,
@@ -402,8 +399,8 @@ def _sources(settings: Settings, own: OwnAddresses, skills: SkillRegistry) -> So
         timeout_s=given.timeout_s,
         reserve_bytes=settings.disk_reserve_bytes,
         at_once=given.at_once,
-        exceptions=HostList.parse(settings.network_exceptions),
-        denied=HostList.parse(settings.network_denied, "network_denied"),
+        exceptions=exceptions,
+        denied=denied,
         own=own,
         folders={name: folder.expanduser().absolute() for name, folder in given.folders.items()},
         skills=skills.folders,
