@@ -25,9 +25,10 @@ from orchestrator.policy.agents import check_base_environment
 from orchestrator.policy.sources import INLINE_LIMIT_BYTES
 from orchestrator.wire.agents import AgentCreate, AgentId, AgentParts
 from orchestrator.wire.base import ListOf, WireModel, parse
-from orchestrator.wire.environments import EnvironmentField, EnvironmentSpec, InlineSource, Source
+from orchestrator.wire.environments import EnvironmentField, EnvironmentSpec
 from orchestrator.wire.generation import AntigravityConfig
 from orchestrator.wire.interactions import AgentName
+from orchestrator.wire.sources import InlineSource, Source
 
 FILE = "agent.yaml"
 GUIDE = "AGENTS.md"

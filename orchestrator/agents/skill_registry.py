@@ -17,7 +17,8 @@ from orchestrator.agents.skills import read_skill
 from orchestrator.errors import InvalidRequest, SourceFailed
 from orchestrator.sources import SkillFolders
 from orchestrator.sources.skills import SKILL_FILE
-from orchestrator.wire.environments import EnvironmentSpec, SkillRegistrySource
+from orchestrator.wire.environments import EnvironmentSpec
+from orchestrator.wire.sources import SkillRegistrySource
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,13 +22,8 @@ from orchestrator.policy.variables import check_variables
 from orchestrator.sandboxes.specs import read_spec
 from orchestrator.store.records import EnvironmentRow, InteractionFilter
 from orchestrator.wire.base import parse
-from orchestrator.wire.environments import (
-    EnvironmentCreate,
-    EnvironmentResource,
-    EnvironmentSpec,
-    dump_environment,
-    public_sources,
-)
+from orchestrator.wire.environments import EnvironmentCreate, EnvironmentResource, EnvironmentSpec, dump_environment
+from orchestrator.wire.sources import public_sources
 
 router = APIRouter(tags=["environments"], dependencies=[OnlyKnown])
 

@@ -12,14 +12,10 @@ from orchestrator.tools.toolbox import OWN_NAMES
 from orchestrator.wire.agents import AgentParts
 from orchestrator.wire.base import quote
 from orchestrator.wire.content import AudioContent, DocumentContent, ImageContent, VideoContent
-from orchestrator.wire.environments import (
-    EnvironmentCreate,
-    EnvironmentSpec,
-    EnvVar,
-    Network,
-)
+from orchestrator.wire.environments import EnvironmentCreate, EnvironmentSpec, EnvVar
 from orchestrator.wire.generation import AgentConfig, AntigravityConfig, GenerationConfig, TextFormat
 from orchestrator.wire.interactions import InteractionRequest
+from orchestrator.wire.network import Network
 from orchestrator.wire.steps import McpServerToolCall, McpServerToolResult, ToolSearchCall, ToolSearchResult
 from orchestrator.wire.tools import (
     CodeExecutionTool,

@@ -35,11 +35,12 @@ from orchestrator.wire.agents import AgentChange, AgentCreate, AgentResource, Ag
 from orchestrator.wire.base import encode_json
 from orchestrator.wire.content import Annotation, Content
 from orchestrator.wire.credentials import CredentialChange, CredentialCreate, CredentialResource
-from orchestrator.wire.environments import EnvironmentCreate, Source
+from orchestrator.wire.environments import EnvironmentCreate
 from orchestrator.wire.events import Delta, PublicEvent
 from orchestrator.wire.generation import AgentConfig, ResponseFormat
 from orchestrator.wire.interactions import LABEL_KEY, Interaction, InteractionRequest
 from orchestrator.wire.schema import Components, Mode, schemas
+from orchestrator.wire.sources import Source
 from orchestrator.wire.steps import Step
 from orchestrator.wire.tools import ToolDeclaration
 

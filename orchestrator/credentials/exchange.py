@@ -16,7 +16,7 @@ from orchestrator.egress.posting import Poster
 from orchestrator.errors import CorralError, NetworkError
 from orchestrator.policy.credentials import token_url
 from orchestrator.wire.credentials import OAuth2
-from orchestrator.wire.environments import is_header
+from orchestrator.wire.network import is_header
 
 _TIMEOUT_S = 20.0
 _ANSWER_BYTES = 256 << 10

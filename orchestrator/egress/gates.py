@@ -10,7 +10,7 @@ from orchestrator.egress.audit import Audit
 from orchestrator.egress.connector import Connector, Resolver
 from orchestrator.egress.gate import Gate, GateLimits, Interceptor
 from orchestrator.policy.network import HostList, NetworkPolicy
-from orchestrator.wire.environments import Network
+from orchestrator.wire.network import Network
 
 PORT = 3128
 """Where programs find the way out, on the sandbox's loopback."""

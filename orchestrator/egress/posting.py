@@ -19,7 +19,7 @@ from orchestrator.egress.http import HttpClient, cut, tls_context
 from orchestrator.errors import NetworkError
 from orchestrator.policy.network import HostList, NetworkPolicy
 from orchestrator.policy.urls import Url, UrlProblem
-from orchestrator.wire.environments import Network
+from orchestrator.wire.network import Network
 
 _AT_ONCE = 16
 

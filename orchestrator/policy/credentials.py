@@ -10,7 +10,8 @@ from orchestrator.policy.network import HostProblem, may_be_set, parse_pattern
 from orchestrator.policy.urls import Url, UrlProblem
 from orchestrator.wire.base import quote
 from orchestrator.wire.credentials import AnyCredential, BearerToken, EnvironmentVariable, OAuth2
-from orchestrator.wire.environments import EnvVar, Network, NetworkRules
+from orchestrator.wire.environments import EnvVar
+from orchestrator.wire.network import Network, NetworkRules
 
 CREDENTIALS_LIMIT = 1000
 """Of one project."""

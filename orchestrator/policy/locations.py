@@ -11,15 +11,7 @@ from pathlib import PurePosixPath
 
 from orchestrator.errors import InvalidRequest
 from orchestrator.policy.urls import Url, UrlProblem
-from orchestrator.wire.environments import (
-    GcsSource,
-    HttpSource,
-    LocalSource,
-    RepositorySource,
-    S3Source,
-    SftpSource,
-    Source,
-)
+from orchestrator.wire.sources import GcsSource, HttpSource, LocalSource, RepositorySource, S3Source, SftpSource, Source
 
 DEFAULT_REGION = "us-east-1"
 _SCP = re.compile(r"([A-Za-z0-9._-]{1,64})@([^:/@\[\]]+|\[[^\]]+\]):(?!//)(.+)")

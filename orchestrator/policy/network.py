@@ -14,7 +14,7 @@ from typing import Self
 
 from orchestrator.errors import ConfigError, InvalidRequest, NotSupported
 from orchestrator.policy.rules import ANY, Rule
-from orchestrator.wire.environments import AllowedDomain, Network
+from orchestrator.wire.network import AllowedDomain, Network
 from orchestrator.wire.paths import quote
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address

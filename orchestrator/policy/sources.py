@@ -8,12 +8,12 @@ from pathlib import PurePosixPath
 from orchestrator.errors import InvalidRequest
 from orchestrator.policy.locations import hosts_of, repository_url
 from orchestrator.policy.network import HostList, NetworkPolicy, Refusal
-from orchestrator.wire.environments import (
-    EnvironmentSpec,
+from orchestrator.wire.environments import EnvironmentSpec
+from orchestrator.wire.network import Network
+from orchestrator.wire.sources import (
     HttpSource,
     InlineSource,
     LocalSource,
-    Network,
     RepositorySource,
     SkillRegistrySource,
     Source,

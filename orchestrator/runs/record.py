@@ -11,9 +11,11 @@ from orchestrator.runs.frame import frame_of
 from orchestrator.store.port import Store
 from orchestrator.store.records import InteractionRow
 from orchestrator.wire.base import dump
-from orchestrator.wire.environments import EnvironmentSpec, public_network, public_sources
+from orchestrator.wire.environments import EnvironmentSpec
 from orchestrator.wire.events import PUBLIC_KINDS, Folder
 from orchestrator.wire.interactions import Interaction, InteractionError, InteractionRequest, Usage, dump_interaction
+from orchestrator.wire.network import public_network
+from orchestrator.wire.sources import public_sources
 from orchestrator.wire.steps import Step
 from orchestrator.wire.tools import public_tools
 

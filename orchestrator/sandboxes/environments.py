@@ -51,7 +51,8 @@ from orchestrator.sandboxes.stages import Claims, Stages, StageSettings
 from orchestrator.sandboxes.uses import Uses
 from orchestrator.store.port import Store
 from orchestrator.store.records import EnvironmentRow
-from orchestrator.wire.environments import EnvironmentSpec, EnvVar, Network, SandboxReach
+from orchestrator.wire.environments import EnvironmentSpec, EnvVar, SandboxReach
+from orchestrator.wire.network import Network
 
 log = structlog.get_logger(__name__)
 

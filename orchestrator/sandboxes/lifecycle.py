@@ -46,7 +46,8 @@ from orchestrator.sandboxes.work_queue import Urgency, WorkQueue
 from orchestrator.store.port import Store
 from orchestrator.store.records import EnvironmentRow, NewEvent
 from orchestrator.wire.base import encode_json
-from orchestrator.wire.environments import EnvironmentSpec, Network
+from orchestrator.wire.environments import EnvironmentSpec
+from orchestrator.wire.network import Network
 
 log = structlog.get_logger(__name__)
 

@@ -18,7 +18,8 @@ from orchestrator.errors import SourceFailed
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.outcome import CallOutcome
 from orchestrator.sources.delivery import Delivery, Link
-from orchestrator.wire.environments import EnvironmentSpec, InlineSource, Source
+from orchestrator.wire.environments import EnvironmentSpec
+from orchestrator.wire.sources import InlineSource, Source
 
 _PIECE_BYTES = 1 << 20
 _LINK_TIMEOUT_S = 120.0

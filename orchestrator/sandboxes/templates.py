@@ -20,7 +20,8 @@ from orchestrator.sandboxes.sources import SourcePort, put_sources
 from orchestrator.sandboxes.specs import is_preserved, parse_spec, sandbox_spec
 from orchestrator.sandboxes.work_queue import Urgency, WorkQueue
 from orchestrator.store.port import Store
-from orchestrator.wire.environments import EnvironmentSpec, Network
+from orchestrator.wire.environments import EnvironmentSpec
+from orchestrator.wire.network import Network
 
 log = structlog.get_logger(__name__)
 

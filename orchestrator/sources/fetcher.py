@@ -34,8 +34,8 @@ from orchestrator.sources.repository import GitAccess, fetch_repository
 from orchestrator.sources.sftp import fetch_sftp
 from orchestrator.sources.skills import SKILL_LIMIT_BYTES, SKILL_MAX_MEMBERS, SkillFolders, SkillTree
 from orchestrator.sources.web import fetch_web
-from orchestrator.wire.environments import (
-    EnvironmentSpec,
+from orchestrator.wire.environments import EnvironmentSpec
+from orchestrator.wire.sources import (
     GcsSource,
     HttpSource,
     InlineSource,

@@ -24,8 +24,8 @@ from orchestrator.policy.urls import Url, UrlProblem
 from orchestrator.sources.delivery import shown
 from orchestrator.sources.fetch import Fetch
 from orchestrator.sources.web import check_status
-from orchestrator.wire.environments import is_header
 from orchestrator.wire.jsontext import JsonLimits, parse_json
+from orchestrator.wire.network import is_header
 
 _POINTER = re.compile(
     rb"version https://git-lfs\.github\.com/spec/v1\n(?:[a-z0-9.-]+ [^\n]*\n)*?"

@@ -35,7 +35,7 @@ from orchestrator.sources.host_keys import as_known_hosts
 from orchestrator.sources.lfs import fetch_objects
 from orchestrator.sources.profiles import SshProfile
 from orchestrator.sources.web import check_status
-from orchestrator.wire.environments import RepositorySource
+from orchestrator.wire.sources import RepositorySource
 
 _REFS = "/info/refs"
 _SERVICE = "service=git-upload-pack"

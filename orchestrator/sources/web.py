@@ -10,7 +10,7 @@ from orchestrator.policy.locations import web_url
 from orchestrator.sources.archives import unpack
 from orchestrator.sources.delivery import Tree
 from orchestrator.sources.fetch import Fetch
-from orchestrator.wire.environments import HttpSource
+from orchestrator.wire.sources import HttpSource
 
 _ADVICE = {
     401: "it wants a login; a header can be given with 'transform' in 'network.allowlist'",

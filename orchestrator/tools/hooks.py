@@ -15,8 +15,8 @@ from orchestrator.errors import InvalidRequest
 from orchestrator.policy.network import may_be_set
 from orchestrator.policy.patterns import Pattern
 from orchestrator.sandboxes.outcome import CallOutcome, Verdict
-from orchestrator.wire.environments import is_header
 from orchestrator.wire.jsontext import JsonLimits, parse_json
+from orchestrator.wire.network import is_header
 
 HOOKS_FILE_LIMIT_BYTES = 256 * 1024
 HOOKS_LIMIT = 64

@@ -14,9 +14,11 @@ from pydantic_core import PydanticCustomError
 
 from orchestrator.errors import InvalidRequest
 from orchestrator.wire.base import ListOf, Positive, WireModel, WireResource, dump, parse, problem, spelled
-from orchestrator.wire.environments import EnvironmentField, EnvironmentSpec, public_network, public_sources
+from orchestrator.wire.environments import EnvironmentField, EnvironmentSpec
 from orchestrator.wire.generation import AgentConfig
 from orchestrator.wire.interactions import AgentName
+from orchestrator.wire.network import public_network
+from orchestrator.wire.sources import public_sources
 from orchestrator.wire.tools import ToolDeclaration, public_tools
 
 AGENT_ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")

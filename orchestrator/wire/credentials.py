@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from orchestrator.errors import InvalidRequest
 from orchestrator.wire.base import AnyCase, ByType, ListOf, WireModel, WireResource, described, parse, problem, quote
-from orchestrator.wire.environments import is_header
+from orchestrator.wire.network import is_header
 
 CREDENTIAL_ID = re.compile(r"[a-z0-9]+(?:(?:-+|_)[a-z0-9]+)*")
 """No two `_` side by side, and none at an end: a placeholder can be read in one way only."""

@@ -14,7 +14,8 @@ import pytest
 from orchestrator.egress.posting import Posted, Poster
 from orchestrator.errors import NetworkError
 from orchestrator.policy.network import HostList
-from orchestrator.wire.environments import Network, parse_environment
+from orchestrator.wire.environments import parse_environment
+from orchestrator.wire.network import Network
 from tests.fakes.web_server import WebServer, answer, redirect
 
 pytestmark = pytest.mark.anyio

@@ -22,7 +22,8 @@ from orchestrator.sandboxes.driver import SandboxRef, SandboxSpec
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.link import Link
 from orchestrator.store.records import NewEvent
-from orchestrator.wire.environments import Network, parse_environment
+from orchestrator.wire.environments import parse_environment
+from orchestrator.wire.network import Network
 from tests.fakes.local_driver import IMAGE, LocalDriver
 
 ENVIRONMENT = "e" * 32

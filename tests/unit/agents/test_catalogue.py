@@ -17,7 +17,8 @@ from orchestrator.policy.bounds import Bounds
 from orchestrator.store.sqlite import SqliteStore
 from orchestrator.wire.agents import AgentCreate
 from orchestrator.wire.base import parse
-from orchestrator.wire.environments import EnvironmentSpec, InlineSource
+from orchestrator.wire.environments import EnvironmentSpec
+from orchestrator.wire.sources import InlineSource
 from orchestrator.wire.tools import CodeExecutionTool, UrlContextTool
 from tests.fakes.clock import ManualClock
 from tests.fakes.rows import interaction_row

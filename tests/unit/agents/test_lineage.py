@@ -5,8 +5,9 @@ import pytest
 from orchestrator.agents.lineage import Lineage, combined, parse_lineage
 from orchestrator.errors import InvalidRequest
 from orchestrator.wire.agents import AgentCreate, AgentParts
-from orchestrator.wire.environments import EnvironmentSpec, InlineSource
+from orchestrator.wire.environments import EnvironmentSpec
 from orchestrator.wire.generation import AntigravityConfig
+from orchestrator.wire.sources import InlineSource
 from orchestrator.wire.tools import CodeExecutionTool, UrlContextTool
 
 

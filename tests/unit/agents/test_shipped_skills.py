@@ -15,7 +15,7 @@ from skills_ref.validator import validate
 
 from orchestrator.agents.registry import AgentRegistry, shipped_folder
 from orchestrator.agents.skill_registry import RegisteredSkill, SkillRegistry
-from orchestrator.wire.environments import SkillRegistrySource
+from orchestrator.wire.sources import SkillRegistrySource
 
 FOLDER = shipped_folder("skills")
 REGISTRY = SkillRegistry.of(FOLDER)

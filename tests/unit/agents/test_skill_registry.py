@@ -12,7 +12,8 @@ import pytest
 from orchestrator.agents.guidance import Unread
 from orchestrator.agents.skill_registry import RegisteredSkill, SkillRegistry
 from orchestrator.errors import InvalidRequest
-from orchestrator.wire.environments import EnvironmentSpec, SkillRegistrySource, parse_environment
+from orchestrator.wire.environments import EnvironmentSpec, parse_environment
+from orchestrator.wire.sources import SkillRegistrySource
 
 
 def write(folder: Path, name: str, front_matter: str | None = None, **files: str) -> Path:

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 from orchestrator.errors import InvalidRequest
 from orchestrator.policy import sources as module
 from orchestrator.policy.sources import check_base, check_sources
-from orchestrator.wire.environments import EnvironmentSpec, InlineSource, RepositorySource, parse_environment
+from orchestrator.wire.environments import EnvironmentSpec, parse_environment
+from orchestrator.wire.sources import InlineSource, RepositorySource
 
 
 def sources(*targets: str) -> list[InlineSource]:

@@ -14,7 +14,8 @@ import pytest
 from orchestrator.errors import SourceFailed
 from orchestrator.sandboxes.sources import inline_archive
 from orchestrator.sources import Delivery, Link
-from orchestrator.wire.environments import EnvironmentSpec, InlineSource
+from orchestrator.wire.environments import EnvironmentSpec
+from orchestrator.wire.sources import InlineSource
 from tests.fakes.lives import World, says, spec_of
 
 pytestmark = pytest.mark.anyio

@@ -8,20 +8,15 @@ from hypothesis import given
 from orchestrator.errors import InvalidRequest
 from orchestrator.wire.base import dump, parse
 from orchestrator.wire.environments import (
-    AllowedDomain,
     EnvironmentCreate,
     EnvironmentResource,
     EnvironmentSpec,
     EnvVar,
-    GcsSource,
-    InlineSource,
-    NetworkRules,
-    RepositorySource,
     dump_environment,
     parse_environment,
-    public_network,
-    public_sources,
 )
+from orchestrator.wire.network import AllowedDomain, NetworkRules, public_network
+from orchestrator.wire.sources import GcsSource, InlineSource, RepositorySource, public_sources
 from tests.unit.wire.strategies import json_values
 
 ID = "3f0c9a52d1e84b7fa6c2b8e07d915c44"
