@@ -78,7 +78,8 @@ class Mirror:
         """
         for original in self._originals:
             try:
-                is_copied, reason = self._is_copied(original), self._obstacle(original.target)
+                reason = self._obstacle(original.target)
+                is_copied = not reason and _is_copied(original)
             except OSError as error:  # its path is too long for this machine
                 is_copied, reason = False, str(error.strerror)
             if reason:
@@ -101,16 +102,6 @@ class Mirror:
             if path != self._folder and path not in self._known and not any(path.iterdir()):
                 path.rmdir()
 
-    def _is_copied(self, original: Original) -> bool:
-        if self._obstacle(original.target):
-            return False
-        try:
-            found = original.target.lstat()
-        except OSError:
-            return False
-        is_as_old = found.st_mtime_ns // 1000 == original.modified_us
-        return stat.S_ISREG(found.st_mode) and found.st_size == original.size_bytes and is_as_old
-
     def _obstacle(self, target: Path) -> str:
         """What keeps a file from being written there; empty if nothing does."""
         for above in reversed(target.relative_to(self._folder).parents[:-1]):
@@ -120,6 +111,15 @@ class Mirror:
             if path.exists() and not path.is_dir():
                 return f"{path} is no folder here"
         return f"{target} is a folder here" if target.is_dir() and not target.is_symlink() else ""
+
+
+def _is_copied(original: Original) -> bool:
+    try:
+        found = original.target.lstat()
+    except OSError:
+        return False
+    is_as_old = found.st_mtime_ns // 1000 == original.modified_us
+    return stat.S_ISREG(found.st_mode) and found.st_size == original.size_bytes and is_as_old
 
 
 def _is_plain(name: str) -> bool:
