@@ -360,7 +360,10 @@ def _make_folder(folder: Path, instance: str, snapshot: Path | None) -> None:
             _copy(snapshot, folder)
         for part in _PARTS:
             (folder / part).mkdir(parents=True, exist_ok=True)
-        (folder / "instance").write_text(instance)
+        # Whole or not at all: with half a mark it would be nobody's, and stay for ever.
+        mark = folder / "instance.new"
+        mark.write_text(instance)
+        mark.replace(folder / "instance")
     (folder / _EMBODIED).touch()
 
 
