@@ -1,7 +1,7 @@
 """This server's own authority: certificates for hosts whose TLS is opened, which the sandboxes alone trust.
 
-Imports `clock` and `errors`. The key never leaves its file and this process; a file that is damaged is never replaced silently,
-since sandboxes that live on would trust nobody any more and not say why.
+Imports `clock` and `errors`. The key never leaves its file and this process. A file that is damaged is never replaced
+silently: sandboxes that live on would trust nobody any more, and not say why.
 """
 
 from __future__ import annotations
