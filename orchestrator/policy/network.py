@@ -179,7 +179,7 @@ class HostList:
 
     def names(self, host: str, port: int) -> bool:
         """Whether the name, or an address that is written as one, stands in it."""
-        return any(_fits(pattern, host) and only in (None, port) for pattern, only in self.patterns)
+        return any(fits(pattern, host) and only in (None, port) for pattern, only in self.patterns)
 
     def holds(self, host: str, address: Address, port: int) -> bool:
         """Whether `host` at `address` stands in it."""
@@ -275,7 +275,7 @@ class NetworkPolicy:
             return refusal
         if self.rules == ():
             return Refusal(f"{name} cannot be reached: 'network' lets nothing out")
-        fitting = [rule for rule in self.rules or (ANY,) if _fits(rule.pattern, name)]
+        fitting = [rule for rule in self.rules or (ANY,) if fits(rule.pattern, name)]
         if not fitting:
             return Refusal(f"{name} is not in the allowlist of 'network'", name)
         through = tuple(rule for rule in fitting if rule.admits_port(port))
@@ -328,7 +328,8 @@ def _rule(rule: AllowedDomain, at: str) -> Rule:
     return Rule(pattern, dict(rule.transform or {}), frozenset(rule.ports or ()), methods, tuple(rule.paths or ()))
 
 
-def _fits(pattern: str, host: str) -> bool:
+def fits(pattern: str, host: str) -> bool:
+    """Whether a host in its one form is one of those that a pattern of `parse_pattern` is for."""
     if pattern == "*":
         return True
     return host.endswith(pattern[1:]) if pattern.startswith("*.") else host == pattern
