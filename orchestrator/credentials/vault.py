@@ -26,15 +26,8 @@ from orchestrator.credentials.safekeeping import place_of
 from orchestrator.credentials.sealing import KeyRing
 from orchestrator.errors import ConfigError, Conflict, CredentialError, InvalidRequest, NotFound, StoreError
 from orchestrator.ids import new_credential_id, new_credential_uid
-from orchestrator.policy.credentials import (
-    CREDENTIALS_LIMIT,
-    CredentialSecret,
-    Naming,
-    VariableSecret,
-    check_credential,
-    check_naming,
-    header_secret,
-)
+from orchestrator.policy.credentials import CREDENTIALS_LIMIT, Naming, check_credential, check_naming
+from orchestrator.policy.secrets import CredentialSecret, VariableSecret, header_secret
 from orchestrator.store.port import Store
 from orchestrator.store.records import CredentialRow
 from orchestrator.wire.base import encode_json

@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.egress.addresses import OwnAddresses, judged, refused, system_lookup
@@ -39,6 +39,13 @@ class Dialer:
         if isinstance(verdict, Refusal):
             raise refused(verdict)
         return verdict
+
+    def headers(self, host: str, port: int) -> Mapping[str, str]:
+        """What all requests to it get alike. Secret. Raises `NetworkError`."""
+        given = self.judge(host, port).judge_all()
+        if isinstance(given, Refusal):
+            raise refused(given)
+        return given
 
     def dial(self, host: str, port: int, *, is_read: bool = False) -> socket.socket:
         """A connection, which its holder closes. `is_read`: who dials judges each request that goes over it.

@@ -202,10 +202,10 @@ class Gate:
         Raises:
             Denied: it must be read, and cannot be.
         """
-        if not allowed.has_headers and not allowed.is_narrow:
+        if not allowed.adds and not allowed.is_narrow:
             return True
         if self.interceptor is None:
-            what = "'transform'" if allowed.has_headers else "'methods' or 'paths'"
+            what = "'transform'" if allowed.adds else "'methods' or 'paths'"
             raise Denied(
                 f"the rule for {allowed.host} has {what}, which this server can only keep for plain http:// as yet"
             )
@@ -264,7 +264,7 @@ class Gate:
         ):
             return refusal.reason
         if crossing.kind != "http":
-            if (allowed.has_headers or allowed.is_narrow) and self.interceptor is None:
+            if (allowed.adds or allowed.is_narrow) and self.interceptor is None:
                 return f"the rule for {allowed.host} needs connections to be read"
         elif isinstance(request := allowed.judge_request(crossing.method, crossing.path), Refusal):
             return request.reason

@@ -1,5 +1,5 @@
 """What takes the place of placeholders in a request on its way out, and where it may. Pure; imports `network`,
-`credentials`.
+`secrets`.
 
 A placeholder is swapped toward those whom its credential trusts, where it allows it; anywhere else the request is
 refused.
@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote_to_bytes
 
-from orchestrator.policy.credentials import VariableSecret
 from orchestrator.policy.network import Refusal, fits
+from orchestrator.policy.secrets import VariableSecret
 
 _PLACEHOLDER = re.compile(rb"__GEMINI_CRED_([a-z0-9]+(?:(?:-+|_)[a-z0-9]+)*)__")
 _UNSAFE = re.compile(r"[\0\r\n]")

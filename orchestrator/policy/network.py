@@ -1,7 +1,7 @@
 """Who may be reached: hosts by an environment's rules, addresses by what nobody may reach. Pure.
 
-Imports `rules`, `errors` and `wire`. It serves what the server fetches for an environment and the sandbox's own
-traffic: both ask here, with the name that they are going to dial and with each address that it has.
+Imports `rules`, `secrets`, `errors` and `wire`. It serves what the server fetches for an environment and the sandbox's
+own traffic: both ask here, with the name that they are going to dial and with each address that it has.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
-from orchestrator.errors import ConfigError, InvalidRequest, NotSupported
+from orchestrator.errors import ConfigError, InvalidRequest
 from orchestrator.policy.rules import ANY, Rule
+from orchestrator.policy.secrets import HeaderSecret
 from orchestrator.wire.network import AllowedDomain, Network
 from orchestrator.wire.paths import quote
 
@@ -201,8 +202,6 @@ class Allowed:
 
     host: str
     port: int
-    headers: Mapping[str, str] = field(repr=False)
-    """What requests to it get, if all that may be asked get the same. Secret."""
     rules: tuple[Rule, ...] = field(default=(ANY,), repr=False)
     """Those that let it through, the least exact first."""
 
@@ -217,16 +216,25 @@ class Allowed:
         return all(rule.is_narrow for rule in self.rules)
 
     @property
-    def has_headers(self) -> bool:
+    def adds(self) -> bool:
         """Whether some requests to it get headers."""
-        return any(rule.headers for rule in self.rules)
+        return any(rule.adds for rule in self.rules)
 
-    def judge_request(self, method: str, path: str) -> Mapping[str, str] | Refusal:
-        """What a request gets, `path` being without query. Secret. Or that it is not allowed."""
-        fitting = [rule for rule in self.rules if rule.admits(method, path)]
+    def fitting(self, method: str, path: str) -> tuple[Rule, ...] | Refusal:
+        """The rules that let a request through, `path` being without query; or that none does."""
+        fitting = tuple(rule for rule in self.rules if rule.admits(method, path))
         if not fitting:
             return Refusal(f"{quote(method)} {quote(path)} is not among what 'network' allows at {self.host}")
-        return _headers(fitting)
+        return fitting
+
+    def judge_request(self, method: str, path: str) -> Mapping[str, str] | Refusal:
+        """What a request gets, by rules that name no credential any more (`with_secrets`). Secret."""
+        fitting = self.fitting(method, path)
+        return fitting if isinstance(fitting, Refusal) else granted(fitting, {})
+
+    def judge_all(self) -> Mapping[str, str] | Refusal:
+        """The same for one that is not narrow: what all requests get alike. Secret."""
+        return granted(self.rules, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +244,10 @@ class Refusal:
     reason: str
     wanted: str = ""
     """The domain that a rule for it would name; empty: no rule of an environment can allow it."""
+
+
+Found = Mapping[str, HeaderSecret | Refusal]
+"""By id: what credentials stand for now, or why they cannot be had. Secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,13 +264,25 @@ class NetworkPolicy:
     def of(
         cls, network: Network | None, exceptions: HostList, at: str = "network", denied: HostList = HostList()
     ) -> Self:
-        """Raises `InvalidRequest` or `NotSupported`, naming the field, if a rule is not one."""
+        """Raises `InvalidRequest`, naming the field, if a rule is not one."""
         if network is None:
             return cls(None, exceptions, denied)
         if isinstance(network, str):
             return cls((), exceptions, denied)
         rules = [_rule(rule, f"{at}.allowlist[{index}]") for index, rule in enumerate(network.allowlist)]
         return cls(tuple(sorted(rules, key=lambda rule: _exactness(rule.pattern))), exceptions, denied)
+
+    @property
+    def credentials(self) -> frozenset[str]:
+        """Ids of those that rules name."""
+        return frozenset(rule.credential for rule in self.rules or () if rule.credential)
+
+    def with_secrets(self, found: Found) -> Self:
+        """The same with headers in place of credentials: as they are now, for whoever asks within a moment. Secret.
+
+        Requests whose credential cannot be had are refused, no others.
+        """
+        return replace(self, rules=tuple(_armed(rule, found) for rule in self.rules) if self.rules else self.rules)
 
     def judge(self, host: str, port: int) -> Allowed | Refusal:
         """Whether this host may be dialled, its addresses permitting (`judge_address`), and what requests get."""
@@ -281,7 +305,7 @@ class NetworkPolicy:
         through = tuple(rule for rule in fitting if rule.admits_port(port))
         if not through:
             return Refusal(f"port {port} of {name} is closed; a rule of 'network' can open it with 'ports'", name)
-        return Allowed(name, port, _headers(through), through)
+        return Allowed(name, port, through)
 
     def judge_address(self, host: str, address: Address, port: int) -> Refusal | None:
         """Whether `host`, which was allowed, may be reached at `address`; None: it may."""
@@ -304,17 +328,37 @@ def without(headers: Mapping[str, str], others: Mapping[str, str]) -> dict[str, 
     return {name: value for name, value in headers.items() if name.lower() not in taken}
 
 
-def _headers(rules: Iterable[Rule]) -> dict[str, str]:
-    """Of all of them together; the more exact, which come later, win."""
+def granted(rules: Iterable[Rule], found: Found) -> Mapping[str, str] | Refusal:
+    """What a request gets that all of these let through, the least exact first: the more exact win. Secret.
+
+    Equally exact ones that want different values of one header are a mistake that nobody can decide: refused.
+    """
     headers: dict[str, str] = {}
-    for rule in rules:
+    said: dict[str, tuple[str, str]] = {}
+    for rule in (_armed(rule, found) for rule in rules):
+        if rule.refusal:
+            return Refusal(rule.refusal)
+        for name, value in rule.headers.items():
+            pattern, other = said.get(name.lower(), ("", ""))
+            if pattern == rule.pattern and other != value:
+                return Refusal(f"two rules for {pattern} give the header {name} different values")
+            said[name.lower()] = rule.pattern, value
         headers = {**without(headers, rule.headers), **rule.headers}
     return headers
 
 
+def _armed(rule: Rule, found: Found) -> Rule:
+    """The rule with its credential's header among its own, which go over it."""
+    if not rule.credential:
+        return rule
+    secret = found.get(rule.credential, Refusal(f"credential {quote(rule.credential)} cannot be had"))
+    if isinstance(secret, Refusal):
+        return replace(rule, credential="", refusal=secret.reason)
+    own = {**without({secret.name: secret.value}, rule.headers), **rule.headers}
+    return replace(rule, credential="", headers=own)
+
+
 def _rule(rule: AllowedDomain, at: str) -> Rule:
-    if rule.credential is not None:
-        raise NotSupported(f"Not supported: '{at}.credential'.")
     for name in rule.transform or {}:
         if not may_be_set(name):
             raise InvalidRequest(f"Invalid value at '{at}.transform': {quote(name)} cannot be set.")
@@ -325,7 +369,14 @@ def _rule(rule: AllowedDomain, at: str) -> Rule:
             f"Invalid value at '{at}.domain': {quote(rule.domain)} is not a domain: {error}."
         ) from None
     methods = frozenset(method.upper() for method in rule.methods or ())
-    return Rule(pattern, dict(rule.transform or {}), frozenset(rule.ports or ()), methods, tuple(rule.paths or ()))
+    return Rule(
+        pattern,
+        dict(rule.transform or {}),
+        rule.credential or "",
+        ports=frozenset(rule.ports or ()),
+        methods=methods,
+        paths=tuple(rule.paths or ()),
+    )
 
 
 def fits(pattern: str, host: str) -> bool:

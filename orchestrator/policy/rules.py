@@ -1,4 +1,6 @@
-"""One rule of an allowlist: what it says of ports, methods and paths, for hosts that it fits. Pure; imports nothing.
+"""One rule of an allowlist: what it says of ports, methods and paths, for hosts that it fits, and what requests get.
+
+Pure; imports nothing.
 
 Methods and paths can only be judged where the request can be read: on plain HTTP, and on TLS that is opened.
 """
@@ -23,12 +25,21 @@ class Rule:
     pattern: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     """What requests get that it admits. Secret."""
+    credential: str = ""
+    """Id of the credential whose header they get as well; `headers` go over it."""
+    refusal: str = ""
+    """Why requests that it admits are refused all the same: its credential cannot be had. Empty: they are not."""
     ports: frozenset[int] = frozenset()
     """Empty: all but `CLOSED_PORTS`."""
     methods: frozenset[str] = frozenset()
     """In upper case; empty: all."""
     paths: tuple[str, ...] = ()
     """Whole paths, or with `*` at the end beginnings of them; empty: all."""
+
+    @property
+    def adds(self) -> bool:
+        """Whether requests get anything."""
+        return bool(self.headers or self.credential)
 
     @property
     def is_narrow(self) -> bool:

@@ -88,7 +88,7 @@ def fetch_repository(source: RepositorySource, access: GitAccess, tree: Tree, fe
     if url.scheme == "https":
         # git sends a header wherever a redirect leads: so it follows none, and is told where they end.
         url = _final(url, client)
-        headers = dict(access.dialer.judge(url.host, url.port).headers)
+        headers = dict(access.dialer.headers(url.host, url.port))
     with opened_tunnel(access.dialer) as tunnel:
         if access.profile is not None:
             url = replace(url, user=access.profile.user)

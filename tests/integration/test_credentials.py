@@ -17,8 +17,8 @@ from orchestrator.credentials.safekeeping import reseal_all
 from orchestrator.credentials.vault import Vault
 from orchestrator.egress.posting import Poster
 from orchestrator.errors import Conflict, CredentialError, InvalidRequest, NotFound, StoreError
-from orchestrator.policy.credentials import HeaderSecret, VariableSecret
 from orchestrator.policy.network import HostList
+from orchestrator.policy.secrets import HeaderSecret, VariableSecret
 from orchestrator.store.records import CredentialRow
 from orchestrator.store.sqlite import SqliteStore
 from orchestrator.wire.credentials import parse_credential

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import InvalidRequest
-from orchestrator.policy.credentials import check_credential, check_naming, header_secret, namings
+from orchestrator.policy.credentials import check_credential, check_naming, namings
+from orchestrator.policy.secrets import header_secret
 from orchestrator.wire.credentials import EnvironmentVariable, parse_credential
 from orchestrator.wire.environments import parse_environment
 

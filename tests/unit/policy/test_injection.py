@@ -4,9 +4,9 @@ import base64
 
 import pytest
 
-from orchestrator.policy.credentials import VariableSecret
 from orchestrator.policy.injection import Swaps
 from orchestrator.policy.network import Refusal
+from orchestrator.policy.secrets import VariableSecret
 
 HELD = b"__GEMINI_CRED_crm-token__"
 VALUE = "canary &?=/%"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.errors import ConfigError, InvalidRequest, NotSupported
+from orchestrator.errors import ConfigError, InvalidRequest
 from orchestrator.policy.network import (
     Allowed,
     HostList,
@@ -20,6 +21,7 @@ from orchestrator.policy.network import (
     parse_host,
     parse_pattern,
 )
+from orchestrator.policy.secrets import HeaderSecret, header_secret
 from orchestrator.wire.environments import parse_environment
 
 LABELS = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True)
@@ -133,9 +135,50 @@ def test_rules_that_are_none_are_refused_by_the_field(domain: str) -> None:
         policy("a.example", domain)
 
 
-def test_credentials_are_not_offered() -> None:
-    with pytest.raises(NotSupported, match=r"network\.allowlist\[0\]\.credential"):
-        policy({"domain": "a.example", "credential": "c"})
+def bearer(name: str, token: str, header: str = "Authorization") -> HeaderSecret:
+    return header_secret(name, header, "Bearer", token)
+
+
+def given_to(policy: NetworkPolicy, host: str) -> Mapping[str, str] | Refusal:
+    verdict = policy.judge(host, 443)
+    assert isinstance(verdict, Allowed)
+    return verdict.judge_request("GET", "/")
+
+
+def test_a_credential_comes_first_and_transform_goes_over_it() -> None:
+    rules = policy({"domain": "a.test", "credential": "crm", "transform": {"authorization": "mine", "X-A": "1"}})
+    assert rules.credentials == {"crm"}
+    armed = rules.with_secrets({"crm": bearer("crm", "t0ken")})
+    assert armed.credentials == frozenset()
+    assert given_to(armed, "a.test") == {"authorization": "mine", "X-A": "1"}
+    plain = policy({"domain": "a.test", "credential": "crm"}).with_secrets({"crm": bearer("crm", "t0ken")})
+    assert given_to(plain, "a.test") == {"Authorization": "Bearer t0ken"}
+    assert "t0ken" not in repr(plain)
+
+
+def test_a_credential_that_cannot_be_had_refuses_the_requests_of_its_rule_alone() -> None:
+    rules = policy({"domain": "a.test", "credential": "gone"}, {"domain": "b.test", "credential": "crm"})
+    armed = rules.with_secrets({"gone": Refusal("it is revoked"), "crm": bearer("crm", "t0ken")})
+    assert given_to(armed, "a.test") == Refusal("it is revoked")
+    assert given_to(armed, "b.test") == {"Authorization": "Bearer t0ken"}
+
+
+def test_a_credential_that_nobody_looked_up_is_never_left_out_silently() -> None:
+    given = given_to(policy({"domain": "a.test", "credential": "crm"}), "a.test")
+    assert isinstance(given, Refusal)
+    assert "'crm' cannot be had" in given.reason
+
+
+def test_equally_exact_rules_that_disagree_are_refused() -> None:
+    one, other = {"domain": "a.test", "credential": "one"}, {"domain": "a.test", "credential": "other"}
+    found = {"one": bearer("one", "1"), "other": bearer("other", "2"), "else": bearer("else", "3", "X-Key")}
+    given = given_to(policy(one, other).with_secrets(found), "a.test")
+    assert isinstance(given, Refusal)
+    assert "different values" in given.reason
+    both = policy(one, {"domain": "a.test", "credential": "else"}).with_secrets(found)
+    assert given_to(both, "a.test") == {"Authorization": "Bearer 1", "X-Key": "Bearer 3"}
+    exact = policy({"domain": "*.test", "credential": "other"}, one).with_secrets(found)
+    assert given_to(exact, "a.test") == {"Authorization": "Bearer 1"}
 
 
 @pytest.mark.parametrize("name", ["Host", "host", "Content-Length", "Transfer-Encoding", "Proxy-Authorization"])
@@ -159,10 +202,10 @@ def test_the_more_exact_rule_wins_whatever_the_order_and_the_case_of_headers() -
     )
     verdict = judged.judge("api.example.com", 443)
     assert isinstance(verdict, Allowed)
-    assert dict(verdict.headers) == {"x-a": "exact", "X-B": "below"}
+    assert verdict.judge_all() == {"x-a": "exact", "X-B": "below"}
     other = judged.judge("other.org", 443)
     assert isinstance(other, Allowed)
-    assert dict(other.headers) == {"X-A": "any", "X-B": "any"}
+    assert other.judge_all() == {"X-A": "any", "X-B": "any"}
 
 
 def test_headers_are_not_shown() -> None:
@@ -303,7 +346,7 @@ def test_a_rule_with_ports_opens_no_others_and_closes_none_of_another_rule() -> 
     both = policy({"domain": "a.example", "ports": [8443], "transform": {"X": "1"}}, "*")
     plain = both.judge("a.example", 443)
     assert isinstance(plain, Allowed)
-    assert not plain.has_headers
+    assert not plain.adds
     assert plain.pattern == "*"
 
 
