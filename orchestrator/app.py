@@ -35,8 +35,11 @@ from orchestrator.credentials.safekeeping import check_keys
 from orchestrator.credentials.vault import Vault
 from orchestrator.egress.addresses import OwnAddresses
 from orchestrator.egress.audit import Audit
+from orchestrator.egress.certificates import Authority
 from orchestrator.egress.gate import GateLimits
 from orchestrator.egress.gates import EgressSettings, Gates
+from orchestrator.egress.http import tls_context
+from orchestrator.egress.interception import Interception
 from orchestrator.egress.posting import Poster
 from orchestrator.errors import ConfigError
 from orchestrator.models.providers import keys, open_registry
@@ -67,6 +70,7 @@ log = structlog.get_logger(__name__)
 
 DATABASE_NAME = "corral.db"
 _INSTANCE_NAME = "instance"
+_AUTHORITY_NAME = "authority.pem"
 _FETCHING_NAME = "fetching"
 _SEALING_KEYS_NAME = "sealing_keys"
 _LISTENING_S = 1.5
@@ -145,7 +149,7 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         stack.push_async_callback(in_time.end, "token exchange", exchange.aclose, 0.25)
         credentials = Vault(store, sealing, TokenExchange(exchange), clock)
         stack.push_async_callback(in_time.end, "credentials", credentials.aclose, 0.5)
-        gates = _gates(settings, store, clock, own)
+        gates = await _gates(settings, store, clock, own, credentials)
         if gates is not None:
             gates.open()
             stack.push_async_callback(in_time.end, "egress", gates.aclose, 0.5)
@@ -380,12 +384,14 @@ def _poster(settings: Settings, own: OwnAddresses) -> Poster:
     return Poster(exceptions, _expanded(settings.sources.ca_file), denied=denied, own=own)
 
 
-def _gates(settings: Settings, store: Store, clock: Clock, own: OwnAddresses) -> Gates | None:
+async def _gates(settings: Settings, store: Store, clock: Clock, own: OwnAddresses, credentials: Vault) -> Gates | None:
     """None: the operator lets nobody out."""
     if settings.sandbox_network == "none":
         return None
     allowed = EgressSettings(GateLimits(**settings.egress.model_dump()), *_host_lists(settings), own)
-    return Gates(allowed, Audit(store.note, clock))
+    authority = await asyncio.to_thread(Authority.open, settings.data_dir / _AUTHORITY_NAME, clock)
+    tls = await asyncio.to_thread(tls_context, _expanded(settings.sources.ca_file))
+    return Gates(allowed, Audit(store.note, clock), interceptor=Interception(authority, tls), find=credentials.found)
 
 
 def _sources(settings: Settings, own: OwnAddresses, skills: SkillRegistry) -> SourceSettings:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Generator, Iterable
+from collections.abc import Collection, Generator, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -27,6 +27,7 @@ from orchestrator.credentials.sealing import KeyRing
 from orchestrator.errors import ConfigError, Conflict, CredentialError, InvalidRequest, NotFound, StoreError
 from orchestrator.ids import new_credential_id, new_credential_uid
 from orchestrator.policy.credentials import CREDENTIALS_LIMIT, Naming, check_credential, check_naming
+from orchestrator.policy.network import Refusal
 from orchestrator.policy.secrets import CredentialSecret, VariableSecret, header_secret
 from orchestrator.store.port import Store
 from orchestrator.store.records import CredentialRow
@@ -205,6 +206,17 @@ class Vault:
             case OAuth2():
                 token = await self._good(row, kept)
                 return header_secret(name, "Authorization", "Bearer", token.access_token)
+
+    async def found(self, project_id: str, names: Collection[str]) -> Mapping[str, CredentialSecret | Refusal]:
+        """What each of the project's credentials stands for now, or why it cannot be had: one does not stop others."""
+
+        async def one(name: str) -> CredentialSecret | Refusal:
+            try:
+                return await self.secret(project_id, name)
+            except (CredentialError, StoreError) as error:
+                return Refusal(error.message)
+
+        return dict(zip(names, await asyncio.gather(*map(one, names)), strict=True))
 
     async def _good(self, row: CredentialRow, kept: _Kept) -> _Token:
         """A token that has not ended. While its server refuses, one is used to its end."""

@@ -132,6 +132,7 @@ def _told(crossing: Crossing, duration_s: float) -> dict[str, object]:
         "method": crossing.method or None,
         "path": crossing.path[:_PATH_CHARS] or None,
         "rule": crossing.rule or None,
+        "credentials": list(crossing.credentials) or None,
         "address": crossing.address or None,
         "reason": crossing.reason[:_REASON_CHARS] or None,
         "sent_bytes": crossing.sent_bytes,

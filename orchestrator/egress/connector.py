@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from orchestrator.errors import NetworkError
 from orchestrator.policy.network import Allowed, NetworkPolicy, address_of
 
 _CONNECT_TIMEOUT_S = 10.0
-"""Of one address; a name may have several."""
+"""Of one address, TLS included; a name may have several."""
 _ADDRESSES_TRIED = 4
 _RESOLVE_TIMEOUT_S = 10.0
 _RESOLVING_AT_ONCE = 16
@@ -81,9 +82,10 @@ class Connector:
     own: OwnAddresses
 
     async def connect(
-        self, policy: NetworkPolicy, allowed: Allowed
+        self, policy: NetworkPolicy, allowed: Allowed, tls: ssl.SSLContext | None = None
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, str]:
-        """A connection, which its holder closes, and the address that it is to.
+        """A connection, which its holder closes, and the address that it is to. With `tls` it is TLS, and who answers
+        has proved to be the host that was let through.
 
         Raises:
             NetworkError: `network_refused`: policy does not allow one of the addresses; `network_failed`: nobody
@@ -97,20 +99,27 @@ class Connector:
         for address in judged(policy, self.own, allowed, found)[:_ADDRESSES_TRIED]:
             try:
                 async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                    reader, writer = await self._dial(address, allowed.port)
+                    reader, writer = await self._dial(address, allowed, tls)
                 return reader, writer, address
+            except ssl.SSLCertVerificationError as error:
+                raise NetworkError(f"the certificate of {allowed.host} is not valid: {error.verify_message}") from error
+            except ssl.SSLError as error:
+                raise NetworkError(f"{allowed.host}:{allowed.port} does not speak TLS: {error.reason}") from error
             except OSError as error:  # `TimeoutError` is one
                 reason = "no answer in time" if isinstance(error, TimeoutError) else error.strerror or str(error)
         raise NetworkError(f"{allowed.host}:{allowed.port} cannot be reached: {reason}")
 
-    async def _dial(self, address: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _dial(
+        self, address: str, allowed: Allowed, tls: ssl.SSLContext | None
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         connection = socket.socket(family, socket.SOCK_STREAM)
         try:
             connection.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(connection, (address, port))
+            await asyncio.get_running_loop().sock_connect(connection, (address, allowed.port))
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return await asyncio.open_connection(sock=connection, limit=_BUFFER_BYTES)
+            name = allowed.host if tls is not None else None
+            return await asyncio.open_connection(sock=connection, limit=_BUFFER_BYTES, ssl=tls, server_hostname=name)
         except BaseException:
             connection.close()
             raise

@@ -16,7 +16,7 @@ from orchestrator.errors import NetworkError
 _PIECE_BYTES = 64 << 10
 _RENEWED_AFTER_S = 1.0
 
-Kind = Literal["http", "connect", "socks"]
+Kind = Literal["http", "https", "connect", "socks"]
 Verdict = Literal["allowed", "denied", "failed", "cut"]
 """Let through; refused by rules or limits; could not be made or broke; let through and ended by us."""
 
@@ -111,6 +111,10 @@ class Crossing:
     reason: str = ""
     started_s: float = 0.0
     """By the gate's clock."""
+    credentials: tuple[str, ...] = ()
+    """Ids of those that were put into it."""
+    is_read: bool = False
+    """A tunnel that is opened: each request in it is a crossing of its own."""
     cut: Callable[[], None] | None = field(default=None, repr=False)
     """Ends it; None while there is nothing to end."""
 
@@ -167,8 +171,9 @@ async def relay(
                 count(len(data), 0)
                 await outside.write(data)
                 patience.renew()
-            if outside.writer.can_write_eof():
-                outside.writer.write_eof()
+            if not outside.writer.can_write_eof():
+                raise _HungUpError  # TLS ends both ways at once
+            outside.writer.write_eof()
 
         async def inwards() -> None:
             while data := await outside.reader.read(_PIECE_BYTES):
@@ -177,7 +182,12 @@ async def relay(
                 patience.renew()
             client.end()
 
-        await both(outwards(), inwards())
+        with contextlib.suppress(_HungUpError):
+            await both(outwards(), inwards())
+
+
+class _HungUpError(Exception):
+    """The client has ended its connection, and the other end cannot be told in part."""
 
 
 async def both(one: Coroutine[Any, Any, None], other: Coroutine[Any, Any, None]) -> None:

@@ -1,33 +1,32 @@
 """Requests and answers of HTTP/1.1 between a program and servers outside, each judged for itself. Imports `gate`.
 
 h11 reads what comes and writes what goes, in both directions, so that nothing passes that it did not understand. Who
-opens TLS uses this, too: with a `locate` that knows whom the tunnel is to, and a `dial` that speaks TLS.
+opens TLS uses this, too: with a `locate` that knows whom the tunnel is to, and a `dial` that speaks TLS. How one
+exchange is carried is in `transfer`.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any
 
 import h11
 
-from orchestrator.egress.crossing import Client, Crossing, Outside, both, patient, relay
+from orchestrator.egress.crossing import Client, Crossing, Kind, Outside, patient, relay
 from orchestrator.egress.gate import Denied, Gate
+from orchestrator.egress.heads import Target, outgoing
+from orchestrator.egress.injection import Insertion
+from orchestrator.egress.transfer import Line, StaleError, Transfer
 from orchestrator.errors import NetworkError
+from orchestrator.policy.injection import Scan, Swaps
 from orchestrator.policy.network import Allowed, Refusal
-from orchestrator.policy.urls import shown_authority
 
 _HEAD_LIMIT_BYTES = 64 << 10
-_PIECE_BYTES = 64 << 10
+_SWAPPED_BODY_LIMIT_BYTES = 1 << 20
+"""A body in which placeholders are swapped is held whole: its length comes before it. In longer ones there may be none.
+"""
 _VERSIONS = (b"1.0", b"1.1")
-_HOP_BY_HOP = frozenset(
-    (b"connection", b"keep-alive", b"te", b"trailer", b"upgrade", b"http2-settings", b"proxy-connection")
-)
-_PROXYS = b"proxy-"
-_FRAMING = frozenset((b"host", b"content-length", b"transfer-encoding"))
-"""Headers that `Connection` cannot take away: without them it would be another request."""
 _PHRASES = {400: "Bad Request", 403: "Forbidden", 405: "Method Not Allowed", 502: "Bad Gateway", 503: "Unavailable"}
 
 
@@ -37,50 +36,27 @@ class BadRequest(NetworkError):
     code = "network_refused"
 
 
-class _StaleError(Exception):
-    """A connection that was kept had been closed by the server before it read the request."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Whom a request is for. `path` begins with `/`, `query` with `?` unless it is empty: as they were sent."""
-
-    host: str
-    port: int
-    path: str
-    query: str
-    default_port: int = 80
-
-    @property
-    def authority(self) -> str:
-        return shown_authority(self.host, self.port, self.default_port)
-
-
 Locate = Callable[[h11.Request], Target]
 """Raises `BadRequest`."""
 Dial = Callable[[Crossing, Allowed], Awaitable[Outside]]
 
 
-@dataclass(slots=True)
-class _Line:
-    """A connection to a server, which may serve further requests to it."""
-
-    outside: Outside
-    protocol: h11.Connection
-    target: tuple[str, int]
-    is_used: bool = False
-
-
 class Exchanges:
     """Those of one connection of a program. Use `serve` once."""
 
-    def __init__(self, gate: Gate, client: Client, locate: Locate, dial: Dial | None = None) -> None:
+    def __init__(
+        self, gate: Gate, client: Client, locate: Locate, dial: Dial | None = None, kind: Kind = "http"
+    ) -> None:
+        """`dial` connects, and speaks TLS where `kind` is `https`."""
+        self._kind: Kind = kind
         self._gate = gate
         self._client = client
         self._locate = locate
         self._dial = dial or gate.connect
         self._protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=_HEAD_LIMIT_BYTES)
-        self._line: _Line | None = None
+        self._line: Line | None = None
+        self.is_told = False
+        """Whether what `serve` raised was told of with a request."""
 
     async def serve(self) -> h11.Request | None:
         """To the end of the connection; or to a request for a tunnel, which is returned, all that follows it unread.
@@ -132,42 +108,61 @@ class Exchanges:
         try:
             target = self._locate(request)
         except BadRequest as error:
-            with contextlib.suppress(Denied), self._gate.crossing("http", "", 0, self._client):
+            with contextlib.suppress(Denied), self._gate.crossing(self._kind, "", 0, self._client):
                 raise Denied(error.message) from error
+            self.is_told = True
             await self._refuse(400, error.message)
             raise
-        with self._gate.crossing("http", target.host, target.port, self._client) as crossing:
+        with self._gate.crossing(self._kind, target.host, target.port, self._client) as crossing:
+            self.is_told = True
             crossing.method, crossing.path = request.method.decode("ascii"), target.path
             try:
                 allowed = self._gate.judge(target.host, target.port)
-                granted = allowed.judge_request(crossing.method, crossing.path)
-                if isinstance(granted, Refusal):
-                    raise Denied(granted.reason)
-                await self._carry(crossing, allowed, target, request, granted)
+                fitting = allowed.fitting(crossing.method, crossing.path)
+                if isinstance(fitting, Refusal):
+                    raise Denied(fitting.reason)
+                insertion = await self._gate.injection.prepared(allowed.host, fitting)
+                if isinstance(insertion, Refusal):
+                    raise Denied(insertion.reason)
+                await self._carry(crossing, allowed, target, request, insertion)
+                self.is_told = False
             except NetworkError as error:
                 await self._refuse(403 if isinstance(error, Denied) else 502, error.message)
                 raise
 
     async def _carry(
-        self, crossing: Crossing, allowed: Allowed, target: Target, request: h11.Request, granted: Mapping[str, str]
+        self, crossing: Crossing, allowed: Allowed, target: Target, request: h11.Request, insertion: Insertion
     ) -> None:
         event = self._protocol.next_event()
-        has_body = not isinstance(event, h11.EndOfMessage)
-        wanted = _outgoing(request, target, granted)
+        body = None if isinstance(event, h11.EndOfMessage) else self._body(event)
+        whole: bytes | None = None
+        if body is not None and insertion.swaps.secrets:
+            if insertion.swaps.may_be_in_body and _is_swappable(request):
+                whole = await self._swapped(request, body, insertion.swaps)
+                body = _whole(whole)
+            else:
+                body = _scanned(body)
+        wanted = outgoing(request, target, insertion, body=whole, is_seen=self._gate.limits.redact_bodies)
+        if isinstance(wanted, Refusal):
+            raise Denied(wanted.reason)
+        crossing.credentials = insertion.ids
         while True:
             line = await self._line_to(crossing, allowed, target)
             try:
                 async with patient(self._gate.limits.idle_timeout_s) as patience:
-                    transfer = _Transfer(self._client, self._protocol, line, self._gate.counter(crossing))
+                    transfer = Transfer(self._client, self._protocol, line, self._gate.counter(crossing))
                     transfer.renew = patience.renew
-                    is_switched = await transfer.carry(wanted, event if has_body else None)
-            except _StaleError:
+                    transfer.echoes = insertion.echoes
+                    transfer.redacts_bodies = self._gate.limits.redact_bodies
+                    is_switched = await transfer.carry(wanted, body)
+            except StaleError:
                 self._drop_line()
-                if has_body:
+                if body is not None:
                     raise NetworkError(f"{target.authority} closed the connection") from None
                 continue
-            except h11.ProtocolError as error:
-                raise NetworkError(f"{target.authority} does not answer as a web server does: {error}") from error
+            except h11.ProtocolError:
+                # What it says repeats what came, and that may be what was put in.
+                raise NetworkError(f"{target.authority} does not answer as a web server does") from None
             break
         if is_switched:
             self._client.unread(self._protocol.trailing_data[0])
@@ -181,16 +176,44 @@ class Exchanges:
         else:
             self._drop_line()
 
-    async def _line_to(self, crossing: Crossing, allowed: Allowed, target: Target) -> _Line:
+    async def _body(self, event: Any) -> AsyncGenerator[bytes, None]:
+        """What the program sends after its head, `event` being the first of it."""
+        while not isinstance(event, h11.EndOfMessage):
+            if event is h11.NEED_DATA:
+                self._protocol.receive_data(await self._client.read())
+            elif isinstance(event, h11.Data):
+                yield bytes(event.data)
+            else:
+                raise NetworkError("the request broke off")
+            event = self._protocol.next_event()
+
+    async def _swapped(self, request: h11.Request, body: AsyncGenerator[bytes, None], swaps: Swaps) -> bytes:
+        """The whole body, with values in place of placeholders. Secret."""
+        if self._protocol.they_are_waiting_for_100_continue:
+            await self._client.write(self._protocol.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
+        async with patient(self._gate.limits.idle_timeout_s) as patience:
+            pieces = []
+            async for piece in body:
+                pieces.append(piece)
+                patience.renew()
+        content_type = dict(request.headers).get(b"content-type", b"").decode("latin-1")
+        rewritten = swaps.rewrite_body(content_type, b"".join(pieces))
+        if isinstance(rewritten, Refusal):
+            raise Denied(rewritten.reason)
+        return rewritten
+
+    async def _line_to(self, crossing: Crossing, allowed: Allowed, target: Target) -> Line:
         """A connection: the one that is there, if it is to the same server."""
         place = (allowed.host, allowed.port)
         if self._line is not None and (self._line.target != place or self._line.outside.reader.at_eof()):
             self._drop_line()
         if self._line is None:
             outside = await self._dial(crossing, allowed)
-            self._line = _Line(outside, h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_LIMIT_BYTES), place)
+            self._line = Line(outside, h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_LIMIT_BYTES), place)
         crossing.rule = allowed.pattern
         self._gate.hold(crossing, self._line.outside, self._client)
+        if crossing.credentials and self._kind == "http":
+            self._gate.check_clear(crossing, allowed)
         return self._line
 
     def _drop_line(self) -> None:
@@ -203,105 +226,6 @@ class Exchanges:
         if self._protocol.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             await self._client.write(plain_answer(status, reason, {}))
             self._client.end()
-
-
-class _Transfer:
-    """One request and its answer over one connection."""
-
-    def __init__(
-        self, client: Client, protocol: h11.Connection, line: _Line, count: Callable[[int, int], None]
-    ) -> None:
-        self.renew: Callable[[], None] = lambda: None
-        self._client = client
-        self._protocol = protocol
-        self._line = line
-        self._count = count
-
-    async def carry(self, request: h11.Request, body: Any) -> bool:
-        """`body` is what came first of it, None if there is none. True: both ends speak another protocol now."""
-        await self._send(request)
-        if body is None:
-            await self._send(h11.EndOfMessage())
-            return await self._answer()
-        is_switched: list[bool] = []
-
-        async def answer() -> None:
-            is_switched.append(await self._answer())
-            if self._line.protocol.our_state is h11.SEND_BODY:
-                raise _AnsweredError  # what is left of the request is not wanted
-
-        with contextlib.suppress(_AnsweredError):
-            await both(self._body(body), answer())
-        return is_switched[0]
-
-    async def _body(self, event: Any) -> None:
-        while not isinstance(event, h11.EndOfMessage):
-            if event is h11.NEED_DATA:
-                self._protocol.receive_data(await self._client.read())
-            elif isinstance(event, h11.Data):
-                await self._send(h11.Data(data=event.data))
-            else:
-                raise NetworkError("the request broke off")
-            event = self._protocol.next_event()
-        await self._send(h11.EndOfMessage())
-
-    async def _send(self, event: Any) -> None:
-        data = self._line.protocol.send(event)
-        if data:
-            self._count(len(data), 0)
-            try:
-                await self._line.outside.write(data)
-            except OSError as error:
-                if self._line.is_used:
-                    raise _StaleError from error
-                raise
-            self.renew()
-
-    async def _answer(self) -> bool:
-        has_begun = False
-        while True:
-            event = self._line.protocol.next_event()
-            if event is h11.NEED_DATA:
-                data = await self._read(has_begun=has_begun)
-                has_begun = True
-                self._count(0, len(data))
-                self._line.protocol.receive_data(data)
-                self.renew()
-            elif isinstance(event, h11.InformationalResponse):
-                await self._give(event)
-                if event.status_code == 101:
-                    return True
-            elif isinstance(event, h11.Response):
-                headers = _without_hops(event.headers.raw_items())
-                await self._give(h11.Response(status_code=event.status_code, reason=event.reason, headers=headers))
-            elif isinstance(event, h11.Data):
-                await self._give(h11.Data(data=event.data))
-            elif isinstance(event, h11.EndOfMessage):
-                await self._give(h11.EndOfMessage())
-                return False
-            else:
-                raise NetworkError("the server closed the connection without an answer")
-
-    async def _read(self, *, has_begun: bool) -> bytes:
-        """What comes next. Nothing at all from a connection that was kept: it is stale."""
-        try:
-            data = await self._line.outside.reader.read(_PIECE_BYTES)
-        except OSError as error:
-            if self._line.is_used and not has_begun:
-                raise _StaleError from error
-            raise
-        if not data and self._line.is_used and not has_begun:
-            raise _StaleError
-        return data
-
-    async def _give(self, event: Any) -> None:
-        data = self._protocol.send(event)
-        if data:
-            await self._client.write(data)
-
-
-class _AnsweredError(Exception):
-    """The answer came before the request was whole."""
 
 
 def _check(request: h11.Request) -> None:
@@ -317,36 +241,28 @@ def _check(request: h11.Request) -> None:
         raise BadRequest("TRACE would show what is added on the way")
 
 
-def _outgoing(request: h11.Request, target: Target, granted: Mapping[str, str]) -> h11.Request:
-    """The request as it goes out: for one server, without what was said to the proxy, with what its rule adds."""
-    taken = {_folded(name.encode("ascii")) for name in granted}
-    headers = [(b"Host", target.authority.encode("ascii"))]
-    headers += [
-        (name, value)
-        for name, value in _without_hops(request.headers.raw_items())
-        if name.lower() != b"host" and _folded(name) not in taken
-    ]
-    headers += [(name.encode("ascii"), value.encode("latin-1")) for name, value in granted.items()]
-    if request.method == b"GET" and [v.lower() for n, v in request.headers if n == b"upgrade"] == [b"websocket"]:
-        headers += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
-    return h11.Request(method=request.method, target=(target.path + target.query).encode("ascii"), headers=headers)
+def _is_swappable(request: h11.Request) -> bool:
+    """Whether its body can be held whole and read."""
+    headers = dict(request.headers)
+    length = int(headers.get(b"content-length", b"-1"))
+    return b"content-encoding" not in headers and 0 <= length <= _SWAPPED_BODY_LIMIT_BYTES
 
 
-def _folded(name: bytes) -> bytes:
-    """Some servers take `_` for `-`."""
-    return name.lower().replace(b"_", b"-")
+async def _whole(body: bytes) -> AsyncGenerator[bytes, None]:
+    yield body
 
 
-def _without_hops(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Without what is said between two neighbours only."""
-    given = list(headers)
-    named = {
-        each.strip().lower() for name, value in given if name.lower() == b"connection" for each in value.split(b",")
-    }
-    dropped = _HOP_BY_HOP | (named - _FRAMING)
-    return [
-        (name, value) for name, value in given if name.lower() not in dropped and not name.lower().startswith(_PROXYS)
-    ]
+async def _scanned(body: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The same, to the first placeholder."""
+    scan = Scan()
+    async with contextlib.aclosing(body):
+        async for piece in body:
+            if scan.finds(piece):
+                raise Denied(
+                    "the placeholder of a credential is in a body in which none is swapped: see 'trusted_domains' and "
+                    "'injection_location' of the credential; bodies are text, not encoded, and of at most 1 MiB"
+                )
+            yield piece
 
 
 def plain_answer(status: int, reason: str, headers: Mapping[str, str], phrase: str = "") -> bytes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Protocol
 from orchestrator.egress import hello
 from orchestrator.egress.connector import Connector
 from orchestrator.egress.crossing import Client, Crossing, Kind, Outside, patient, relay
+from orchestrator.egress.injection import Injection
 from orchestrator.errors import CorralError, NetworkError
 from orchestrator.policy.network import Allowed, HostProblem, NetworkPolicy, Refusal, address_of, parse_host
 
@@ -37,6 +39,8 @@ class GateLimits:
     """From the first byte of a request to the last of its head, and to the first."""
     idle_timeout_s: float = 900.0
     """So long nothing may go either way."""
+    redact_bodies: bool = False
+    """Whether what was put into a request is looked for in the body of its answer, too."""
 
 
 class Denied(NetworkError):
@@ -47,6 +51,10 @@ class Denied(NetworkError):
 
 class Interceptor(Protocol):
     """Opens TLS, so that requests can be judged and given headers one by one."""
+
+    @property
+    def authority_pem(self) -> str:
+        """Whom programs must trust for that."""
 
     async def serve(self, gate: Gate, client: Client, crossing: Crossing, allowed: Allowed) -> None:
         """Carries on a tunnel to `allowed` whose client was told that it is open, to its end. Raises `NetworkError`."""
@@ -66,8 +74,10 @@ class Gate:
         limits: GateLimits,
         report: Report,
         interceptor: Interceptor | None = None,
+        injection: Injection | None = None,
     ) -> None:
         self.policy = policy
+        self.injection = injection or Injection()
         self.limits = limits
         self.interceptor = interceptor
         self.used_bytes = 0
@@ -100,9 +110,16 @@ class Gate:
         finally:
             self.connections -= 1
 
-    def change(self, policy: NetworkPolicy) -> None:
-        """From now on other rules hold; what they do not allow is cut."""
+    @property
+    def authority_pem(self) -> str:
+        """Whom the sandbox's programs must trust, since what they send has to be read; empty: nobody."""
+        reads = bool(self.injection.variables) or any(rule.adds or rule.is_narrow for rule in self.policy.rules or ())
+        return self.interceptor.authority_pem if reads and self.interceptor is not None else ""
+
+    def change(self, policy: NetworkPolicy, injection: Injection | None = None) -> None:
+        """From now on other rules hold, and other variables; what they do not allow is cut."""
         self.policy = policy
+        self.injection = injection or self.injection
         for crossing in list(self._crossings):
             reason = self._objection(crossing)
             if reason and crossing.cut is not None:
@@ -135,10 +152,16 @@ class Gate:
             raise
         finally:
             self._crossings.discard(made)
-            if made.verdict == "denied" or (made.verdict == "failed" and not made.address):
-                self.unreached_count += 1
-                self.unreached.append(f"{made.verdict} {made.host}:{made.port}: {made.reason}"[:_REASON_CHARS])
-            self._report(made, loop.time() - made.started_s)
+            self._tell(made, loop.time() - made.started_s)
+
+    def _tell(self, crossing: Crossing, duration_s: float) -> None:
+        if crossing.is_read and crossing.verdict == "allowed":
+            return  # its requests are told of
+        if crossing.verdict == "denied" or (crossing.verdict == "failed" and not crossing.address):
+            self.unreached_count += 1
+            reason = f"{crossing.verdict} {crossing.host}:{crossing.port}: {crossing.reason}"
+            self.unreached.append(reason[:_REASON_CHARS])
+        self._report(crossing, duration_s)
 
     @contextlib.asynccontextmanager
     async def connected(self, crossing: Crossing, allowed: Allowed, client: Client) -> AsyncGenerator[Outside, None]:
@@ -152,14 +175,14 @@ class Gate:
         finally:
             outside.close()
 
-    async def connect(self, crossing: Crossing, allowed: Allowed) -> Outside:
-        """The same for who closes it alone, and says who `hold`s it."""
+    async def connect(self, crossing: Crossing, allowed: Allowed, tls: ssl.SSLContext | None = None) -> Outside:
+        """The same for who closes it alone, and says who `hold`s it. With `tls` it is TLS to a proven host."""
         self._check_budget()
         crossing.rule = allowed.pattern
         policy = self.policy
         async with self._resolving:
             try:
-                reader, writer, address = await self._connector.connect(policy, allowed)
+                reader, writer, address = await self._connector.connect(policy, allowed, tls)
             except NetworkError as error:
                 if error.code == "network_refused":
                     raise Denied(error.message) from error
@@ -182,7 +205,7 @@ class Gate:
 
     async def tunnel(self, crossing: Crossing, allowed: Allowed, client: Client, outside: Outside) -> None:
         """Carries bytes that nobody reads, to the end of both directions."""
-        read = self._guarded(crossing, allowed, client) if allowed.port == _TLS_PORT else None
+        read = self.guarded(allowed, client) if allowed.port == _TLS_PORT else None
         await relay(client, outside, self.counter(crossing), self.limits.idle_timeout_s, read)
 
     def counter(self, crossing: Crossing) -> Callable[[int, int], None]:
@@ -196,23 +219,30 @@ class Gate:
 
         return count
 
-    def check_opaque(self, allowed: Allowed) -> bool:
-        """Whether a tunnel may pass unread; False: the interceptor is to serve it.
+    async def needs_reading(self, allowed: Allowed) -> Interceptor | None:
+        """Who is to serve a tunnel, since its requests are to be judged or given something; None: it passes unread.
 
         Raises:
             Denied: it must be read, and cannot be.
         """
-        if not allowed.adds and not allowed.is_narrow:
-            return True
+        if not await self.injection.reads(allowed):
+            return None
         if self.interceptor is None:
-            what = "'transform'" if allowed.adds else "'methods' or 'paths'"
-            raise Denied(
-                f"the rule for {allowed.host} has {what}, which this server can only keep for plain http:// as yet"
-            )
-        return False
+            raise Denied(f"requests to {allowed.host} must be read, and nothing here can open TLS")
+        return self.interceptor
 
-    def _guarded(self, crossing: Crossing, allowed: Allowed, client: Client) -> Callable[[], Awaitable[bytes]]:
-        """Reads, but gives nothing of a TLS connection before the name that it asks for is judged."""
+    def check_clear(self, crossing: Crossing, allowed: Allowed) -> None:
+        """A secret goes over a connection that anybody may read only where the operator knows the way. Raises
+        `Denied`.
+        """
+        address = address_of(crossing.address)
+        if address is None or not self.policy.exceptions.holds(allowed.host, address, allowed.port):
+            raise Denied(f"credentials are not sent over plain http:// to {allowed.host}; use https://")
+
+    def guarded(self, allowed: Allowed, client: Client) -> Callable[[], Awaitable[bytes]]:
+        """Reads, but gives nothing of a TLS connection before the name that it asks for is judged. It raises
+        `Denied`.
+        """
         is_judged = False
 
         async def read() -> bytes:
@@ -263,11 +293,11 @@ class Gate:
             refusal := self.policy.judge_address(allowed.host, address, allowed.port)
         ):
             return refusal.reason
-        if crossing.kind != "http":
-            if (allowed.adds or allowed.is_narrow) and self.interceptor is None:
+        if crossing.kind in ("connect", "socks"):
+            if (allowed.adds or allowed.is_narrow) and not crossing.is_read:
                 return f"the rule for {allowed.host} needs connections to be read"
-        elif isinstance(request := allowed.judge_request(crossing.method, crossing.path), Refusal):
-            return request.reason
+        elif isinstance(fitting := allowed.fitting(crossing.method, crossing.path), Refusal):
+            return fitting.reason
         return ""
 
 

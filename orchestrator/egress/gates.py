@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -9,8 +10,13 @@ from orchestrator.egress.addresses import OwnAddresses
 from orchestrator.egress.audit import Audit
 from orchestrator.egress.connector import Connector, Resolver
 from orchestrator.egress.gate import Gate, GateLimits, Interceptor
-from orchestrator.policy.network import HostList, NetworkPolicy
+from orchestrator.egress.injection import Injection
+from orchestrator.policy.network import HostList, NetworkPolicy, Refusal
+from orchestrator.policy.secrets import CredentialSecret
 from orchestrator.wire.network import Network
+
+FindIn = Callable[[str, Collection[str]], Awaitable[Mapping[str, CredentialSecret | Refusal]]]
+"""What a project's credentials stand for now, by id, or why they cannot be had."""
 
 PORT = 3128
 """Where programs find the way out, on the sandbox's loopback."""
@@ -37,12 +43,15 @@ class Gates:
         audit: Audit,
         resolver: Resolver | None = None,
         interceptor: Interceptor | None = None,
+        find: FindIn | None = None,
     ) -> None:
+        """Without `interceptor` nothing is read but plain HTTP; without `find` no credential can be had."""
         self.port = settings.port
         self._settings = settings
         self._audit = audit
         self._connector = Connector(resolver or Resolver(), settings.own)
         self._interceptor = interceptor
+        self._find = find
         self._gates: dict[str, Gate] = {}
 
     def open(self) -> None:
@@ -54,23 +63,29 @@ class Gates:
         """Writes what was not written yet. Call it when all links are closed."""
         await self._audit.aclose()
 
-    def gate(self, environment_id: str, network: Network | None) -> Gate:
-        """The environment's gate with these rules, which hold from now on, also for what is open."""
+    def gate(
+        self, environment_id: str, network: Network | None, project_id: str = "", variables: Collection[str] = ()
+    ) -> Gate:
+        """The environment's gate with these rules, which hold from now on, also for what is open.
+
+        `variables`: ids of credentials that variables of the environment stand for.
+        """
         settings = self._settings
         policy = NetworkPolicy.of(network, settings.exceptions, denied=settings.denied)
+        held = frozenset(variables)
+        injection = Injection(held, partial(self._find, project_id)) if self._find is not None else Injection(held)
         gate = self._gates.get(environment_id)
         if gate is None:
             report = partial(self._audit.report, environment_id)
-            gate = Gate(policy, self._connector, settings.limits, report, self._interceptor)
+            gate = Gate(policy, self._connector, settings.limits, report, self._interceptor, injection)
             self._gates[environment_id] = gate
-        elif gate.policy != policy:
-            gate.change(policy)
+        elif (gate.policy, gate.injection) != (policy, injection):
+            gate.change(policy, injection)
         return gate
 
-    def change(self, environment_id: str, network: Network | None) -> None:
-        """Other rules for an environment that may have a gate."""
-        if environment_id in self._gates:
-            self.gate(environment_id, network)
+    def living(self, environment_id: str) -> Gate | None:
+        """The gate of an environment that has one."""
+        return self._gates.get(environment_id)
 
     def forget(self, environment_id: str) -> None:
         """The environment is gone."""

@@ -11,8 +11,9 @@ import re
 import h11
 
 from orchestrator.egress.crossing import Client
-from orchestrator.egress.exchanges import BadRequest, Exchanges, Target, plain_answer
+from orchestrator.egress.exchanges import BadRequest, Exchanges, plain_answer
 from orchestrator.egress.gate import Denied, Gate
+from orchestrator.egress.heads import Target
 from orchestrator.errors import NetworkError
 from orchestrator.policy.urls import UrlProblem, parse_authority
 
@@ -63,11 +64,10 @@ async def _tunnel(gate: Gate, client: Client, request: h11.Request) -> None:
         is_open = False
         try:
             allowed = gate.judge(host, port)
-            if not gate.check_opaque(allowed):
+            if (interceptor := await gate.needs_reading(allowed)) is not None:
                 is_open = True
                 await _open(client)
-                assert gate.interceptor is not None  # noqa: S101 - `check_opaque` says so
-                await gate.interceptor.serve(gate, client, crossing, allowed)
+                await interceptor.serve(gate, client, crossing, allowed)
                 return
             async with gate.connected(crossing, allowed, client) as outside:
                 is_open = True

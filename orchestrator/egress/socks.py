@@ -40,11 +40,10 @@ async def serve(gate: Gate, client: Client) -> None:
         try:
             allowed = gate.judge(host, port)
             crossing.host = allowed.host
-            if not gate.check_opaque(allowed):
+            if (interceptor := await gate.needs_reading(allowed)) is not None:
                 is_open = True
                 await _answer(client, _DONE)
-                assert gate.interceptor is not None  # noqa: S101 - `check_opaque` says so
-                await gate.interceptor.serve(gate, client, crossing, allowed)
+                await interceptor.serve(gate, client, crossing, allowed)
                 return
             async with gate.connected(crossing, allowed, client) as outside:
                 is_open = True

@@ -39,6 +39,7 @@ from orchestrator.sandboxes.sources import SourcePort, may_reach
 from orchestrator.sandboxes.specs import (
     dump_profile,
     dump_spec,
+    held_credentials,
     is_preserved,
     parse_spec,
     preserved_name,
@@ -196,9 +197,10 @@ class Environments:
         row = self._new_row(project_id, dump_spec(spec))
         if profile is not None:
             row = replace(row, profile=dump_profile(profile))
-        files = dump_spec(base) if base is not None and (base.sources or base.setup) else None
-        if files is not None:
-            row = replace(row, template=template_name(self._lifecycle.profile_of(row), files))
+        files: str | None = None
+        if base is not None and (base.sources or base.setup):
+            files = dump_spec(base)
+            row = replace(row, template=template_name(self._lifecycle.profile_of(row), base, project_id))
         elif snapshot is not None:
             row = replace(row, template=snapshot)
         async with self._room(project_id):
@@ -350,8 +352,8 @@ class Environments:
             fresh = await self._store.environment(None, row.id)
             merged = _changed(read_spec(fresh if fresh is not None else row), spec.network, spec.env)
             await self._store.update_environment(row.id, spec=dump_spec(merged))
-            if self._gates is not None and spec.network is not None:
-                self._gates.change(row.id, merged.network)
+            if self._gates is not None and self._gates.living(row.id) is not None:
+                self._gates.gate(row.id, merged.network, row.project_id, held_credentials(merged))
         sandbox = self._roster.linked(row.id)
         if sandbox is not None:
             sandbox.variables.update(variables_of(spec))

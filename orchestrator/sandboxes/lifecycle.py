@@ -39,7 +39,7 @@ from orchestrator.sandboxes.link import Link
 from orchestrator.sandboxes.outlet import FIRST_PROTOCOL as OUTLETS_SINCE
 from orchestrator.sandboxes.pool import Pools, PoolSettings, Waiting
 from orchestrator.sandboxes.sources import SourcePort, put_sources
-from orchestrator.sandboxes.specs import parse_profile, read_spec, ref_of, sandbox_spec, variables_of
+from orchestrator.sandboxes.specs import held_credentials, parse_profile, read_spec, ref_of, sandbox_spec, variables_of
 from orchestrator.sandboxes.stages import Claims
 from orchestrator.sandboxes.templates import Templates
 from orchestrator.sandboxes.work_queue import Urgency, WorkQueue
@@ -47,7 +47,6 @@ from orchestrator.store.port import Store
 from orchestrator.store.records import EnvironmentRow, NewEvent
 from orchestrator.wire.base import encode_json
 from orchestrator.wire.environments import EnvironmentSpec
-from orchestrator.wire.network import Network
 
 log = structlog.get_logger(__name__)
 
@@ -185,7 +184,9 @@ class Lifecycle:
 
     async def _make(self, row: EnvironmentRow, made: _Made, spec: EnvironmentSpec) -> Sandbox:
         profile, sandbox_id = self.profile_of(row), made.ref.sandbox_id
-        begins_with = row.snapshot or (await self._templates.ready(row.template, profile) if row.template else "")
+        begins_with = row.snapshot or (
+            await self._templates.ready(row.template, profile, row.project_id) if row.template else ""
+        )
         wanted = sandbox_spec(sandbox_id, profile, row.id, begins_with)
         await self.note(row.id, "sandbox.starting", sandbox_id=sandbox_id, image=profile.image)
         await self._store.update_environment(row.id, sandbox_id=sandbox_id)
@@ -292,7 +293,7 @@ class Lifecycle:
         """Opens its way out, puts sources in place unless the files that it began with hold them. From here on it needs
         no snapshot.
         """
-        self._let_out(sandbox, row.id, spec.network)
+        self._let_out(sandbox, row.id, spec, row.project_id)
         if row.status == "pending" and not row.snapshot:
             await put_sources(sandbox, spec, self._sources)
             moments.passed("start.furnished")
@@ -301,7 +302,7 @@ class Lifecycle:
         )
         moments.passed("start.active")
 
-    def _let_out(self, sandbox: Sandbox, environment_id: str, network: Network | None) -> None:
+    def _let_out(self, sandbox: Sandbox, environment_id: str, spec: EnvironmentSpec, project_id: str) -> None:
         """Where there is none, the sandbox's programs reach nobody: it has no other way."""
 
         def tell(reason: str) -> None:
@@ -313,7 +314,8 @@ class Lifecycle:
         if sandbox.link.protocol < OUTLETS_SINCE:
             tell("its guest is of an earlier release; it has one when the sandbox is next started")
             return
-        sandbox.let_out(Entry(self._gates.gate(environment_id, network)), self._gates.port, tell)
+        gate = self._gates.gate(environment_id, spec.network, project_id, held_credentials(spec))
+        sandbox.let_out(Entry(gate), self._gates.port, tell)
 
     async def _note_start(self, row: EnvironmentRow, sandbox: Sandbox, kind: str, **told: object) -> None:
         """What is done is done, whether its entry can be written or not; who is cancelled here leaves no link."""

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 
+from orchestrator.policy.credentials import namings
 from orchestrator.sandboxes.driver import Profile, Resources, SandboxRef, SandboxSpec
 from orchestrator.store.records import EnvironmentRow
 from orchestrator.wire.environments import EnvironmentSpec, parse_environment
@@ -25,9 +26,12 @@ def parse_profile(text: str) -> Profile:
     return Profile(**{**fields, "resources": Resources(**fields["resources"])})
 
 
-def template_name(profile: Profile, base: str) -> str:
-    """The same for the same files: whatever changes them changes the name."""
-    digest = hashlib.sha256(f"{dump_profile(profile)}\n{base}".encode())
+def template_name(profile: Profile, base: EnvironmentSpec, project_id: str) -> str:
+    """The same for the same files: whatever changes them changes the name. One that credentials had a part in is the
+    project's own: to another they may be of the same name, and are not the same.
+    """
+    owner = f"\n{project_id}" if namings(base.network, base.env) else ""
+    digest = hashlib.sha256(f"{dump_profile(profile)}\n{dump_spec(base)}{owner}".encode())
     return f"template-{digest.hexdigest()[:32]}"
 
 
@@ -60,6 +64,11 @@ def dump_spec(spec: EnvironmentSpec) -> str:
 def variables_of(spec: EnvironmentSpec) -> Mapping[str, str]:
     """As a sandbox has them: of credentials the placeholders."""
     return {name: variable.inside for name, variable in spec.env.items()}
+
+
+def held_credentials(spec: EnvironmentSpec) -> frozenset[str]:
+    """Ids of those whose placeholders its variables hold."""
+    return frozenset(each.credential for each in spec.env.values() if each.credential is not None)
 
 
 def ref_of(row: EnvironmentRow) -> SandboxRef:

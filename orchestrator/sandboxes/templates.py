@@ -21,7 +21,6 @@ from orchestrator.sandboxes.specs import is_preserved, parse_spec, sandbox_spec
 from orchestrator.sandboxes.work_queue import Urgency, WorkQueue
 from orchestrator.store.port import Store
 from orchestrator.wire.environments import EnvironmentSpec
-from orchestrator.wire.network import Network
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +51,7 @@ class Templates:
         connect: Callable[[SandboxRef], Awaitable[Sandbox]],
         sources: SourcePort | None,
         *,
-        let_out: Callable[[Sandbox, str, Network | None], None],
+        let_out: Callable[[Sandbox, str, EnvironmentSpec, str], None],
         watch: Callable[[Sandbox, int], None],
     ) -> None:
         """`connect` opens the link to a new sandbox, `sources` fetches what goes into it, `let_out` gives its setup a
@@ -71,13 +70,15 @@ class Templates:
         self._watch = watch
         self._built: set[str] = set()
 
-    async def ready(self, name: str, profile: Profile) -> str:
-        """The name of the snapshot, which is there from now on. Raises as a start does."""
+    async def ready(self, name: str, profile: Profile, project_id: str) -> str:
+        """The name of the snapshot, which is there from now on. Raises as a start does. It is built with the project's
+        credentials, if it needs some: then no other project has one of that name.
+        """
         if name not in self._built and not is_preserved(name):
-            await self._queue.do(("template", name), lambda: self._build(name, profile))
+            await self._queue.do(("template", name), lambda: self._build(name, profile, project_id))
         return name
 
-    async def _build(self, name: str, profile: Profile) -> None:
+    async def _build(self, name: str, profile: Profile, project_id: str) -> None:
         ref = SandboxRef(ids.new_sandbox_id(), "")
         self.sandbox_ids.add(ref.sandbox_id)
         self.snapshots.add(name)
@@ -94,7 +95,7 @@ class Templates:
                     ref = stage
                 sandbox = await self._connect(ref)
             try:
-                await self._fill(sandbox, name, spec, profile.resources.disk_bytes)
+                await self._fill(sandbox, name, spec, project_id, profile.resources.disk_bytes)
                 await self._driver.snapshot(sandbox.ref, name)
                 moments.passed("template.kept")
             finally:
@@ -109,9 +110,11 @@ class Templates:
                     await asyncio.shield(self._driver.destroy(ref))
             self.sandbox_ids.discard(ref.sandbox_id)
 
-    async def _fill(self, sandbox: Sandbox, name: str, spec: EnvironmentSpec, limit_bytes: int) -> None:
+    async def _fill(
+        self, sandbox: Sandbox, name: str, spec: EnvironmentSpec, project_id: str, limit_bytes: int
+    ) -> None:
         self._watch(sandbox, limit_bytes)
-        self._let_out(sandbox, name, spec.network)
+        self._let_out(sandbox, name, spec, project_id)
         await put_sources(sandbox, spec, self._sources)
         for number, command in enumerate(spec.setup or (), 1):
             await _set_up(sandbox, f"command {number} of its setup", command)

@@ -17,12 +17,18 @@ Page = Callable[[BaseHTTPRequestHandler], None]
 class WebServer:
     """`pages` maps paths (without query) to what answers. A context manager."""
 
-    def __init__(self, certificates: Path | None = None, host: str = "127.0.0.1") -> None:
-        """With a folder it speaks TLS and `ca` is who signed its certificate. `host` is an address of loopback."""
+    def __init__(
+        self, certificates: Path | None = None, host: str = "127.0.0.1", *, tls: ssl.SSLContext | None = None
+    ) -> None:
+        """With a folder it speaks TLS and `ca` is who signed its certificate; or with certificates that `tls` has.
+        `host` is an address of loopback.
+        """
         self.pages: dict[str, Page] = {}
         self.fallback: Page = lambda request: answer(request, b"not here", status=404)
         self.requests: list[tuple[str, dict[str, str]]] = []
         """Path with query, and headers with names in lower case."""
+        self.bodies: list[bytes] = []
+        """Of requests that had a `Content-Length`."""
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -33,6 +39,7 @@ class WebServer:
                 server.pages.get(self.path.partition("?")[0], server.fallback)(self)
 
             def do_POST(self) -> None:
+                server.bodies.append(self.rfile.read(int(self.headers.get("Content-Length", "0"))))
                 self.do_GET()
 
             def log_message(self, format: str, *args: Any) -> None:
@@ -47,9 +54,9 @@ class WebServer:
             self.ca = make_certificates(certificates).ca
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             context.load_cert_chain(certificates / "server.pem", certificates / "server-key.pem")
-            self._server.socket = context.wrap_socket(
-                self._server.socket, server_side=True, do_handshake_on_connect=False
-            )
+            tls = context
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
             scheme = "https"
         self.url = f"{scheme}://{host}:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Iterable, Sequence
+import ssl
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from typing import Any
 from orchestrator.clock import SystemClock
 from orchestrator.egress.addresses import OwnAddresses
 from orchestrator.egress.audit import Audit
+from orchestrator.egress.certificates import Authority
 from orchestrator.egress.connector import Resolver
 from orchestrator.egress.entry import Entry
 from orchestrator.egress.gate import Gate, GateLimits
 from orchestrator.egress.gates import EgressSettings, Gates
-from orchestrator.policy.network import HostList
+from orchestrator.egress.interception import Interception
+from orchestrator.policy.network import HostList, Refusal
+from orchestrator.policy.secrets import CredentialSecret
 from orchestrator.sandboxes.driver import SandboxRef, SandboxSpec
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.link import Link
@@ -27,6 +31,7 @@ from orchestrator.wire.network import Network
 from tests.fakes.local_driver import IMAGE, LocalDriver
 
 ENVIRONMENT = "e" * 32
+PROJECT = "project"
 
 
 def network(rules: Any) -> Network | None:
@@ -48,6 +53,8 @@ class WayOut:
     troubles: list[str]
     driver: LocalDriver
     others: list[Sandbox]
+    authority: Path
+    """The certificate that programs are to trust; their variables name it already."""
     news: asyncio.Event
     """Set whenever something was told."""
     _calls: int = 0
@@ -107,8 +114,14 @@ async def way_out(
     denied: Iterable[str] = (),
     limits: GateLimits | None = None,
     own_ports: Iterable[int] = (),
+    ca: Path | None = None,
+    credentials: dict[str, CredentialSecret | Refusal] | None = None,
+    variables: Iterable[str] = (),
 ) -> AsyncGenerator[WayOut, None]:
-    """A sandbox whose programs get out. `names` are all the names that there are."""
+    """A sandbox whose programs get out. `names` are all the names that there are, `credentials` all credentials; `ca`
+    has signed the servers' certificates.
+    """
+    known = credentials if credentials is not None else {}
     told: list[tuple[str, dict[str, Any]]] = []
     troubles: list[str] = []
     news = asyncio.Event()
@@ -123,6 +136,11 @@ async def way_out(
             raise OSError(0, "no such name in this test")
         return list(names[host])
 
+    async def find(project_id: str, ids: Collection[str]) -> Mapping[str, CredentialSecret | Refusal]:
+        assert project_id == PROJECT
+        return {each: known.get(each, Refusal(f"there is no credential {each!r}")) for each in ids}
+
+    authority = await asyncio.to_thread(Authority.open, folder.with_name(f"{folder.name}.authority"), SystemClock())
     audit = Audit(note, SystemClock())
     settings = EgressSettings(
         limits or GateLimits(),
@@ -131,16 +149,20 @@ async def way_out(
         OwnAddresses(set(own_ports)),
         port=0,
     )
-    gates = Gates(settings, audit, Resolver(lookup))
+    interception = Interception(authority, ssl.create_default_context(cafile=ca))
+    gates = Gates(settings, audit, Resolver(lookup), interception, find)
     gates.open()
     driver = LocalDriver(folder)
     refs = [ref async for ref in driver.create(SandboxSpec("one", IMAGE))]
-    sandbox = Sandbox(refs[-1], await Link.open(await driver.connect(refs[-1]), 1), {})
-    gate = gates.gate(ENVIRONMENT, network(rules))
+    trusted = folder.with_name(f"{folder.name}.trusted")
+    trusted.write_text(authority.pem)
+    named = dict.fromkeys(("SSL_CERT_FILE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS"), str(trusted))
+    sandbox = Sandbox(refs[-1], await Link.open(await driver.connect(refs[-1]), 1), named)
+    gate = gates.gate(ENVIRONMENT, network(rules), PROJECT, tuple(variables))
     sandbox.let_out(Entry(gate), gates.port, troubles.append)
     others: list[Sandbox] = []
     try:
-        yield WayOut(sandbox, gates, gate, audit, told, troubles, driver, others, news)
+        yield WayOut(sandbox, gates, gate, audit, told, troubles, driver, others, trusted, news)
     finally:
         for each in (sandbox, *others):
             await each.aclose()

@@ -3,8 +3,10 @@ from __future__ import annotations
 import base64
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from orchestrator.policy.injection import Swaps
+from orchestrator.policy.injection import Scan, Swaps
 from orchestrator.policy.network import Refusal
 from orchestrator.policy.secrets import VariableSecret
 
@@ -68,3 +70,46 @@ def test_what_cannot_be_in_a_header_is_refused() -> None:
 
 def test_secrets_are_not_shown() -> None:
     assert "canary" not in repr(swaps())
+
+
+def body_of(content_type: str, body: bytes, **fields: str) -> bytes | Refusal:
+    return swaps(locations=("body",), **fields).rewrite_body(content_type, body)
+
+
+def test_in_a_body_it_is_written_as_the_type_wants_it() -> None:
+    assert body_of("application/json", b'{"k": "' + HELD + b'"}', value='a"\\\n'.strip()) == b'{"k": "a\\"\\\\"}'
+    assert body_of("application/vnd.api+json; charset=utf-8", HELD) == b"canary &?=/%"
+    assert body_of("Application/X-WWW-Form-Urlencoded", b"k=" + HELD) == b"k=canary+%26%3F%3D%2F%25"
+    assert body_of("text/xml", b"<k>" + HELD + b"</k>") == b"<k>canary &?=/%</k>"
+
+
+@pytest.mark.parametrize("kind", ["", "application/octet-stream", "multipart/form-data; boundary=x", "image/png"])
+def test_in_a_body_that_nobody_can_write_into_it_is_refused(kind: str) -> None:
+    assert "in a body of type" in refusal(body_of(kind, b"x" + HELD))
+    assert body_of(kind, b"nothing of it") == b"nothing of it"
+
+
+def test_n8_not_in_the_body_of_others() -> None:
+    assert "does not trust" in refusal(swaps("evil.test", locations=("body",)).rewrite_body("text/plain", HELD))
+    assert "may not be in the body" in refusal(swaps().rewrite_body("text/plain", HELD))
+    assert swaps(locations=("body",)).may_be_in_body
+    assert not swaps("evil.test", locations=("body",)).may_be_in_body
+    assert not swaps().may_be_in_body
+
+
+def test_one_that_cannot_be_had_says_why_and_others_are_swapped() -> None:
+    both = swaps()
+    both.secrets = {**both.secrets, "gone": Refusal("credential 'gone' is revoked")}
+    assert "is revoked" in refusal(both.rewrite(b"/", [(b"X", b"__GEMINI_CRED_gone__")]))
+    assert both.rewrite(b"/", [(b"X", HELD)]) == (b"/", [(b"X", VALUE.encode())])
+    assert list(both.used) == ["crm-token"]
+
+
+@given(st.lists(st.integers(0, 400), max_size=5))
+def test_a_scan_finds_one_over_any_pieces(cuts: list[int]) -> None:
+    body = b"x" * 180 + HELD + b"y" * 180
+    ends = sorted(min(cut, len(body)) for cut in cuts)
+    scan = Scan()
+    assert any([scan.finds(body[a:b]) for a, b in zip([0, *ends], [*ends, len(body)], strict=True)])
+    clean = Scan()
+    assert not any([clean.finds(piece) for piece in (b"__GEMINI_CRED_", b" x__", b"y" * 500)])
