@@ -10,7 +10,6 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from orchestrator.api.body import read_json
-from orchestrator.api.offer import check_new_environment
 from orchestrator.api.paging import PAGE_LIMIT, PageSize, PageToken, page_of
 from orchestrator.api.parameters import OnlyKnown
 from orchestrator.api.services import Services, TheCaller, TheServices
@@ -34,7 +33,6 @@ _UNENDED = ("in_progress", "requires_action")
 async def create(request: Request, caller: TheCaller, services: TheServices) -> JSONResponse:
     """A new environment, or with `from_environment` a fork of one with its files as they are now."""
     wanted = parse(EnvironmentCreate, await read_json(request, services.request_limit_bytes))
-    check_new_environment(wanted)
     await services.credentials.check(caller.project_id, namings(wanted.network, wanted.env))
     check_variables(wanted.env, "env")
     check_sources(wanted.sources, wanted.network, "sources")

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.errors import InvalidRequest, NotSupported
-from orchestrator.policy.credentials import are_offered, namings
 from orchestrator.tools.toolbox import OWN_NAMES
 from orchestrator.wire.agents import AgentParts
 from orchestrator.wire.base import quote
 from orchestrator.wire.content import AudioContent, DocumentContent, ImageContent, VideoContent
-from orchestrator.wire.environments import EnvironmentCreate, EnvironmentSpec, EnvVar
+from orchestrator.wire.environments import EnvironmentSpec
 from orchestrator.wire.generation import AgentConfig, AntigravityConfig, GenerationConfig, TextFormat
 from orchestrator.wire.interactions import InteractionRequest
-from orchestrator.wire.network import Network
 from orchestrator.wire.steps import McpServerToolCall, McpServerToolResult, ToolSearchCall, ToolSearchResult
 from orchestrator.wire.tools import (
     CodeExecutionTool,
@@ -59,11 +57,6 @@ def check_agent(agent: AgentParts) -> None:
     _check_tools(agent.tools or ())
     if agent.base_environment is not None:
         _check_environment(agent.base_environment, "base_environment")
-
-
-def check_new_environment(create: EnvironmentCreate) -> None:
-    """Raises `NotSupported`, naming the field, if the environment needs something that is not there."""
-    _check_credentials(create.network, create.env)
 
 
 def _check_config(config: AgentConfig | None) -> None:
@@ -137,13 +130,6 @@ def _check_content(blocks: Sequence[Any], at: str) -> None:
 def _check_environment(spec: EnvironmentSpec, at: str) -> None:
     if spec.sources and spec.environment_id is not None:
         raise _refusal(f"{at}.sources", "together with 'environment_id'")
-    _check_credentials(spec.network, spec.env, at)
-
-
-def _check_credentials(network: Network | None, variables: Mapping[str, EnvVar], at: str = "") -> None:
-    if not are_offered():
-        for naming in namings(network, variables, at):
-            raise _refusal(naming.at)
 
 
 def _refusal(field: str, what: str = "") -> NotSupported:

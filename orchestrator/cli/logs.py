@@ -151,6 +151,7 @@ def _crossing(body: dict[str, Any]) -> tuple[str, str]:
     parts = [
         f"network {verdict}: {_clean(body.get('protocol'))} {place}",
         asked,
+        f"with {', '.join(map(_clean, body['credentials']))}" if body.get("credentials") else "",
         moved,
         _value(body.get("reason") or ""),
     ]

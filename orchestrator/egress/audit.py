@@ -126,6 +126,7 @@ class Audit:
 def _told(crossing: Crossing, duration_s: float) -> dict[str, object]:
     return {
         "verdict": crossing.verdict,
+        "interactions": list(crossing.interactions) or None,
         "host": crossing.host,
         "port": crossing.port,
         "protocol": crossing.kind,

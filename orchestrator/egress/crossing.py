@@ -111,6 +111,8 @@ class Crossing:
     reason: str = ""
     started_s: float = 0.0
     """By the gate's clock."""
+    interactions: tuple[str, ...] = ()
+    """Ids of those that ran in the environment when it began: usually one, none for what a program does by itself."""
     credentials: tuple[str, ...] = ()
     """Ids of those that were put into it."""
     is_read: bool = False

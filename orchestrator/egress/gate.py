@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import ssl
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -75,8 +75,11 @@ class Gate:
         report: Report,
         interceptor: Interceptor | None = None,
         injection: Injection | None = None,
+        interactions: Callable[[], Iterable[str]] = tuple,
     ) -> None:
+        """`interactions`: ids of those that run in the environment at the moment."""
         self.policy = policy
+        self._interactions = interactions
         self.injection = injection or Injection()
         self.limits = limits
         self.interceptor = interceptor
@@ -138,6 +141,7 @@ class Gate:
         """One crossing, told of when the block ends, however it does."""
         loop = asyncio.get_running_loop()
         made = Crossing(kind, host, port, started_s=loop.time(), cut=client.close)
+        made.interactions = tuple(self._interactions())
         self._crossings.add(made)
         try:
             yield made

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+import contextlib
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -53,6 +55,7 @@ class Gates:
         self._interceptor = interceptor
         self._find = find
         self._gates: dict[str, Gate] = {}
+        self._interactions: defaultdict[str, list[str]] = defaultdict(list)
 
     def open(self) -> None:
         """Raises `ConfigError` if what protects this machine cannot be set up: then nobody is let out."""
@@ -77,11 +80,31 @@ class Gates:
         gate = self._gates.get(environment_id)
         if gate is None:
             report = partial(self._audit.report, environment_id)
-            gate = Gate(policy, self._connector, settings.limits, report, self._interceptor, injection)
+            gate = Gate(
+                policy,
+                self._connector,
+                settings.limits,
+                report,
+                self._interceptor,
+                injection,
+                interactions=lambda: self._interactions.get(environment_id, ()),
+            )
             self._gates[environment_id] = gate
         elif (gate.policy, gate.injection) != (policy, injection):
             gate.change(policy, injection)
         return gate
+
+    @contextlib.contextmanager
+    def during(self, environment_id: str, interaction_id: str) -> Iterator[None]:
+        """What crosses while the block lasts is told of with this interaction, and with others that run as well."""
+        running = self._interactions[environment_id]
+        running.append(interaction_id)
+        try:
+            yield
+        finally:
+            running.remove(interaction_id)
+            if not running:
+                self._interactions.pop(environment_id, None)
 
     def living(self, environment_id: str) -> Gate | None:
         """The gate of an environment that has one."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from orchestrator.errors import InvalidRequest, NotSupported
-from orchestrator.policy.credentials import are_offered, namings
 from orchestrator.policy.sources import check_base
 from orchestrator.policy.variables import check_variables
 from orchestrator.wire.environments import EnvironmentSpec
@@ -49,9 +48,6 @@ def check_base_environment(spec: EnvironmentSpec, at: str = "base_environment") 
         for field in ("sources", "setup"):
             if getattr(spec, field):
                 raise NotSupported(f"Not supported: '{at}.{field}' together with 'environment_id'.")
-    if not are_offered():
-        for naming in namings(None, spec.env, at):
-            raise NotSupported(f"Not supported: '{naming.at}'.")
     check_variables(spec.env, f"{at}.env")
     # Variables and a network that is switched off are each new environment's own, and no part of the template.
     rules = None if spec.network == "disabled" else spec.network

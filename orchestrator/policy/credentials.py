@@ -17,15 +17,6 @@ CREDENTIALS_LIMIT = 1000
 """Of one project."""
 
 
-ARE_INJECTED = False
-"""Whether anything puts secrets into what goes out. Until then nothing may name a credential: it would do nothing."""
-
-
-def are_offered() -> bool:
-    """Whether rules of the network and variables may name credentials."""
-    return ARE_INJECTED
-
-
 def check_credential(credential: AnyCredential) -> AnyCredential:
     """The credential with its domains in their one form. Raises `InvalidRequest`, naming the field."""
     match credential:

@@ -304,7 +304,7 @@ class Supervisor:
         if row.environment_id is None:
             yield
             return
-        with self._environments.hold(row.environment_id):
+        with self._environments.hold(row.environment_id, row.id):
             if row.id not in self._left:
                 self._environments.prepare(row.environment_id)
             yield

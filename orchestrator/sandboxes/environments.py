@@ -412,13 +412,17 @@ class Environments:
         return row.last_accessed + timedelta(seconds=after_s) if after_s else None
 
     @contextmanager
-    def hold(self, environment_id: str) -> Generator[None, None, None]:
+    def hold(self, environment_id: str, interaction_id: str = "") -> Generator[None, None, None]:
         """The environment is in use for as long as the block lasts: its sandbox is neither paused nor stopped, and it
-        is not deleted because nobody used it. Both ends are remembered as uses of it.
+        is not deleted because nobody used it. Both ends are remembered as uses of it. What goes out meanwhile is told
+        of with the interaction, if it is one that uses it.
         """
         self._touch_soon(environment_id)
         try:
-            with self._uses.hold(environment_id):
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(self._uses.hold(environment_id))
+                if interaction_id and self._gates is not None:
+                    stack.enter_context(self._gates.during(environment_id, interaction_id))
                 yield
         finally:
             self._touch_soon(environment_id)

@@ -70,8 +70,8 @@ BAD_BODIES: dict[str, tuple[dict[str, Any], int, str, list[str]]] = {
     "credential in a rule": (
         _environment(network={"allowlist": [{"domain": "*", "credential": "c"}]}),
         400,
-        "not_supported",
-        ["'environment.network.allowlist[0].credential'"],
+        "invalid_request",
+        ["'environment.network.allowlist[0].credential'", "not found"],
     ),
     "what is for models": ({**GOOD, "generation_config": {"seed": 1}}, 400, "invalid_request", ["'generation_config'"]),
     "background and not stored": ({**GOOD, "store": False, "background": True}, 400, "invalid_request", ["'store'"]),
@@ -149,8 +149,8 @@ BAD_BODIES: dict[str, tuple[dict[str, Any], int, str, list[str]]] = {
     "secret variable": (
         _environment(env={"A": {"credential": "c"}}),
         400,
-        "not_supported",
-        ["'environment.env.A.credential'"],
+        "invalid_request",
+        ["'environment.env.A.credential'", "not found"],
     ),
     "label": ({**GOOD, "labels": {"A": "x"}}, 400, "invalid_request", ["'labels.A'"]),
     "negative budget": (

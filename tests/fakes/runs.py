@@ -108,7 +108,7 @@ class FakeEnvironments:
         return "none", ()
 
     @contextmanager
-    def hold(self, environment_id: str) -> Iterator[None]:
+    def hold(self, environment_id: str, interaction_id: str = "") -> Iterator[None]:
         self.held.append(environment_id)
         try:
             yield

@@ -598,7 +598,7 @@ async def test_variables_at_creation_and_of_a_fork(server: RunningServer) -> Non
         ran = await server.create("```bash\necho $A $B\n```", environment=environment.json()["id"])
         assert expected in str(ran["steps"])
     refused = await server.client.post("/v1beta/environments", json={"env": {"A": {"credential": "x"}}})
-    assert error(refused) == (400, "not_supported")
+    assert error(refused) == (400, "invalid_request")
 
 
 async def test_a_run_may_close_the_network_of_an_environment(files: Files) -> None:

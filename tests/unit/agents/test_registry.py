@@ -158,7 +158,6 @@ def test_skills_and_the_workspace_are_files_of_new_environments_and_the_guide_is
             ("base_environment:", "base_environment:\n  network: {allowlist: [{domain: a_-.b c}]}"),
             "base_environment.network",
         ),
-        (("base_environment:", "base_environment:\n  env: {A: {credential: c}}"), "base_environment.env.A.credential"),
     ],
 )
 def test_a_base_that_cannot_be_built_stops_the_start(tmp_path: Path, change: tuple[str, str], named: str) -> None:

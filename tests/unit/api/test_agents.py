@@ -121,8 +121,8 @@ async def test_changes_are_versions(api: Api) -> None:
         ({"agent_config": {"type": "deep-research"}}, "not_supported", "'agent_config.type' 'deep-research'"),
         (
             {"base_environment": {"env": {"A": {"credential": "c"}}}},
-            "not_supported",
-            "'base_environment.env.A.credential'",
+            "invalid_request",
+            "'base_environment.env.A.credential': Credential 'c' not found",
         ),
         (
             {"base_environment": {"environment_id": "0" * 32, "setup": ["true"]}},

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from orchestrator.policy import credentials as policy
 from orchestrator.sandboxes.specs import read_spec, variables_of
 from tests.fakes.api import Api
 from tests.fakes.rows import key_row
@@ -30,12 +29,6 @@ async def create(api: Api, credential_id: str = "crm", **fields: Any) -> dict[st
     assert answer.status_code == 200, answer.text
     created: dict[str, Any] = answer.json()
     return created
-
-
-@pytest.fixture
-def offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it is when something injects them."""
-    monkeypatch.setattr(policy, "ARE_INJECTED", True)
 
 
 async def test_answers_have_metadata_only(api: Api) -> None:
@@ -125,7 +118,7 @@ async def test_what_is_wrong_is_400_with_its_path(api: Api, method: str, path: s
     assert "canary\r" not in message
 
 
-async def test_another_projects_credentials_are_unknown(api: Api, offered: None) -> None:
+async def test_another_projects_credentials_are_unknown(api: Api) -> None:
     for name in ("ours", "theirs"):
         project = await api.store.ensure_project(name)
         await api.store.create_key(key_row(project.id), hashlib.sha256(name.encode()).digest())
@@ -160,22 +153,7 @@ every_place = pytest.mark.parametrize(("path", "lead", "body_of"), NAMED, ids=["
 
 
 @every_place
-async def test_naming_one_is_refused_as_long_as_nothing_injects_it(
-    api: Api, path: str, lead: str, body_of: Any
-) -> None:
-    await create(api)
-    rules = {"allowlist": [{"domain": "a.example"}, {"domain": "crm.example.com", "credential": "crm"}]}
-    for environment, at in (
-        ({"env": {"A": {"credential": "crm"}}}, "env.A.credential"),
-        ({"network": rules, "sources": [{"type": "http", "source": "https://a.example", "target": "workspace/a"}]},
-         "network.allowlist[1].credential"),
-    ):  # fmt: skip
-        status, code, message = await api.error("POST", path, json=body_of(environment))
-        assert (status, code, message) == (400, "not_supported", f"Not supported: '{lead}{at}'.")
-
-
-@every_place
-async def test_what_is_named_must_be_there(api: Api, offered: None, path: str, lead: str, body_of: Any) -> None:
+async def test_what_is_named_must_be_there(api: Api, path: str, lead: str, body_of: Any) -> None:
     await create(api)
     await create(api, "revoked")
     await api.client.post(f"{CREDENTIALS}/revoked:revoke")
@@ -196,7 +174,7 @@ async def test_what_is_named_must_be_there(api: Api, offered: None, path: str, l
     assert (await api.client.get("/v1beta/environments")).json() == {"environments": []}
 
 
-async def test_a_sandbox_has_a_placeholder(api: Api, offered: None) -> None:
+async def test_a_sandbox_has_a_placeholder(api: Api) -> None:
     await create(api)
     body = {"env": {"TOKEN": {"credential": "crm"}, "MODE": "test"}}
     answer = await api.client.post("/v1beta/environments", json=body)
@@ -207,7 +185,7 @@ async def test_a_sandbox_has_a_placeholder(api: Api, offered: None) -> None:
     assert json.loads(row.spec)["env"]["TOKEN"] == {"credential": "crm"}
 
 
-async def test_variables_that_are_added_to_an_environment_are_checked(api: Api, offered: None) -> None:
+async def test_variables_that_are_added_to_an_environment_are_checked(api: Api) -> None:
     made = (await api.client.post("/v1beta/environments", json={})).json()
     environment = {"type": "remote", "environment_id": made["id"], "env": {"A": {"credential": "crm"}}}
     body = {"agent": "general", "input": "x", "environment": environment}
@@ -218,7 +196,7 @@ async def test_variables_that_are_added_to_an_environment_are_checked(api: Api, 
     assert (status, message) == (400, "Invalid value at 'env.A.credential': Credential 'crm' not found.")
 
 
-async def test_what_an_agent_brings_along_is_looked_for_at_each_call(api: Api, offered: None) -> None:
+async def test_what_an_agent_brings_along_is_looked_for_at_each_call(api: Api) -> None:
     await create(api)
     base = {"env": {"A": {"credential": "crm"}}}
     answer = await api.client.post("/v1beta/agents", json={"id": "clerk", "base_environment": base})

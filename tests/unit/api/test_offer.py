@@ -90,7 +90,6 @@ def test_offered(fields: dict[str, Any]) -> None:
         ({"input": [{"type": "mcp_server_tool_call", "id": "c", "name": "f", "server_name": "m"}]}, "input[0].type"),
         ({"input": [{"type": "document", "data": "AAAA", "mime_type": "application/pdf"}]}, "content"),
         ({"environment": {"environment_id": "a" * 32, "sources": [INLINE]}}, "environment.sources"),
-        ({"environment": {"env": {"A": {"credential": "c"}}}}, "environment.env.A.credential"),
     ],
     ids=str,
 )  # fmt: skip

@@ -83,7 +83,6 @@ def test_a_fault_is_told_with_file_and_line(corral: Corral, clerk: Path) -> None
         (TEXT.replace("description", "descripton"), 2, "closest known name: 'description'"),
         (TEXT.replace("code_execution", "computer_use"), 7, "Not supported: 'tools[0].type' 'computer_use'"),
         (TEXT.replace("id: clerk", "id: google-clerk"), 1, "are reserved"),
-        (TEXT.replace("TOKEN: s3cr3t", "TOKEN: {credential: c}"), 9, "base_environment.env.TOKEN.credential"),
     ):
         (clerk / "agent.yaml").write_text(text)
         outcome = corral("agents", "validate", "clerk")

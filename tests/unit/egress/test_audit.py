@@ -39,11 +39,13 @@ async def test_an_entry_says_who_was_reached_and_never_more_than_that() -> None:
     log = Log()
     audit = Audit(log.note, ManualClock())
     audit.report("env", crossing(method="GET", path="/" + "x" * 5000, rule="*", address="1.1.1.1"), 0.25)
-    audit.report("env", crossing("denied", reason="no " * 1000), 0)
+    audit.report("env", crossing("denied", reason="no " * 1000, credentials=("crm",), interactions=("v1_a",)), 0)
     await audit.flush()
     (kind, told), (denied_kind, denied) = log.entries
     assert (kind, denied_kind) == ("network.connection", "network.denied")
     assert (told["host"], told["port"], told["method"], told["duration_ms"]) == ("a.example", 80, "GET", 250.0)
+    assert (told["credentials"], told["interactions"]) == (None, None)
+    assert (denied["credentials"], denied["interactions"]) == (["crm"], ["v1_a"])
     assert len(told["path"]) == len(denied["reason"]) == 300
 
 
