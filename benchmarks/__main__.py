@@ -17,6 +17,7 @@ from typing import Any
 
 from benchmarks import (
     burst,
+    egress,
     event_log,
     footprint,
     forks,
@@ -49,6 +50,7 @@ _FAMILIES: Mapping[str, Callable[[Plan], list[Row]]] = {
     "pauses": pauses.run,
     "lives": lives.run,
     "recovery": recovery.run,
+    "egress": egress.run,
     "event-log": event_log.run,
     "streams": streams.run,
     "readers": readers.run,

@@ -77,7 +77,7 @@ class Exchanges:
             self._client.end()
             return None
         finally:
-            self._drop_line()
+            self._leave_line()
 
     async def _head(self) -> h11.Request | None:
         """The next request, or None."""
@@ -147,7 +147,7 @@ class Exchanges:
             raise Denied(wanted.reason)
         crossing.credentials = insertion.ids
         while True:
-            line = await self._line_to(crossing, allowed, target)
+            line = await self._line_to(crossing, allowed, has_body=body is not None)
             try:
                 async with patient(self._gate.limits.idle_timeout_s) as patience:
                     transfer = Transfer(self._client, self._protocol, line, self._gate.counter(crossing))
@@ -202,10 +202,14 @@ class Exchanges:
             raise Denied(rewritten.reason)
         return rewritten
 
-    async def _line_to(self, crossing: Crossing, allowed: Allowed, target: Target) -> Line:
-        """A connection: the one that is there, if it is to the same server."""
+    async def _line_to(self, crossing: Crossing, allowed: Allowed, *, has_body: bool) -> Line:
+        """A connection: the one that is there, if it is to the same server, or one that another program has left."""
         place = (allowed.host, allowed.port)
-        if self._line is not None and (self._line.target != place or self._line.outside.reader.at_eof()):
+        if self._line is not None and self._line.target != place:
+            self._drop_line()
+        if self._line is None and self._kind == "https" and not has_body:  # a body cannot be sent again
+            self._line = self._gate.parked.take(place)
+        if self._line is not None and self._line.outside.reader.at_eof():
             self._drop_line()
         if self._line is None:
             outside = await self._dial(crossing, allowed)
@@ -215,6 +219,13 @@ class Exchanges:
         if crossing.credentials and self._kind == "http":
             self._gate.check_clear(crossing, allowed)
         return self._line
+
+    def _leave_line(self) -> None:
+        """To the next program, if it can have it."""
+        if self._line is not None and self._kind == "https":
+            self._gate.parked.put(self._line)
+            self._line = None
+        self._drop_line()
 
     def _drop_line(self) -> None:
         if self._line is not None:

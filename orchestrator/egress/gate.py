@@ -17,6 +17,7 @@ from orchestrator.egress import hello
 from orchestrator.egress.connector import Connector
 from orchestrator.egress.crossing import Client, Crossing, Kind, Outside, patient, relay
 from orchestrator.egress.injection import Injection
+from orchestrator.egress.parked import ParkedLines
 from orchestrator.errors import CorralError, NetworkError
 from orchestrator.policy.network import Allowed, HostProblem, NetworkPolicy, Refusal, address_of, parse_host
 
@@ -95,6 +96,8 @@ class Gate:
         self.connections = 0
         """Of programs, at this moment."""
         self._crossings: set[Crossing] = set()
+        self.parked = ParkedLines()
+        """Connections that requests may use which come next."""
 
     @property
     def has_room(self) -> bool:
@@ -123,6 +126,7 @@ class Gate:
         """From now on other rules hold, and other variables; what they do not allow is cut."""
         self.policy = policy
         self.injection = injection or self.injection
+        self.parked.clear()
         for crossing in list(self._crossings):
             reason = self._objection(crossing)
             if reason and crossing.cut is not None:

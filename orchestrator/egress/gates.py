@@ -64,6 +64,8 @@ class Gates:
 
     async def aclose(self) -> None:
         """Writes what was not written yet. Call it when all links are closed."""
+        for gate in self._gates.values():
+            gate.parked.clear()
         await self._audit.aclose()
 
     def gate(
@@ -112,5 +114,6 @@ class Gates:
 
     def forget(self, environment_id: str) -> None:
         """The environment is gone."""
-        self._gates.pop(environment_id, None)
+        if (gate := self._gates.pop(environment_id, None)) is not None:
+            gate.parked.clear()
         self._audit.forget(environment_id)

@@ -230,6 +230,55 @@ async def test_a_websocket_passes_with_its_credential(opened: Opened, internet: 
     assert f"Authorization: Bearer {CANARY}".encode() in heads[0]
 
 
+class CountingServer:
+    """`site.test`, which says on each connection how many requests came on it."""
+
+    def __init__(self) -> None:
+        self.served: list[int] = []
+        """Of each connection, how many requests came."""
+        self.closes_after_s: float | None = None
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.served.append(0)
+        number = len(self.served) - 1
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            if length := int(
+                dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:-2]).get("Content-Length", 0)
+            ):
+                await reader.readexactly(length)
+            self.served[number] += 1
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            if self.closes_after_s is not None:
+                await asyncio.sleep(self.closes_after_s)
+                return
+
+
+async def test_the_next_program_goes_on_with_a_connection_that_is_there(opened: Opened, internet: Authority) -> None:
+    counting = CountingServer()
+    out = await opened(WITH_BEARER)
+    async with tls_server(internet, counting.serve) as port:
+        url = f"https://site.test:{port}/"
+        for _ in range(3):
+            assert await out.bash(f"curl -sS {url}") == "ok"
+        assert counting.served == [3]
+        assert await out.bash(f"curl -sS -d x {url}") == "ok", "a body cannot be sent again: it goes over its own"
+        assert counting.served == [3, 1]
+        out.gates.gate("e" * 32, network(allow({"domain": "site.test", "methods": ["GET"]})), "project")
+        assert await out.bash(f"curl -sS {url}") == "ok"
+        assert counting.served == [3, 1, 1], "other rules, other connections"
+        out.gates.forget("e" * 32)
+
+
+async def test_one_that_was_closed_meanwhile_is_not_used(opened: Opened, internet: Authority) -> None:
+    counting = CountingServer()
+    counting.closes_after_s = 0.0
+    out = await opened(WITH_BEARER)
+    async with tls_server(internet, counting.serve) as port:
+        for _ in range(3):
+            assert await out.bash(f"curl -sS https://site.test:{port}/") == "ok"
+    assert counting.served == [1, 1, 1]
+
+
 # whom it is to
 
 
