@@ -21,7 +21,6 @@ from orchestrator.egress.parked import ParkedLines
 from orchestrator.errors import CorralError, NetworkError
 from orchestrator.policy.network import Allowed, HostProblem, NetworkPolicy, Refusal, address_of, parse_host
 
-_TLS_PORT = 443
 _UNREACHED_KEPT = 16
 _REASON_CHARS = 400
 _RESOLVING_AT_ONCE = 4
@@ -213,7 +212,7 @@ class Gate:
 
     async def tunnel(self, crossing: Crossing, allowed: Allowed, client: Client, outside: Outside) -> None:
         """Carries bytes that nobody reads, to the end of both directions."""
-        read = self.guarded(allowed, client) if allowed.port == _TLS_PORT else None
+        read = self.guarded(allowed, client)
         await relay(client, outside, self.counter(crossing), self.limits.idle_timeout_s, read)
 
     def counter(self, crossing: Crossing) -> Callable[[int, int], None]:
@@ -269,21 +268,24 @@ class Gate:
                 except ValueError:
                     raise Denied("its first TLS message cannot be read") from None
                 if name is not None:
-                    self._check_name(allowed, name)
+                    await self._check_name(allowed, name)
                 break
             is_judged = True
             return data
 
         return read
 
-    def _check_name(self, allowed: Allowed, text: str) -> None:
-        """The name that TLS asks for is the one that was let through: else any site of a shared server could be had."""
+    async def _check_name(self, allowed: Allowed, text: str) -> None:
+        """The name that TLS asks for is the one that was let through: else any site of a shared server could be had.
+        Who connects to an address may ask for what could be had by name, unread.
+        """
         try:
             name = parse_host(text)
         except HostProblem:
             raise Denied("it asks for a name in TLS that is none") from None
         if address_of(allowed.host) is not None:
-            self.judge(name, allowed.port)
+            if await self.injection.reads(self.judge(name, allowed.port)):
+                raise Denied(f"requests to {name} must be read: connect to it by its name")
         elif name != allowed.host:
             raise Denied(f"it was opened to {allowed.host}, and asks for {name} in TLS")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import h11
 
@@ -25,6 +25,7 @@ from orchestrator.policy.urls import UrlProblem, parse_authority
 _HANDSHAKE = 22
 _PIECE_BYTES = 64 << 10
 _HTTP_PORT, _HTTPS_PORT = 80, 443
+_END_TIMEOUT_S = 10.0
 
 
 class Interception:
@@ -48,8 +49,10 @@ class Interception:
             NetworkError, CorralError, OSError: it broke, other than with a request, which is told of for itself.
         """
         crossing.is_read = True
-        async with patient(gate.limits.header_timeout_s):
-            first = await client.read()
+        first = b""
+        with _kept_in_hand():
+            async with patient(gate.limits.header_timeout_s):
+                first = await client.read()
         client.unread(first)
         if not first:
             client.end()
@@ -78,9 +81,20 @@ class Interception:
 async def _serve(exchanges: Exchanges) -> None:
     """To the end. What broke with a request is told of with it, and not a second time as the tunnel's."""
     try:
-        await exchanges.serve()
+        with _kept_in_hand():
+            await exchanges.serve()
     except (CorralError, OSError):
         if not exchanges.is_told:
+            raise
+
+
+@contextlib.contextmanager
+def _kept_in_hand() -> Iterator[None]:
+    """A tunnel for which there comes no request is no failure: browsers open some before they know what for."""
+    try:
+        yield
+    except NetworkError as error:
+        if error.code != "network_idle":
             raise
 
 
@@ -149,8 +163,10 @@ class TlsChannel:
         self._client.close()
 
     async def aclose(self) -> None:
-        """When the end has been sent, if there is one."""
+        """When the end has been sent, if there is one and the program still takes something."""
         if self._ending is not None:
+            await asyncio.wait([self._ending], timeout=_END_TIMEOUT_S)
+            self._ending.cancel()
             await asyncio.gather(self._ending, return_exceptions=True)
 
     async def _end(self) -> None:

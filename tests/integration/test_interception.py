@@ -305,6 +305,31 @@ async def test_n4_tls_asks_for_the_name_of_the_tunnel(opened: Opened, web: WebSe
     assert not web.requests
 
 
+async def test_n4_an_address_is_no_way_around_the_rule_of_a_name(opened: Opened, internet: Authority) -> None:
+    rules = allow("127.0.0.2", "other.test", {"domain": "site.test", "methods": ["GET"]})
+    out = await opened(rules, exceptions=["127.0.0.0/8"])
+    with WebServer(host="127.0.0.2", tls=await internet.context("site.test")) as web:
+        web.pages["/a"] = page(b"content")
+        way = f"--connect-to ::127.0.0.2:{web.port}"
+        said = await out.bash(f"curl -sS -k {way} https://other.test/a; curl -sS -k {way} https://site.test/a 2>&1")
+        assert said.count("content") == 1, "the first asks for a name that need not be read"
+        assert len(web.requests) == 1
+    assert "by its name" in (await requests_of(out, 2))[1]["reason"]
+
+
+async def test_connections_that_are_kept_in_hand_are_no_failures(opened: Opened, web: WebServer) -> None:
+    """Browsers open some before they know what for."""
+    out = await opened(WITH_BEARER, limits=GateLimits(header_timeout_s=0.3))
+    async with tunnel(out, f"site.test:{web.port}") as (reader, writer):
+        assert await reader.read(-1) == b""
+        writer.close()
+    async with tunnel(out, f"site.test:{web.port}", out.authority) as (reader, writer):
+        assert await reader.read(-1) == b""
+        writer.close()
+    assert await out.entries() == []
+    assert not out.gate.unreached
+
+
 @pytest.mark.parametrize(
     "head",
     [

@@ -677,11 +677,10 @@ def client_hello(name: str | None) -> bytes:
     ids=["same", "case", "none", "other-protocol", "other", "longer", "empty", "endless"],
 )
 async def test_n4_a_tunnel_asks_in_tls_for_the_name_that_it_was_opened_to(
-    opened: Opened, first: bytes, passes: bool, monkeypatch: pytest.MonkeyPatch
+    opened: Opened, first: bytes, passes: bool
 ) -> None:
     out = await opened()
     async with served(echo) as port:
-        monkeypatch.setattr("orchestrator.egress.gate._TLS_PORT", port)
         _, reader, writer = await connect(out, f"site.test:{port}")
         for start in range(
             0, len(first), 50 if len(first) < 5000 else 20_000
