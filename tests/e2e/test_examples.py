@@ -125,6 +125,13 @@ def test_a_report_from_private_data(server: ServerProcess, tmp_path: Path) -> No
     assert "| s1 | Lyon | 40.00 |\n| s2 | Basel | 44.00 |" in report
 
 
+@pytest.mark.skipif(shutil.which("git") is None or shutil.which("curl") is None, reason="git or curl is not installed")
+def test_a_push_to_a_private_host(server: ServerProcess) -> None:
+    output = run_example(server, str(ROOT / "examples" / "private-push" / "walk.sh"))
+    assert output.count("✓ ") == 11, output
+    assert "git-receive-pack · with git-push" in output
+
+
 def test_the_demo(server: ServerProcess) -> None:
     variables = {**os.environ, "CORRAL_IMAGE": server.variables["CORRAL_IMAGE"]}
     result = subprocess.run(
