@@ -283,10 +283,12 @@ class Gate:
             name = parse_host(text)
         except HostProblem:
             raise Denied("it asks for a name in TLS that is none") from None
+        if name == allowed.host:
+            return  # also where it is an address, which some programs ask for as if it were a name
         if address_of(allowed.host) is not None:
             if await self.injection.reads(self.judge(name, allowed.port)):
                 raise Denied(f"requests to {name} must be read: connect to it by its name")
-        elif name != allowed.host:
+        else:
             raise Denied(f"it was opened to {allowed.host}, and asks for {name} in TLS")
 
     def _check_budget(self) -> None:

@@ -14,7 +14,7 @@ from orchestrator.clock import SystemClock
 from orchestrator.egress.certificates import Authority
 from tests.e2e.caller import Caller, Json
 from tests.e2e.server import ServerProcess
-from tests.fakes.web_server import WebServer, answer, page
+from tests.fakes.web_server import WebServer, answer
 
 HOST = "127.0.0.2"
 """Loopback, but not what programs inside take for their own."""
@@ -61,7 +61,7 @@ def asked(process: ServerProcess) -> Iterator[Caller]:
 @pytest.fixture
 def web(internet: Authority) -> Iterator[WebServer]:
     with WebServer(host=HOST, tls=asyncio.run(internet.context(HOST))) as server:
-        server.pages["/a"] = page(b"content")
+        server.pages["/a"] = server.taking(b"content")
         server.pages["/echo"] = lambda request: answer(request, b"said", X_Said=request.headers["Authorization"])
         yield server
 

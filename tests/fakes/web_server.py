@@ -28,7 +28,7 @@ class WebServer:
         self.requests: list[tuple[str, dict[str, str]]] = []
         """Path with query, and headers with names in lower case."""
         self.bodies: list[bytes] = []
-        """Of requests that had a `Content-Length`."""
+        """What `taking` has taken."""
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -39,7 +39,6 @@ class WebServer:
                 server.pages.get(self.path.partition("?")[0], server.fallback)(self)
 
             def do_POST(self) -> None:
-                server.bodies.append(self.rfile.read(int(self.headers.get("Content-Length", "0"))))
                 self.do_GET()
 
             def log_message(self, format: str, *args: Any) -> None:
@@ -60,6 +59,16 @@ class WebServer:
             scheme = "https"
         self.url = f"{scheme}://{host}:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+
+    def taking(self, content: bytes) -> Page:
+        """A page that keeps what it is sent in `bodies`."""
+
+        def take(request: BaseHTTPRequestHandler) -> None:
+            if length := int(request.headers.get("Content-Length", "0")):
+                self.bodies.append(request.rfile.read(length))
+            answer(request, content)
+
+        return take
 
     def __enter__(self) -> Self:
         self._thread.start()

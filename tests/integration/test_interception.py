@@ -53,7 +53,7 @@ async def internet(tmp_path: Path) -> Authority:
 async def web(internet: Authority) -> AsyncGenerator[WebServer, None]:
     """`https://site.test`, whose pages `/a` and `/echo` there are; the latter repeats what it gets."""
     with WebServer(tls=await internet.context("site.test")) as server:
-        server.pages["/a"] = page(b"content")
+        server.pages["/a"] = server.taking(b"content")
         server.pages["/echo"] = echo
         yield server
 
