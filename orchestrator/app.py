@@ -39,6 +39,7 @@ from orchestrator.egress.certificates import Authority
 from orchestrator.egress.gate import GateLimits
 from orchestrator.egress.gates import EgressSettings, Gates
 from orchestrator.egress.http import tls_context
+from orchestrator.egress.injection import FindIn
 from orchestrator.egress.interception import Interception
 from orchestrator.egress.posting import Poster
 from orchestrator.errors import ConfigError
@@ -139,9 +140,6 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         if driver is None:
             driver = _docker(settings)
         skills = await asyncio.to_thread(_skills, settings)
-        fetcher = Fetcher(settings.data_dir / _FETCHING_NAME, clock, _sources(settings, own, skills))
-        stack.push_async_callback(in_time.end, "sources", fetcher.aclose, 0.75)
-        await fetcher.open()
         sealing = sealing_keys(settings)
         is_single_user = is_loopback(settings.host) and not await store.keys()
         await check_keys(sealing, store, is_single_user=is_single_user)
@@ -149,6 +147,10 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         stack.push_async_callback(in_time.end, "token exchange", exchange.aclose, 0.25)
         credentials = Vault(store, sealing, TokenExchange(exchange), clock)
         stack.push_async_callback(in_time.end, "credentials", credentials.aclose, 0.5)
+        fetching = settings.data_dir / _FETCHING_NAME
+        fetcher = Fetcher(fetching, clock, _sources(settings, own, skills), credentials.found)
+        stack.push_async_callback(in_time.end, "sources", fetcher.aclose, 0.75)
+        await fetcher.open()
         gates = await _gates(settings, store, clock, own, credentials)
         if gates is not None:
             gates.open()
@@ -157,7 +159,7 @@ async def open_services(settings: Settings, driver: SandboxDriver | None = None)
         agents = Catalogue(store, registry, clock, models.resolve, environments, skills)
         stack.push_async_callback(in_time.end, "sandboxes", environments.aclose, 0.75)
         await environments.open()
-        poster = _poster(settings, own)
+        poster = _poster(settings, own, credentials.found)
         stack.push_async_callback(in_time.end, "hooks", poster.aclose, 0.25)
         supervisor = Supervisor(
             store,
@@ -379,9 +381,9 @@ def _host_lists(settings: Settings) -> tuple[HostList, HostList]:
     return HostList.parse(settings.network_exceptions), HostList.parse(settings.network_denied, "network_denied")
 
 
-def _poster(settings: Settings, own: OwnAddresses) -> Poster:
+def _poster(settings: Settings, own: OwnAddresses, find: FindIn | None = None) -> Poster:
     exceptions, denied = _host_lists(settings)
-    return Poster(exceptions, _expanded(settings.sources.ca_file), denied=denied, own=own)
+    return Poster(exceptions, _expanded(settings.sources.ca_file), denied=denied, own=own, find=find)
 
 
 async def _gates(settings: Settings, store: Store, clock: Clock, own: OwnAddresses, credentials: Vault) -> Gates | None:

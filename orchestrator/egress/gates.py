@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -12,13 +12,9 @@ from orchestrator.egress.addresses import OwnAddresses
 from orchestrator.egress.audit import Audit
 from orchestrator.egress.connector import Connector, Resolver
 from orchestrator.egress.gate import Gate, GateLimits, Interceptor
-from orchestrator.egress.injection import Injection
-from orchestrator.policy.network import HostList, NetworkPolicy, Refusal
-from orchestrator.policy.secrets import CredentialSecret
+from orchestrator.egress.injection import FindIn, Injection
+from orchestrator.policy.network import HostList, NetworkPolicy
 from orchestrator.wire.network import Network
-
-FindIn = Callable[[str, Collection[str]], Awaitable[Mapping[str, CredentialSecret | Refusal]]]
-"""What a project's credentials stand for now, by id, or why they cannot be had."""
 
 PORT = 3128
 """Where programs find the way out, on the sandbox's loopback."""

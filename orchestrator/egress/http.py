@@ -18,7 +18,7 @@ from pathlib import Path
 from orchestrator.egress.addresses import refused
 from orchestrator.egress.dialer import Dialer
 from orchestrator.errors import NetworkError
-from orchestrator.policy.network import Refusal, without
+from orchestrator.policy.network import Refusal, address_of, without
 from orchestrator.policy.urls import Url, UrlProblem
 
 REDIRECT_LIMIT = 5
@@ -133,10 +133,21 @@ class HttpClient:
 
     def _granted(self, method: str, url: Url) -> Mapping[str, str]:
         """What the host's rules add to such a request. Raises `NetworkError`: they do not let it through."""
-        given = self._dialer.judge(url.host, url.port).judge_request(method, url.path)
+        allowed = self._dialer.judge(url.host, url.port)
+        given = allowed.judge_request(method, url.path)
         if isinstance(given, Refusal):
             raise refused(given)
+        if url.scheme == "http" and any(rule.is_secret for rule in allowed.rules):
+            self._check_clear(url)
         return given
+
+    def _check_clear(self, url: Url) -> None:
+        """A credential goes over a connection that anybody may read only where the operator knows the way."""
+        address, exceptions = address_of(url.host), self._dialer.policy.exceptions
+        known = exceptions.names(url.host, url.port)
+        if not known and (address is None or not exceptions.holds(url.host, address, url.port)):
+            reason = f"credentials are not sent over plain http:// to {url.host}; use https://"
+            raise NetworkError(reason, code="network_refused")
 
     @contextlib.contextmanager
     def _ask(self, url: Url, own: Mapping[str, str]) -> Generator[Answer, None, None]:

@@ -10,14 +10,26 @@ from dataclasses import dataclass, field
 
 from orchestrator.egress.echoes import Echoes
 from orchestrator.policy.injection import Swaps
-from orchestrator.policy.network import Allowed, Refusal, fits, granted
+from orchestrator.policy.network import Allowed, NetworkPolicy, Refusal, fits, granted
 from orchestrator.policy.rules import Rule
 from orchestrator.policy.secrets import CredentialSecret, HeaderSecret, VariableSecret
 
 _TLS_PORT = 443
 
+FindIn = Callable[[str, Collection[str]], Awaitable[Mapping[str, CredentialSecret | Refusal]]]
+"""What a project's credentials stand for now, by id, or why they cannot be had."""
 Find = Callable[[Collection[str]], Awaitable[Mapping[str, CredentialSecret | Refusal]]]
-"""What credentials of the environment's project stand for now, by id, or why they cannot be had."""
+"""The same of one project."""
+
+
+async def armed(policy: NetworkPolicy, project_id: str, find: FindIn | None) -> NetworkPolicy:
+    """Rules with what their credentials stand for now, for who asks within minutes. Secret.
+
+    A token that ends within the time is not renewed; a credential that cannot be had refuses its own requests only.
+    """
+    wanted = policy.credentials
+    found = await find(project_id, wanted) if find is not None and wanted else {}
+    return policy.with_secrets({each: _header(found[each], each) for each in wanted if each in found})
 
 
 async def _nobody(ids: Collection[str]) -> Mapping[str, CredentialSecret | Refusal]:

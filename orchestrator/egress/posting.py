@@ -16,6 +16,7 @@ from pathlib import Path
 from orchestrator.egress.addresses import OwnAddresses
 from orchestrator.egress.dialer import Dialer
 from orchestrator.egress.http import HttpClient, cut, tls_context
+from orchestrator.egress.injection import FindIn, armed
 from orchestrator.errors import NetworkError
 from orchestrator.policy.network import HostList, NetworkPolicy
 from orchestrator.policy.urls import Url, UrlProblem
@@ -42,8 +43,12 @@ class Poster:
         *,
         denied: HostList | None = None,
         own: OwnAddresses | None = None,
+        find: FindIn | None = None,
     ) -> None:
-        """`ca_file`: who else is trusted to sign certificates. The rest is the operator's, as for sources."""
+        """`ca_file`: who else is trusted to sign certificates; without `find` no credential can be had. The rest is the
+        operator's, as for sources.
+        """
+        self._find = find
         self._exceptions = exceptions
         self._denied = denied if denied is not None else HostList()
         self._own = own if own is not None else OwnAddresses()
@@ -65,8 +70,10 @@ class Poster:
         *,
         timeout_s: float,
         limit_bytes: int,
+        project_id: str = "",
     ) -> Posted:
-        """Sends `body` once and returns what came back, whatever its status. Redirects are not followed.
+        """Sends `body` once and returns what came back, whatever its status. Redirects are not followed. Rules may name
+        credentials of the project.
 
         Cancelled, the connection is cut; the server may have got it.
 
@@ -79,6 +86,7 @@ class Poster:
         except UrlProblem as error:
             raise NetworkError(f"the address cannot be used: {error}", code="network_refused") from None
         policy = NetworkPolicy.of(network, self._exceptions, denied=self._denied)
+        policy = await armed(policy, project_id, self._find)
         letter = _Letter(Dialer(policy, own=self._own), self._ca_file)
         self._letters.add(letter)
         task = asyncio.wrap_future(self._threads.submit(letter.send, target, headers, body, limit_bytes))

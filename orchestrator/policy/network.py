@@ -355,7 +355,7 @@ def _armed(rule: Rule, found: Found) -> Rule:
     if isinstance(secret, Refusal):
         return replace(rule, credential="", refusal=secret.reason)
     own = {**without({secret.name: secret.value}, rule.headers), **rule.headers}
-    return replace(rule, credential="", headers=own)
+    return replace(rule, credential="", headers=own, is_secret=True)
 
 
 def _rule(rule: AllowedDomain, at: str) -> Rule:

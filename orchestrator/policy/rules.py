@@ -36,6 +36,9 @@ class Rule:
     paths: tuple[str, ...] = ()
     """Whole paths, or with `*` at the end beginnings of them; empty: all."""
 
+    is_secret: bool = False
+    """Whether a credential's header is among `headers`: they are not to go in the clear."""
+
     @property
     def adds(self) -> bool:
         """Whether requests get anything."""

@@ -392,8 +392,15 @@ class Supervisor:
         """Under the rules that the environment has now."""
         if (row := await self._store.environment(None, environment_id)) is None:
             raise NetworkError("the environment is gone", code="network_refused")
-        network = read_spec(row).network
-        return await self._poster.post(network, url, headers, body, timeout_s=timeout_s, limit_bytes=limit_bytes)
+        return await self._poster.post(
+            read_spec(row).network,
+            url,
+            headers,
+            body,
+            timeout_s=timeout_s,
+            limit_bytes=limit_bytes,
+            project_id=row.project_id,
+        )
 
     async def _sandbox(self, row: InteractionRow) -> Sandbox:
         if row.environment_id is None:

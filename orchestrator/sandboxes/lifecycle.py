@@ -296,7 +296,7 @@ class Lifecycle:
         """
         await self._let_out(sandbox, row.id, spec, row.project_id)
         if row.status == "pending" and not row.snapshot:
-            await put_sources(sandbox, spec, self._sources)
+            await put_sources(sandbox, spec, row.project_id, self._sources)
             moments.passed("start.furnished")
         await self._store.update_environment(
             row.id, status="active", target="", snapshot="", guest_id=sandbox.guest_id, accessed=True

@@ -41,8 +41,9 @@ for place, target in json.load(sys.stdin):
 class SourcePort(Protocol):
     """Who fetches: `orchestrator.sources.Fetcher`, or a test's own."""
 
-    def fetched(self, spec: EnvironmentSpec) -> AbstractAsyncContextManager[Delivery]:
-        """Everything that `spec` asks for, there for as long as the block lasts. May be repeated.
+    def fetched(self, spec: EnvironmentSpec, project_id: str) -> AbstractAsyncContextManager[Delivery]:
+        """Everything that `spec` asks for, there for as long as the block lasts. Its rules may name credentials of the
+        project. May be repeated.
 
         Raises `SourceFailed`: one could not be had, and nothing is delivered.
         """
@@ -65,7 +66,7 @@ def may_reach(source: Source, places: Sequence[str]) -> bool:
     return not isinstance(source, InlineSource) or any(PurePosixPath(source.path).is_relative_to(at) for at in places)
 
 
-async def put_sources(sandbox: Sandbox, spec: EnvironmentSpec, port: SourcePort | None) -> None:
+async def put_sources(sandbox: Sandbox, spec: EnvironmentSpec, project_id: str, port: SourcePort | None) -> None:
     """Puts the sources of an environment in place. May be repeated. Without a port only inline ones can be had.
 
     Raises `SourceFailed` if one cannot be had or be written; then the sandbox is not to be used.
@@ -77,7 +78,7 @@ async def put_sources(sandbox: Sandbox, spec: EnvironmentSpec, port: SourcePort 
         return
     if port is None:
         raise SourceFailed("this server fetches no sources")
-    async with port.fetched(spec) as delivery:
+    async with port.fetched(spec, project_id) as delivery:
         await _put(sandbox, _pieces(delivery.tar))
         if delivery.links:
             await _link(sandbox, delivery.links)

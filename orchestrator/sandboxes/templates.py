@@ -115,7 +115,7 @@ class Templates:
     ) -> None:
         self._watch(sandbox, limit_bytes)
         await self._let_out(sandbox, name, spec, project_id)
-        await put_sources(sandbox, spec, self._sources)
+        await put_sources(sandbox, spec, project_id, self._sources)
         for number, command in enumerate(spec.setup or (), 1):
             await _set_up(sandbox, f"command {number} of its setup", command)
         if spec.setup:

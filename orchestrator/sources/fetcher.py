@@ -20,6 +20,7 @@ from orchestrator.clock import Clock
 from orchestrator.egress.addresses import OwnAddresses
 from orchestrator.egress.dialer import Dialer
 from orchestrator.egress.http import HttpClient, tls_context
+from orchestrator.egress.injection import FindIn, armed
 from orchestrator.errors import ConfigError, InvalidRequest, SourceFailed
 from orchestrator.policy.locations import DEFAULT_REGION, bucket_of, folder_of, repository_url, s3_endpoint, sftp_url
 from orchestrator.policy.network import HostList, NetworkPolicy
@@ -79,8 +80,11 @@ class SourceSettings:
 class Fetcher:
     """Fetches sources into files below `folder`, which is emptied at `open`. `aclose` ends what is under way."""
 
-    def __init__(self, folder: Path, clock: Clock, settings: SourceSettings | None = None) -> None:
-        """Raises `ConfigError`."""
+    def __init__(
+        self, folder: Path, clock: Clock, settings: SourceSettings | None = None, find: FindIn | None = None
+    ) -> None:
+        """Without `find` no credential can be had. Raises `ConfigError`."""
+        self._find = find
         self._folder = folder
         self._clock = clock
         self._settings = settings if settings is not None else SourceSettings()
@@ -102,15 +106,18 @@ class Fetcher:
         await asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)
 
     @asynccontextmanager
-    async def fetched(self, spec: EnvironmentSpec) -> AsyncGenerator[Delivery, None]:
-        """Everything that `spec` asks for, there for as long as the block lasts.
+    async def fetched(self, spec: EnvironmentSpec, project_id: str = "") -> AsyncGenerator[Delivery, None]:
+        """Everything that `spec` asks for, there for as long as the block lasts. Its rules may name credentials of the
+        project, which are looked up once.
 
         May be repeated. Cancelled, it ends what it has begun, and what it has started.
 
         Raises:
             SourceFailed: one could not be had; it says which and why. Nothing is delivered.
         """
-        run = _Run(self._folder, self._settings, self._clock, self._gcs, spec)
+        policy = NetworkPolicy.of(spec.network, self._settings.exceptions, denied=self._settings.denied)
+        dialer = Dialer(await armed(policy, project_id, self._find), own=self._settings.own)
+        run = _Run(self._folder, self._settings, self._clock, self._gcs, spec, dialer)
         self._runs.add(run)
         task = self._threads.submit(run.fetch)
         working = asyncio.wrap_future(task)
@@ -129,7 +136,16 @@ class Fetcher:
 class _Run:
     """The sources of one environment, one after another, in one thread."""
 
-    def __init__(self, folder: Path, settings: SourceSettings, clock: Clock, gcs: Url, spec: EnvironmentSpec) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: SourceSettings,
+        clock: Clock,
+        gcs: Url,
+        spec: EnvironmentSpec,
+        dialer: Dialer,
+    ) -> None:
+        self._dialer = dialer
         self._parent = folder
         self._settings = settings
         self._clock = clock
@@ -193,13 +209,11 @@ class _Run:
         return FetchLimits(size_bytes, max_members, settings.timeout_s, settings.reserve_bytes)
 
     def _carry_out(self, source: Source, at: str, tar: tarfile.TarFile, links: list[Link], fetch: Fetch) -> None:
-        settings = self._settings
+        dialer = self._dialer
 
         def tree(target: str, **ways: bool) -> Tree:
             return Tree(tar, links, target, fetch, **ways)
 
-        policy = NetworkPolicy.of(self._spec.network, settings.exceptions, denied=settings.denied)
-        dialer = Dialer(policy, own=settings.own)
         match source:
             case InlineSource():
                 tree(source.path).add_only_file(BytesIO(source.data), len(source.data))

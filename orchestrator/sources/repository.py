@@ -92,7 +92,7 @@ def fetch_repository(source: RepositorySource, access: GitAccess, tree: Tree, fe
     with opened_tunnel(access.dialer) as tunnel:
         if access.profile is not None:
             url = replace(url, user=access.profile.user)
-        git = _Git(fetch, _environment(access, url, headers, tunnel, fetch.folder), tunnel, tuple(headers.values()))
+        git = _Git(fetch, _environment(access, url, headers, tunnel, fetch.folder), tunnel, _hidden(headers))
         place = fetch.folder / "repository"
         _clone(git, url, access.url, source, place)
         _check_tree(git, source, place, fetch)
@@ -201,6 +201,11 @@ def _text(url: Url) -> str:
 
 
 # the program
+
+
+def _hidden(headers: Mapping[str, str]) -> tuple[str, ...]:
+    """What must not be in what git says: values, and without a scheme before them."""
+    return (*headers.values(), *filter(None, (value.partition(" ")[2] for value in headers.values())))
 
 
 def _environment(

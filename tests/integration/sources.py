@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,14 @@ import pytest
 
 from orchestrator.clock import SystemClock
 from orchestrator.errors import SourceFailed
-from orchestrator.policy.network import HostList
+from orchestrator.policy.network import HostList, Refusal
+from orchestrator.policy.secrets import CredentialSecret
 from orchestrator.sources import Fetcher, SourceSettings
 from orchestrator.wire.environments import parse_environment
 
 LOOPBACK = HostList.parse(["127.0.0.1"])
 TARGET = "workspace/in"
+PROJECT = "project"
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,25 @@ class Delivered:
     modes: dict[str, int]
 
 
+class Credentials:
+    """Those of the project `PROJECT`."""
+
+    def __init__(self, **known: CredentialSecret) -> None:
+        self.known = known
+
+    async def find(self, project_id: str, ids: Collection[str]) -> Mapping[str, CredentialSecret | Refusal]:
+        assert project_id == PROJECT
+        return {each: self.known.get(each, Refusal(f"credential {each!r} is revoked")) for each in ids}
+
+
 @asynccontextmanager
-async def opened_fetcher(folder: Path, **settings: Any) -> AsyncGenerator[Fetcher, None]:
+async def opened_fetcher(
+    folder: Path, credentials: Credentials | None = None, **settings: Any
+) -> AsyncGenerator[Fetcher, None]:
     """At the end nothing is left in its folder."""
     place = folder / "fetching"
-    fetcher = Fetcher(place, SystemClock(), SourceSettings(**{"exceptions": LOOPBACK, **settings}))
+    given = SourceSettings(**{"exceptions": LOOPBACK, **settings})
+    fetcher = Fetcher(place, SystemClock(), given, credentials.find if credentials is not None else None)
     await fetcher.open()
     try:
         yield fetcher
@@ -47,7 +63,7 @@ async def deliver(fetcher: Fetcher, *sources: dict[str, Any], network: Any = Non
     listed = [{"target": TARGET, **source} for source in sources]
     spec = parse_environment({"type": "remote", "sources": listed, "network": network})
     assert spec is not None
-    async with fetcher.fetched(spec) as delivery:
+    async with fetcher.fetched(spec, PROJECT) as delivery:
         files: dict[str, bytes | None] = {}
         modes = {}
         with tarfile.open(delivery.tar) as tar:

@@ -14,9 +14,11 @@ import pytest
 from orchestrator.egress.posting import Posted, Poster
 from orchestrator.errors import NetworkError
 from orchestrator.policy.network import HostList
+from orchestrator.policy.secrets import header_secret
 from orchestrator.wire.environments import parse_environment
 from orchestrator.wire.network import Network
 from tests.fakes.web_server import WebServer, answer, redirect
+from tests.integration.sources import PROJECT, Credentials
 
 pytestmark = pytest.mark.anyio
 
@@ -50,6 +52,22 @@ async def refused(poster: Poster, url: str, network: Network | None = None, **fi
     with pytest.raises(NetworkError) as caught:
         await post(poster, url, network, **fields)
     return caught.value
+
+
+async def test_a_credential_of_the_rules_goes_along_and_is_looked_up_each_time(web: WebServer) -> None:
+    web.pages["/"] = web.taking(b"taken")
+    credentials = Credentials(crm=header_secret("crm", "X-Key", "", "canary-token"))
+    made = Poster(HostList.parse(["127.0.0.1"]), find=credentials.find)
+    named = rules({"domain": "127.0.0.1", "credential": "crm", "transform": {"X-A": "1"}})
+    try:
+        await post(made, f"{web.url}/", named, headers={"x-key": "own"}, project_id=PROJECT)
+        credentials.known.clear()
+        refusal = await refused(made, f"{web.url}/", named, project_id=PROJECT)
+    finally:
+        await made.aclose()
+    assert "is revoked" in refusal.message
+    ((_, headers),) = web.requests
+    assert (headers["x-key"], headers["x-a"]) == ("canary-token", "1")
 
 
 async def test_the_body_arrives_and_the_rule_has_the_last_word_about_headers(poster: Poster, web: WebServer) -> None:

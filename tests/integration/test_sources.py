@@ -20,13 +20,16 @@ from typing import Any
 import paramiko
 import pytest
 
+from orchestrator.clock import SystemClock
+from orchestrator.egress.certificates import Authority
 from orchestrator.errors import SourceFailed
 from orchestrator.policy.network import HostList
+from orchestrator.policy.secrets import header_secret
 from orchestrator.sources import Fetcher, S3Profile, SshProfile
 from tests.fakes.bucket_server import BucketServer
 from tests.fakes.sftp_server import SftpServer
 from tests.fakes.web_server import WebServer, answer, page, redirect
-from tests.integration.sources import TARGET, deliver, opened_fetcher, refused
+from tests.integration.sources import TARGET, Credentials, deliver, opened_fetcher, refused
 
 pytestmark = pytest.mark.anyio
 
@@ -110,6 +113,40 @@ async def test_a_file_with_its_digest(fetcher: Fetcher, web: WebServer) -> None:
     source = {"type": "http", "url": f"{web.url}/a.csv?x=1", "target": "workspace/a.csv", "sha256": digest.upper()}
     assert (await deliver(fetcher, source)).files == {"workspace/a.csv": b"a,b\n"}
     await refused(fetcher, {**source, "sha256": "0" * 64}, told=f"its SHA-256 is {digest}, not the one")
+
+
+async def test_a_credential_of_the_rules_goes_to_its_own_host_alone(tmp_path: Path) -> None:
+    internet = await asyncio.to_thread(Authority.open, tmp_path / "internet", SystemClock())
+    ca = tmp_path / "internet.pem"
+    ca.write_text(internet.pem)
+    hosts = "127.0.0.1", "127.0.0.2"
+    first, second = [await internet.context(host) for host in hosts]
+    credentials = Credentials(crm=header_secret("crm", "Authorization", "Bearer", "canary-token"))
+    rules = {"allowlist": [{"domain": "127.0.0.1", "credential": "crm"}, {"domain": "127.0.0.2"}]}
+    with WebServer(tls=first) as web, WebServer(host="127.0.0.2", tls=second) as other:
+        web.pages["/a"] = page(b"private")
+        web.pages["/to"] = redirect(f"{other.url}/b")
+        other.pages["/b"] = page(b"public")
+        exceptions = HostList.parse(["127.0.0.0/8"])
+        async with opened_fetcher(tmp_path, credentials, ca_file=ca, exceptions=exceptions) as fetcher:
+            source = {"type": "http", "source": f"{web.url}/a", "target": "workspace/a"}
+            assert (await deliver(fetcher, source, network=rules)).files == {"workspace/a": b"private"}
+            await deliver(fetcher, {**source, "source": f"{web.url}/to"}, network=rules)
+            credentials.known.clear()
+            message = await refused(fetcher, source, told="credential 'crm' is revoked", network=rules)
+            assert "canary" not in message
+            public = {**source, "source": f"{other.url}/b"}
+            assert (await deliver(fetcher, public, network=rules)).files == {"workspace/a": b"public"}
+    assert [headers.get("authorization") for _, headers in web.requests] == ["Bearer canary-token"] * 2
+    assert [headers.get("authorization") for _, headers in other.requests] == [None, None]
+
+
+async def test_a_credential_is_not_fetched_with_in_the_clear(tmp_path: Path) -> None:
+    credentials = Credentials(crm=header_secret("crm", "Authorization", "Bearer", "canary-token"))
+    rules = {"allowlist": [{"domain": "site.test", "credential": "crm"}]}
+    async with opened_fetcher(tmp_path, credentials, exceptions=HostList()) as fetcher:
+        source = {"type": "http", "source": "http://site.test/a"}
+        await refused(fetcher, source, told="credentials are not sent over plain http://", network=rules)
 
 
 async def test_f6_redirects_inside_are_refused_and_names_are_judged(fetcher: Fetcher, web: WebServer) -> None:

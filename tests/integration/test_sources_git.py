@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.policy.secrets import header_secret
 from orchestrator.sources import Fetcher, SshProfile
 from orchestrator.sources import repository as repository_module
 from orchestrator.sources.repository import has_git
@@ -22,7 +23,7 @@ from orchestrator.wire.environments import parse_environment
 from tests.fakes.far_engine import SSHD, SshServer
 from tests.fakes.git_server import GitServer, Repository
 from tests.fakes.web_server import WebServer, answer, page, redirect
-from tests.integration.sources import TARGET, Delivered, deliver, opened_fetcher, refused
+from tests.integration.sources import TARGET, Credentials, Delivered, deliver, opened_fetcher, refused
 
 pytestmark = pytest.mark.anyio
 
@@ -157,6 +158,19 @@ async def test_f5_a_token_is_nowhere_but_in_the_request(
     assert "transform" in message
     wrong = {"allowlist": [{"domain": "127.0.0.1", "transform": {"Authorization": "Basic canary"}}]}
     assert "canary" not in await refused(fetcher, source(server), told="401", network=wrong)
+
+
+async def test_a_private_repository_by_a_credential(tmp_path: Path, server: GitServer) -> None:
+    server.wanted = AUTHORIZATION
+    secret = header_secret("git", "Authorization", "Basic", AUTHORIZATION.partition(" ")[2])
+    credentials = Credentials(git=secret)
+    rules = {"allowlist": [{"domain": "127.0.0.1", "credential": "git"}]}
+    async with opened_fetcher(tmp_path, credentials, ca_file=server.ca) as fetcher:
+        assert (await deliver(fetcher, source(server), network=rules)).files["README.md"] == b"new"
+        credentials.known["git"] = header_secret("git", "Authorization", "Basic", "canary-wrong")
+        assert "canary" not in await refused(fetcher, source(server), told="401", network=rules)
+        credentials.known.clear()
+        await refused(fetcher, source(server), told="credential 'git' is revoked", network=rules)
 
 
 async def test_redirects_are_followed_by_us_and_never_by_git(

@@ -68,7 +68,7 @@ class Prepared:
                 tar.addfile(member, io.BytesIO(content))
 
     @asynccontextmanager
-    async def fetched(self, _spec: EnvironmentSpec) -> AsyncGenerator[Delivery, None]:
+    async def fetched(self, _spec: EnvironmentSpec, _project_id: str) -> AsyncGenerator[Delivery, None]:
         self.asked += 1
         if self._faults:
             raise self._faults.pop(0)
