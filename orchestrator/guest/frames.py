@@ -20,10 +20,10 @@ import json
 import struct
 from typing import Any, Dict, Iterator, Tuple
 
-PROTOCOL = 4
+PROTOCOL = 3
 OLDEST_PROTOCOL = 1
 """A guest of an earlier release goes on serving. 1 has no service `stop`, and forgets that it forgot a call; 2 has no
-service `accept`: nothing comes out of its sandbox; 3 has no service `trust`, and does not say that it listens."""
+service `accept`: nothing comes out of its sandbox."""
 MAX_PAYLOAD_BYTES = 256 * 1024
 WINDOW_BYTES = 512 * 1024
 

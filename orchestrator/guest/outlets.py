@@ -1,7 +1,6 @@
 """The sandbox's way out, as far as it is inside: a port of loopback whose connections are carried to the orchestrator.
 
-    accept  {"port"}    MESSAGE {"listening": port}; waits for a connection; MESSAGE {"accepted": port of who
-                        connected}, then DATA both ways
+    accept  {"port"}    waits for a connection; MESSAGE {"accepted": port of who connected}, then DATA both ways
 
 Bytes are carried, not looked at: what they say and whom they may reach is judged outside. A connection that no stream
 waits for stays in the kernel's queue, and what does not fit there is turned away by the kernel.
@@ -59,7 +58,6 @@ class Outlet:
 
     def open(self, stream: Stream) -> None:
         """Gives the next connection to `stream`."""
-        stream.send_message({"listening": self.port})
         stream.on_data = lambda _data: stream.reset("bad_request", "bytes before the connection")
         stream.on_close = lambda: self._give_up(stream)
         self._waiting.append(stream)

@@ -10,8 +10,7 @@
     stop   {"call", "verdict"}         ends a call, whoever began it, and forgets it; END when nothing of it runs
     warm   {"env"}                     starts the Python interpreter early
     calls  {}                          MESSAGE out: {"calls": {id: "running" | "finished"}}
-    accept {"port"}                    MESSAGES out: {"listening"}, {"accepted"}; DATA both ways: see `outlets.py`
-    trust  {"authority"}               MESSAGE out: {}: see `trust.py`
+    accept {"port"}                    MESSAGE out: {"accepted": …}, then DATA both ways: see `outlets.py`
 
 `output_limit_bytes` of output are kept, head and tail. A call that writes more than `output_total_limit_bytes` is
 stopped; every request may carry it.
@@ -39,7 +38,6 @@ from .outlets import Outlet
 from .processes import HandTask, end_background
 from .reactor import Reactor
 from .transfers import Transfer
-from .trust import Trust
 from .verdicts import Judge
 
 if TYPE_CHECKING:
@@ -53,7 +51,7 @@ _ENV_LIMIT_BYTES = 192 << 10
 class Services:
     """Opens streams."""
 
-    def __init__(self, reactor: Reactor, pool: HandPool, base_env: Dict[str, str], cwd: str, trust_folder: str) -> None:
+    def __init__(self, reactor: Reactor, pool: HandPool, base_env: Dict[str, str], cwd: str) -> None:
         self._reactor = reactor
         self._pool = pool
         self._base_env = base_env
@@ -73,12 +71,10 @@ class Services:
             "warm": self._open_warm,
             "calls": self._open_calls,
             "accept": self._open_accept,
-            "trust": self._open_trust,
             **dict.fromkeys(("terminal", "connect", "watch", "usage"), self._open_reach),
         }
         self._reach: Optional[Reach] = None
         self._outlet: Optional[Outlet] = None
-        self._trust = Trust(trust_folder)
 
     def greeting(self) -> Dict[str, Any]:
         """What HELLO tells besides the protocol."""
@@ -190,12 +186,6 @@ class Services:
             self._outlet = Outlet(self._reactor, int(request["port"]))
             self._base_env.update(self._outlet.variables)
         self._outlet.open(stream)
-
-    def _open_trust(self, stream: Stream, request: Dict[str, Any]) -> None:
-        self._trust.take(str(request["authority"]))
-        self._base_env.update(self._trust.variables)
-        stream.send_message({})
-        stream.end()
 
     def _open_reach(self, stream: Stream, request: Dict[str, Any]) -> None:
         if self._reach is None:

@@ -352,12 +352,9 @@ class Environments:
             fresh = await self._store.environment(None, row.id)
             merged = _changed(read_spec(fresh if fresh is not None else row), spec.network, spec.env)
             await self._store.update_environment(row.id, spec=dump_spec(merged))
-            sandbox = self._roster.linked(row.id)
             if self._gates is not None and self._gates.living(row.id) is not None:
-                gate = self._gates.gate(row.id, merged.network, row.project_id, held_credentials(merged))
-                if sandbox is not None:
-                    with contextlib.suppress(SandboxGone):  # whoever links it next says it again
-                        await self._lifecycle.trusted(sandbox, gate.authority_pem)
+                self._gates.gate(row.id, merged.network, row.project_id, held_credentials(merged))
+        sandbox = self._roster.linked(row.id)
         if sandbox is not None:
             sandbox.variables.update(variables_of(spec))
 

@@ -8,12 +8,10 @@ after `SandboxGone` on a new link. Cancelling a call cancels it inside and waits
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from orchestrator.errors import InvalidRequest, SandboxGone, SandboxStartFailed
 from orchestrator.guest.calls import OUTPUT_TOTAL_LIMIT_BYTES
 from orchestrator.sandboxes import reach
 from orchestrator.sandboxes.driver import SandboxRef
@@ -52,25 +50,6 @@ class Sandbox:
     @property
     def is_connected(self) -> bool:
         return not self.link.ended.is_set()
-
-    async def trust(self, authority: str) -> None:
-        """Makes the programs of all further calls trust who signed with these certificates in PEM.
-
-        Raises:
-            SandboxGone: the link ended. SandboxStartFailed: the guest cannot do it; the message says why.
-        """
-        with contextlib.closing(self.link.channel({"service": "trust", "authority": authority})) as channel:
-            try:
-                if await channel.message() is None:
-                    raise SandboxGone("the guest did not answer")
-            except InvalidRequest as error:
-                reason = f"its programs cannot be made to trust the server's authority: {error.message}"
-                raise SandboxStartFailed(reason, stage="network") from error
-
-    async def is_let_out(self) -> None:
-        """Returns once the way out is there. Raises `SandboxGone`, `SandboxStartFailed`: it cannot be set up."""
-        if self._outlet is not None:
-            await self._outlet.listening()
 
     def let_out(self, way_out: WayOut, port: int, on_trouble: Callable[[str], None]) -> None:
         """Gives the programs of all further calls a way out, on the sandbox's own `port`.

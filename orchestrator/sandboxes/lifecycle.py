@@ -37,7 +37,6 @@ from orchestrator.sandboxes.driver import (
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.link import Link
 from orchestrator.sandboxes.outlet import FIRST_PROTOCOL as OUTLETS_SINCE
-from orchestrator.sandboxes.outlet import TRUSTS_SINCE
 from orchestrator.sandboxes.pool import Pools, PoolSettings, Waiting
 from orchestrator.sandboxes.sources import SourcePort, put_sources
 from orchestrator.sandboxes.specs import held_credentials, parse_profile, read_spec, ref_of, sandbox_spec, variables_of
@@ -294,7 +293,7 @@ class Lifecycle:
         """Opens its way out, puts sources in place unless the files that it began with hold them. From here on it needs
         no snapshot.
         """
-        await self._let_out(sandbox, row.id, spec, row.project_id)
+        self._let_out(sandbox, row.id, spec, row.project_id)
         if row.status == "pending" and not row.snapshot:
             await put_sources(sandbox, spec, row.project_id, self._sources)
             moments.passed("start.furnished")
@@ -303,11 +302,8 @@ class Lifecycle:
         )
         moments.passed("start.active")
 
-    async def _let_out(self, sandbox: Sandbox, environment_id: str, spec: EnvironmentSpec, project_id: str) -> None:
-        """Where there is none, the sandbox's programs reach nobody: it has no other way.
-
-        Raises `SandboxStartFailed`: there should be one, and it cannot be set up.
-        """
+    def _let_out(self, sandbox: Sandbox, environment_id: str, spec: EnvironmentSpec, project_id: str) -> None:
+        """Where there is none, the sandbox's programs reach nobody: it has no other way."""
 
         def tell(reason: str) -> None:
             log.warning("sandbox_no_way_out", environment_id=environment_id, reason=reason)
@@ -319,18 +315,7 @@ class Lifecycle:
             tell("its guest is of an earlier release; it has one when the sandbox is next started")
             return
         gate = self._gates.gate(environment_id, spec.network, project_id, held_credentials(spec))
-        if gate.authority_pem and sandbox.link.protocol < TRUSTS_SINCE:
-            tell("its guest is of an earlier release: TLS that must be read fails until the sandbox is next started")
         sandbox.let_out(Entry(gate), self._gates.port, tell)
-        await self.trusted(sandbox, gate.authority_pem)
-        await sandbox.is_let_out()
-
-    async def trusted(self, sandbox: Sandbox, authority_pem: str) -> None:
-        """Makes the sandbox's programs trust this server's authority, if it is needed for what they ask. Raises
-        `SandboxError`.
-        """
-        if authority_pem and sandbox.link.protocol >= TRUSTS_SINCE:
-            await sandbox.trust(authority_pem)
 
     async def _note_start(self, row: EnvironmentRow, sandbox: Sandbox, kind: str, **told: object) -> None:
         """What is done is done, whether its entry can be written or not; who is cancelled here leaves no link."""

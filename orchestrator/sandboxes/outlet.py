@@ -13,7 +13,7 @@ from typing import Protocol
 
 import structlog
 
-from orchestrator.errors import CorralError, SandboxGone, SandboxStartFailed
+from orchestrator.errors import CorralError, SandboxGone
 from orchestrator.sandboxes.channel import Channel
 from orchestrator.sandboxes.link import Link
 
@@ -21,9 +21,6 @@ log = structlog.get_logger(__name__)
 
 FIRST_PROTOCOL = 3
 """Guests of earlier releases have no service `accept`."""
-TRUSTS_SINCE = 4
-"""Those have no service `trust`, and do not say that they listen."""
-_LISTENS_TIMEOUT_S = 20.0
 _WAITING = 2
 """Streams that wait at any time: the next is opened when one is taken, which takes less than a millisecond."""
 _PAUSE_S = 0.1
@@ -51,22 +48,11 @@ class Outlet:
         self._way_out = way_out
         self._on_trouble = on_trouble
         self._tasks: set[asyncio.Task[None]] = set()
-        self._listens: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def open(self) -> None:
         """Makes the guest listen before it carries out any call that is sent after this. Raises `SandboxGone`."""
         for _ in range(_WAITING):
             self._wait_for_one()
-        if self._link.protocol < TRUSTS_SINCE:
-            self._listens.set_result(None)
-
-    async def listening(self) -> None:
-        """Returns once the guest listens. Raises `SandboxGone`, `SandboxStartFailed`: it cannot."""
-        try:
-            async with asyncio.timeout(_LISTENS_TIMEOUT_S):
-                await asyncio.shield(self._listens)
-        except TimeoutError:
-            raise SandboxGone("the guest does not say whether it listens") from None
 
     async def aclose(self) -> None:
         """Ends all connections."""
@@ -84,13 +70,13 @@ class Outlet:
     async def _take(self, channel: Channel) -> None:
         with contextlib.closing(channel):
             try:
-                await self._accepted(channel)
-            except SandboxGone as error:
-                self._settle(error)
+                accepted = await channel.message()
+                if accepted is None or not isinstance(accepted.get("accepted"), int):
+                    raise SandboxGone("the guest gave a connection that is none")
+            except SandboxGone:
                 return
             except CorralError as error:
                 log.warning("sandbox_no_way_out", reason=error.message)
-                self._settle(SandboxStartFailed(f"its way out cannot be set up: {error.message}", stage="network"))
                 self._on_trouble(error.message)
                 return
             if is_crowded := not self._way_out.has_room:
@@ -100,21 +86,3 @@ class Outlet:
                 self._wait_for_one()
             if not is_crowded:
                 await self._way_out.serve(channel)
-
-    async def _accepted(self, channel: Channel) -> None:
-        """Returns when the channel has a connection."""
-        message = await channel.message()
-        if message is not None and isinstance(message.get("listening"), int):
-            self._settle(None)
-            message = await channel.message()
-        if message is None or not isinstance(message.get("accepted"), int):
-            raise SandboxGone("the guest gave a connection that is none")
-
-    def _settle(self, error: CorralError | None) -> None:
-        if self._listens.done():
-            return
-        if error is None:
-            self._listens.set_result(None)
-        else:
-            self._listens.set_exception(error)
-            self._listens.exception()  # nobody may ask

@@ -386,7 +386,6 @@ def _start_guest(folder: Path, start_timeout_s: float) -> None:
         "--cwd": folder / "workspace",
         "--home": folder / "home",
         "--drop": "no",
-        "--trust": folder / "trust",
     }
     command = [sys.executable, "-I", "-S", _PROGRAM, _REPOSITORY, folder, str(start_timeout_s)]
     command += [part for pair in arguments.items() for part in pair]

@@ -20,8 +20,8 @@ def connected(port: int) -> socket.socket:
 
 
 def taken(talk: Talk) -> Talk:
-    talk.until(lambda: any("accepted" in message for message in talk.messages))
-    assert isinstance(talk.messages[-1]["accepted"], int)
+    talk.until(lambda: talk.messages)
+    assert isinstance(talk.messages[0]["accepted"], int)
     return talk
 
 

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
-import ssl
 from collections.abc import AsyncIterator
 
 import pytest
 
 from orchestrator.clock import SystemClock
 from orchestrator.egress.audit import Audit
-from orchestrator.egress.certificates import Authority
 from orchestrator.egress.gates import EgressSettings, Gates
-from orchestrator.egress.interception import Interception
-from orchestrator.errors import SandboxStartFailed
 from orchestrator.sandboxes import lifecycle
 from orchestrator.wire.environments import parse_environment
 from tests.fakes.lives import World, eventually, says, spec_of, used
@@ -103,67 +97,6 @@ async def test_a_guest_of_an_earlier_release_has_none_and_the_log_says_so(
         return "sandbox.no_way_out" in await world.kinds(row.id)
 
     await eventually(is_noted)
-
-
-@pytest.fixture
-async def reading(world: World) -> AsyncIterator[Gates]:
-    """Gates that open TLS where it is needed."""
-    authority = await asyncio.to_thread(Authority.open, world.root.with_name("authority"), SystemClock())
-    interception = Interception(authority, ssl.create_default_context())
-    made = Gates(EgressSettings(port=0), Audit(world.store.note, SystemClock()), None, interception)
-    made.open()
-    yield made
-    await made.aclose()
-
-
-READ = {"type": "remote", "network": {"allowlist": [{"domain": "a.example", "methods": ["GET"]}]}}
-TRUSTED = '[ -z "$SSL_CERT_FILE" ] && echo nobody || tail -n 1 "$NODE_EXTRA_CA_CERTS"'
-
-
-@pytest.mark.parametrize("pool_size", [0, 1])
-async def test_programs_trust_the_authority_where_it_is_needed(world: World, reading: Gates, pool_size: int) -> None:
-    environments = await world.server(pool_size=pool_size, gates=reading)
-    _, plain = await used(world, environments, listed("a.example"))
-    assert await says(plain, TRUSTED) == "nobody\n"
-    row, read = await used(world, environments, READ)
-    assert await says(read, TRUSTED) == "-----END CERTIFICATE-----\n"
-    await LocalDriver(world.root).stop(read.ref)
-
-    async def is_cut() -> bool:
-        return not read.is_connected
-
-    await eventually(is_cut)
-    assert await says(await environments.sandbox(row.id), TRUSTED) == "-----END CERTIFICATE-----\n"
-
-
-async def test_rules_that_come_later_bring_the_authority_along(world: World, reading: Gates) -> None:
-    environments = await world.server(gates=reading)
-    row, sandbox = await used(world, environments)
-    changed = parse_environment(READ)
-    assert changed is not None
-    await environments.change(row, changed)
-    assert await says(sandbox, TRUSTED) == "-----END CERTIFICATE-----\n"
-    other, sandbox = await used(world, environments)
-    held = parse_environment({"type": "remote", "env": {"TOKEN": {"credential": "crm"}}})
-    assert held is not None
-    await environments.change(other, held)
-    assert await says(sandbox, TRUSTED) == "-----END CERTIFICATE-----\n"
-
-
-async def test_no_sandbox_starts_whose_programs_cannot_trust_or_get_out(
-    world: World, reading: Gates, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    environments = await world.server(gates=reading)
-    monkeypatch.setattr(Interception, "authority_pem", "nonsense")
-    with pytest.raises(SandboxStartFailed, match="made to trust the server's authority") as failure:
-        await used(world, environments, READ)
-    assert failure.value.stage == "network"
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        reading.port = taken.getsockname()[1]
-        with pytest.raises(SandboxStartFailed, match="its way out cannot be set up") as failure:
-            await used(world, environments, listed("a.example"))
-    assert failure.value.stage == "network"
-    assert not [found async for found in LocalDriver(world.root).owned()]
 
 
 async def test_a_template_is_set_up_under_its_own_rules(world: World, gates: Gates) -> None:
