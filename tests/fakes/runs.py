@@ -28,12 +28,13 @@ from orchestrator.runs.intake import Intake, _first_events
 from orchestrator.runs.replies import Replies
 from orchestrator.runs.slots import Slots
 from orchestrator.runs.supervisor import Supervisor
+from orchestrator.sandboxes.environments import Reached
 from orchestrator.sandboxes.handle import Sandbox
 from orchestrator.sandboxes.profiles import Profiles
 from orchestrator.store.port import Store
 from orchestrator.store.records import EnvironmentRow, Event, InteractionRow, NewEvent
 from orchestrator.telemetry.metrics import Metrics
-from orchestrator.wire.environments import EnvironmentSpec, SandboxReach
+from orchestrator.wire.environments import EnvironmentSpec
 from orchestrator.wire.events import fold
 from orchestrator.wire.steps import CodeExecutionCall, CodeExecutionResult, FunctionCall, FunctionResult, Step
 from orchestrator.wire.tools import CodeExecutionTool
@@ -103,9 +104,9 @@ class FakeEnvironments:
         self.looked_at.append(environment_id in self.prepared)
         return any(place in self.holds for place in places)
 
-    async def reached(self, _environment_id: str) -> tuple[SandboxReach, Sequence[str]]:
+    async def reached(self, _environment_id: str) -> Reached:
         await asyncio.sleep(0)
-        return "none", ()
+        return Reached("none", (), (), ())
 
     @contextmanager
     def hold(self, environment_id: str, interaction_id: str = "") -> Iterator[None]:
