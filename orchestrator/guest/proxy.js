@@ -52,9 +52,10 @@ function tunnel(host, port, callback) {
 }
 
 function secured(socket, options, callback) {
-  const name = options.servername || options.host || options.hostname;
+  const name = String(options.servername || options.host || options.hostname).replace(/^\[|\]$/g, '');
   const servername = require('net').isIP(name) ? '' : name;
-  const secure = require('tls').connect({ ...options, host: undefined, port: undefined, path: undefined, servername, socket });
+  // Nobody is connected to `host`; without a name the certificate must be for it.
+  const secure = require('tls').connect({ ...options, host: name, port: undefined, path: undefined, servername, socket });
   secure.once('error', callback);
   secure.once('secureConnect', () => {
     secure.removeListener('error', callback);
