@@ -176,7 +176,7 @@ def test_chromium_trusts_it(engine: Settings, tmp_path: Path, internet: Authorit
         with process.caller() as caller:
             # Of itself it takes the proxy of the variables, but not to loopback.
             proxy = "--proxy-server=$https_proxy --proxy-bypass-list='<-loopback>'"
-            browse = f"chromium --headless --no-sandbox --disable-gpu {proxy} --dump-dom {web.url}/a 2>&1 | grep -v dbus"
+            browse = f"chromium --headless --no-sandbox {proxy} --dump-dom {web.url}/a 2>&1 | grep -v dbus"
             assert "<body>content</body>" in run(caller, browse, READ)
             unread = {"type": "remote", "network": {"allowlist": [{"domain": HOST}]}}
             assert "ERR_CERT_AUTHORITY_INVALID" in run(caller, browse, unread)
