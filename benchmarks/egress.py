@@ -76,8 +76,8 @@ async def _measure(plan: Plan, folder: Path) -> list[Row]:
     async with _world(folder) as world:
         memory = await _memory(plan, world, _QUICK if plan.is_quick else _SANDBOXES)
         async with open_sandboxes(plan, 2) as (read, unread):
-            _let_out(world, read, "read", _READ)
-            _let_out(world, unread, "unread", _UNREAD)
+            await _let_out(world, read, "read", _READ)
+            await _let_out(world, unread, "unread", _UNREAD)
             for _ in range(max(2, plan.rounds // 2)):
                 for job, size in jobs.items():
                     for way, taken in (
@@ -109,7 +109,7 @@ async def _memory(plan: Plan, world: _World, sandboxes: int) -> Row:
         before = resident_bytes(os.getpid())
         names = [f"held-{number}" for number in range(sandboxes)]
         for name, each in zip(names, opened, strict=True):
-            _let_out(world, each, name, _READ)
+            await _let_out(world, each, name, _READ)
         gates = [world.gates.gate(name, _READ) for name in names]
         held = asyncio.gather(*(_inside(each, world.inside_pem, world, "hold", _HOLD_S) for each in opened))
         async with asyncio.timeout(_TIMEOUT_S):
@@ -123,11 +123,11 @@ async def _memory(plan: Plan, world: _World, sandboxes: int) -> Row:
     return Row(name, Unit.MIB, Summary(grown, None, 1), "none", Summary(0.0, None, 1), (p50_at_most(100),))
 
 
-def _let_out(world: _World, sandbox: Sandbox, name: str, rules: NetworkRules) -> None:
+async def _let_out(world: _World, sandbox: Sandbox, name: str, rules: NetworkRules) -> None:
     def trouble(reason: str) -> None:
         raise RuntimeError(f"the guest does not listen: {reason}")
 
-    sandbox.let_out(Entry(world.gates.gate(name, rules)), world.gates.port, trouble)
+    await sandbox.let_out(Entry(world.gates.gate(name, rules)), world.gates.port, trouble)
 
 
 async def _inside(sandbox: Sandbox, pem: str, world: _World, job: str, size: int) -> list[float]:

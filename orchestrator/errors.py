@@ -141,7 +141,7 @@ class ImageMissing(SandboxError):
 
 class SandboxStartFailed(SandboxError):
     """A sandbox could not be started. `stage` is one of `image`, `disk`, `create`, `start`,
-    `link`, `sources`, `setup`, `snapshot`."""
+    `link`, `network`, `sources`, `setup`, `snapshot`."""
 
     code = "sandbox_start_failed"
 

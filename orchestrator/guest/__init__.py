@@ -18,6 +18,8 @@ It is started as the container's main process (under an init), as root with four
     terminals.py    a process with a pseudo-terminal
     forwards.py     connections to what listens inside
     watches.py      changes of files, in a hand
+    outlets.py      connections of programs to outside, handed to the orchestrator
+    trust.py        the authority that programs trust where it reads those
     usage.py        figures: CPU, memory, disk, processes
     trees.py        trees of processes, found and killed
     hands.py        the pool of processes dropped in advance (the guest's side)

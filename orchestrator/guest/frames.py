@@ -20,10 +20,10 @@ import json
 import struct
 from typing import Any, Dict, Iterator, Tuple
 
-PROTOCOL = 3
+PROTOCOL = 4
 OLDEST_PROTOCOL = 1
 """A guest of an earlier release goes on serving. 1 has no service `stop`, and forgets that it forgot a call; 2 has no
-service `accept`: nothing comes out of its sandbox."""
+service `accept`: nothing comes out of its sandbox; 3 has no services `listen` and `trust`."""
 MAX_PAYLOAD_BYTES = 256 * 1024
 WINDOW_BYTES = 512 * 1024
 

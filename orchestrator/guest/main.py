@@ -2,10 +2,10 @@
 main()"`.
 
 Arguments: `--socket PATH`, `--cwd PATH`, `--uid N`, `--gid N`, `--home PATH`, `--drop yes|no`, `--linked yes|no`,
-`--commands-as agent|root`. As root it drops its hands to uid and gid; as anybody else, and with `--drop no` (tests),
-the hands stay who they are. With `--linked yes` its standard input and output are its first link: who starts it has
-attached to them before. Later links come by bridges. With `--commands-as root`, where a template is set up, what
-commands and cells run is root's; files are put, read and written as uid and gid all the same.
+`--commands-as agent|root`, `--trust PATH`. As root it drops its hands to uid and gid; as anybody else, and with
+`--drop no` (tests), the hands stay who they are. With `--linked yes` its standard input and output are its first link:
+who starts it has attached to them before. Later links come by bridges. With `--commands-as root`, where a template is
+set up, what commands and cells run is root's; files are put, read and written as uid and gid all the same.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ _DEFAULTS = {
     "drop": "yes",
     "linked": "no",
     "commands-as": "agent",
+    "trust": "/run/corral-trust",
 }
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -49,7 +50,7 @@ def main() -> None:
     env = dict(os.environ, HOME=options["home"], USER="agent", LOGNAME="agent", PWD=options["cwd"])
     if is_root and drop:
         env.update(_root_env(options, env.get("PATH", "")))
-    services = Services(reactor, pool, env, options["cwd"])
+    services = Services(reactor, pool, env, options["cwd"], options["trust"])
     folder = os.path.dirname(options["socket"])
     os.makedirs(folder, mode=0o700, exist_ok=True)
     if os.path.exists(options["socket"]):

@@ -10,7 +10,9 @@
     stop   {"call", "verdict"}         ends a call, whoever began it, and forgets it; END when nothing of it runs
     warm   {"env"}                     starts the Python interpreter early
     calls  {}                          MESSAGE out: {"calls": {id: "running" | "finished"}}
+    listen {"port"}                    MESSAGE out: {}: the way out is there for every call that comes after
     accept {"port"}                    MESSAGE out: {"accepted": …}, then DATA both ways: see `outlets.py`
+    trust  {"authority"}               MESSAGE out: {}: see `trust.py`
 
 `output_limit_bytes` of output are kept, head and tail. A call that writes more than `output_total_limit_bytes` is
 stopped; every request may carry it.
@@ -38,6 +40,7 @@ from .outlets import Outlet
 from .processes import HandTask, end_background
 from .reactor import Reactor
 from .transfers import Transfer
+from .trust import Trust
 from .verdicts import Judge
 
 if TYPE_CHECKING:
@@ -51,7 +54,8 @@ _ENV_LIMIT_BYTES = 192 << 10
 class Services:
     """Opens streams."""
 
-    def __init__(self, reactor: Reactor, pool: HandPool, base_env: Dict[str, str], cwd: str) -> None:
+    def __init__(self, reactor: Reactor, pool: HandPool, base_env: Dict[str, str], cwd: str, trust_folder: str) -> None:
+        self._trust = Trust(trust_folder, base_env)
         self._reactor = reactor
         self._pool = pool
         self._base_env = base_env
@@ -70,7 +74,9 @@ class Services:
             "stop": self._open_stop,
             "warm": self._open_warm,
             "calls": self._open_calls,
+            "listen": self._open_listen,
             "accept": self._open_accept,
+            "trust": self._open_trust,
             **dict.fromkeys(("terminal", "connect", "watch", "usage"), self._open_reach),
         }
         self._reach: Optional[Reach] = None
@@ -181,11 +187,24 @@ class Services:
         stream.send_message({"calls": self._calls.states()})
         stream.end()
 
+    def _open_listen(self, stream: Stream, request: Dict[str, Any]) -> None:
+        self._listening(request)
+        stream.send_message({})
+        stream.end()
+
     def _open_accept(self, stream: Stream, request: Dict[str, Any]) -> None:
+        self._listening(request).open(stream)
+
+    def _listening(self, request: Dict[str, Any]) -> Outlet:
         if self._outlet is None:
             self._outlet = Outlet(self._reactor, int(request["port"]))
             self._base_env.update(self._outlet.variables)
-        self._outlet.open(stream)
+        return self._outlet
+
+    def _open_trust(self, stream: Stream, request: Dict[str, Any]) -> None:
+        self._base_env.update(self._trust.establish(str(request["authority"])))
+        stream.send_message({})
+        stream.end()
 
     def _open_reach(self, stream: Stream, request: Dict[str, Any]) -> None:
         if self._reach is None:

@@ -27,6 +27,7 @@ from orchestrator.errors import (
     NotFound,
     SandboxError,
     SandboxGone,
+    SandboxStartFailed,
 )
 from orchestrator.sandboxes.disk_watch import DiskWatch
 from orchestrator.sandboxes.driver import Profile, SandboxDriver, SandboxRef, SandboxState
@@ -357,6 +358,9 @@ class Environments:
     async def change(self, row: EnvironmentRow, spec: EnvironmentSpec) -> None:
         """Adds the variables of `spec` to an existing environment, which hold from the next call on, and replaces its
         network rules if `spec` has some: what they do not allow is cut. Its files stay.
+
+        Raises:
+            SandboxStartFailed: they hold, but what runs cannot be made to trust this server, which they take.
         """
         if not spec.env and spec.network is None:
             return
@@ -370,6 +374,16 @@ class Environments:
         sandbox = self._roster.linked(row.id)
         if sandbox is not None:
             sandbox.variables.update(variables_of(spec))
+        if (ready := self._roster.ready(row.id)) is not None:
+            # Whoever makes a paused one go on, or links it again, does that.
+            with contextlib.suppress(SandboxGone):
+                await self._trust(row.id, ready)
+
+    async def _trust(self, environment_id: str, sandbox: Sandbox) -> None:
+        """Has the programs of a sandbox trust whom the rules of now make them meet."""
+        gate = self._gates.living(environment_id) if self._gates is not None else None
+        if gate is not None and gate.authority_pem:
+            await sandbox.trust(gate.authority_pem)
 
     def reach(self, network: Network | None) -> SandboxReach:
         """Whom programs in sandboxes of environments with these rules reach."""
@@ -503,7 +517,8 @@ class Environments:
         """Makes a paused sandbox go on; False if it does not, or has not been paused at all but has ended."""
         try:
             await self._driver.resume(sandbox.ref)
-        except SandboxGone:
+            await self._trust(row.id, sandbox)
+        except (SandboxGone, SandboxStartFailed):
             return False
         if not sandbox.is_connected:
             return False

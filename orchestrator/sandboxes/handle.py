@@ -12,15 +12,18 @@ import json
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from orchestrator.errors import SandboxStartFailed
 from orchestrator.guest.calls import OUTPUT_TOTAL_LIMIT_BYTES
 from orchestrator.sandboxes import reach
 from orchestrator.sandboxes.driver import SandboxRef
 from orchestrator.sandboxes.link import Content, Link
 from orchestrator.sandboxes.outcome import CallOutcome, Verdict
-from orchestrator.sandboxes.outlet import Outlet, WayOut
+from orchestrator.sandboxes.outlet import Outlet, WayOut, set_up
 
 OnOutput = Callable[[bytes], None]
 
+TRUST_SINCE = 4
+"""Guests of protocols before have no service `trust`."""
 _ARGUMENT_LIMIT_BYTES = 96 * 1024
 """The kernel takes at most 128 KiB in one argument; longer code goes in by standard input."""
 FILE_TIMEOUT_S = 60.0
@@ -39,6 +42,8 @@ class Sandbox:
         self.way_out: WayOut | None = None
         """Who judges what its programs reach outside; None: they reach nobody."""
         self._outlet: Outlet | None = None
+        self._trusted_pem = ""
+        """What the guest was told over this link."""
         self.transfers = 0
         """How many transfers of files are under way; see `files`."""
 
@@ -51,14 +56,29 @@ class Sandbox:
     def is_connected(self) -> bool:
         return not self.link.ended.is_set()
 
-    def let_out(self, way_out: WayOut, port: int, on_trouble: Callable[[str], None]) -> None:
+    async def trust(self, authority_pem: str) -> None:
+        """Has the programs of all further calls trust one authority more. Again replaces it.
+
+        Raises:
+            SandboxStartFailed: the guest cannot do it, or is of an earlier release. SandboxGone.
+        """
+        if authority_pem == self._trusted_pem:
+            return
+        if self.link.protocol < TRUST_SINCE:
+            reason = "its guest is of an earlier release; it can be when the sandbox is next started"
+            raise SandboxStartFailed(f"the server's authority cannot be trusted inside: {reason}", stage="network")
+        await set_up(self.link, "trust in the server's authority", {"service": "trust", "authority": authority_pem})
+        self._trusted_pem = authority_pem
+
+    async def let_out(self, way_out: WayOut, port: int, on_trouble: Callable[[str], None]) -> None:
         """Gives the programs of all further calls a way out, on the sandbox's own `port`.
 
-        `on_trouble` is told if the guest cannot do it. Raises `SandboxGone`.
+        `on_trouble` is told if a guest of an earlier release cannot do it. Raises `SandboxGone`, and
+        `SandboxStartFailed` if another one cannot.
         """
         self.way_out = way_out
         self._outlet = Outlet(self.link, port, way_out, on_trouble)
-        self._outlet.open()
+        await self._outlet.open()
 
     async def aclose(self) -> None:
         """Closes the link and every connection to outside; calls go on inside."""

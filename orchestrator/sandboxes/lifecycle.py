@@ -34,7 +34,7 @@ from orchestrator.sandboxes.driver import (
     SandboxState,
     SandboxStatus,
 )
-from orchestrator.sandboxes.handle import Sandbox
+from orchestrator.sandboxes.handle import TRUST_SINCE, Sandbox
 from orchestrator.sandboxes.link import Link
 from orchestrator.sandboxes.outlet import FIRST_PROTOCOL as OUTLETS_SINCE
 from orchestrator.sandboxes.pool import Pools, PoolSettings, Waiting
@@ -293,7 +293,7 @@ class Lifecycle:
         """Opens its way out, puts sources in place unless the files that it began with hold them. From here on it needs
         no snapshot.
         """
-        self._let_out(sandbox, row.id, spec, row.project_id)
+        await self._let_out(sandbox, row.id, spec, row.project_id)
         if row.status == "pending" and not row.snapshot:
             await put_sources(sandbox, spec, row.project_id, self._sources)
             moments.passed("start.furnished")
@@ -302,8 +302,10 @@ class Lifecycle:
         )
         moments.passed("start.active")
 
-    def _let_out(self, sandbox: Sandbox, environment_id: str, spec: EnvironmentSpec, project_id: str) -> None:
-        """Where there is none, the sandbox's programs reach nobody: it has no other way."""
+    async def _let_out(self, sandbox: Sandbox, environment_id: str, spec: EnvironmentSpec, project_id: str) -> None:
+        """Where there is none, the sandbox's programs reach nobody: it has no other way. Raises `SandboxStartFailed`
+        if it cannot be set up, or the server's authority not be trusted where it must be.
+        """
 
         def tell(reason: str) -> None:
             log.warning("sandbox_no_way_out", environment_id=environment_id, reason=reason)
@@ -315,7 +317,11 @@ class Lifecycle:
             tell("its guest is of an earlier release; it has one when the sandbox is next started")
             return
         gate = self._gates.gate(environment_id, spec.network, project_id, held_credentials(spec))
-        sandbox.let_out(Entry(gate), self._gates.port, tell)
+        if gate.authority_pem and sandbox.link.protocol < TRUST_SINCE:
+            tell("its guest is of an earlier release; what must be read does not get out until it is next started")
+        elif gate.authority_pem:
+            await sandbox.trust(gate.authority_pem)
+        await sandbox.let_out(Entry(gate), self._gates.port, tell)
 
     async def _note_start(self, row: EnvironmentRow, sandbox: Sandbox, kind: str, **told: object) -> None:
         """What is done is done, whether its entry can be written or not; who is cancelled here leaves no link."""

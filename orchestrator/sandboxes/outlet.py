@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
-from orchestrator.errors import CorralError, SandboxGone
+from orchestrator.errors import CorralError, InvalidRequest, LimitExceeded, SandboxGone, SandboxStartFailed
 from orchestrator.sandboxes.channel import Channel
 from orchestrator.sandboxes.link import Link
 
@@ -21,8 +21,12 @@ log = structlog.get_logger(__name__)
 
 FIRST_PROTOCOL = 3
 """Guests of earlier releases have no service `accept`."""
+ANSWERING_SINCE = 4
+"""Guests of earlier releases have no service `listen`: whether they listen shows with the first connection."""
 _WAITING = 2
 """Streams that wait at any time: the next is opened when one is taken, which takes less than a millisecond."""
+_ANSWER_TIMEOUT_S = 20.0
+"""As long as a guest may take for any answer."""
 _PAUSE_S = 0.1
 """After a connection that was turned away: a sandbox that opens thousands must not keep the server busy with that."""
 
@@ -42,15 +46,17 @@ class Outlet:
     """Of one link. `open` begins; it ends with the link. `aclose` waits for that."""
 
     def __init__(self, link: Link, port: int, way_out: WayOut, on_trouble: Callable[[str], None]) -> None:
-        """`on_trouble` is told if the guest cannot listen: then nothing goes out."""
+        """`on_trouble` is told if a guest of an earlier release cannot listen: then nothing goes out."""
         self._link = link
-        self._request = {"service": "accept", "port": port}
+        self._port = port
         self._way_out = way_out
         self._on_trouble = on_trouble
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def open(self) -> None:
-        """Makes the guest listen before it carries out any call that is sent after this. Raises `SandboxGone`."""
+    async def open(self) -> None:
+        """Makes the guest listen. Raises `SandboxGone`, and `SandboxStartFailed` if it cannot."""
+        if self._link.protocol >= ANSWERING_SINCE:
+            await set_up(self._link, "the way out", {"service": "listen", "port": self._port})
         for _ in range(_WAITING):
             self._wait_for_one()
 
@@ -62,7 +68,7 @@ class Outlet:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _wait_for_one(self) -> None:
-        channel = self._link.channel(self._request)
+        channel = self._link.channel({"service": "accept", "port": self._port})
         task = asyncio.create_task(self._take(channel), name="sandbox-outlet")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -86,3 +92,16 @@ class Outlet:
                 self._wait_for_one()
             if not is_crowded:
                 await self._way_out.serve(channel)
+
+
+async def set_up(link: Link, what: str, request: dict[str, Any]) -> None:
+    """Has the guest do what a sandbox cannot begin without. Raises `SandboxGone`, and `SandboxStartFailed` if it
+    refuses.
+    """
+    try:
+        async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+            await link.ask(request)
+    except TimeoutError as error:
+        raise SandboxGone("the guest did not answer in time") from error
+    except (InvalidRequest, LimitExceeded) as error:
+        raise SandboxStartFailed(f"{what} cannot be set up inside: {error.message}", stage="network") from error

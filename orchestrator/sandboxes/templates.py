@@ -51,7 +51,7 @@ class Templates:
         connect: Callable[[SandboxRef], Awaitable[Sandbox]],
         sources: SourcePort | None,
         *,
-        let_out: Callable[[Sandbox, str, EnvironmentSpec, str], None],
+        let_out: Callable[[Sandbox, str, EnvironmentSpec, str], Awaitable[None]],
         watch: Callable[[Sandbox, int], None],
     ) -> None:
         """`connect` opens the link to a new sandbox, `sources` fetches what goes into it, `let_out` gives its setup a
@@ -114,7 +114,7 @@ class Templates:
         self, sandbox: Sandbox, name: str, spec: EnvironmentSpec, project_id: str, limit_bytes: int
     ) -> None:
         self._watch(sandbox, limit_bytes)
-        self._let_out(sandbox, name, spec, project_id)
+        await self._let_out(sandbox, name, spec, project_id)
         await put_sources(sandbox, spec, project_id, self._sources)
         for number, command in enumerate(spec.setup or (), 1):
             await _set_up(sandbox, f"command {number} of its setup", command)

@@ -9,5 +9,9 @@ COPY --chown=root:root guest /opt/corral/guest
 # newer than the image copies its own guest over this one; byte code that is not checked would then go on running.
 RUN /usr/bin/python3 -I -m compileall -q --invalidation-mode checked-hash /opt/corral/guest
 
+# Chromium reads no variable for this. The guest writes the file where a server opens TLS; elsewhere the link leads nowhere.
+RUN mkdir -p /etc/chromium/policies/managed \
+    && ln -s /run/corral-trust/chromium.json /etc/chromium/policies/managed/corral.json
+
 ARG GUEST_DIGEST
 LABEL corral.guest=${GUEST_DIGEST}

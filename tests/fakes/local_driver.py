@@ -223,6 +223,16 @@ class FailsDuringCreate(LocalDriver):
                     raise SandboxStartFailed("the process does not start", stage="start")
 
 
+class TrustsNobody(LocalDriver):
+    """Guests cannot write down whom programs are to trust: something is in the way."""
+
+    async def create(self, spec: SandboxSpec) -> AsyncGenerator[SandboxRef, None]:
+        async with contextlib.aclosing(super().create(spec)) as stages:
+            async for ref in stages:
+                (Path(ref.token) / "trust").touch()
+                yield ref
+
+
 class LosesSandbox(LocalDriver):
     """Sandboxes vanish with their files as soon as somebody connects for the second time."""
 
@@ -386,6 +396,7 @@ def _start_guest(folder: Path, start_timeout_s: float) -> None:
         "--cwd": folder / "workspace",
         "--home": folder / "home",
         "--drop": "no",
+        "--trust": folder / "trust",
     }
     command = [sys.executable, "-I", "-S", _PROGRAM, _REPOSITORY, folder, str(start_timeout_s)]
     command += [part for pair in arguments.items() for part in pair]

@@ -54,7 +54,7 @@ class WayOut:
     driver: LocalDriver
     others: list[Sandbox]
     authority: Path
-    """The certificate that programs are to trust; their variables name it already."""
+    """The certificate that the sandbox's programs trust beside others."""
     news: asyncio.Event
     """Set whenever something was told."""
     _calls: int = 0
@@ -154,15 +154,24 @@ async def way_out(
     gates.open()
     driver = LocalDriver(folder)
     refs = [ref async for ref in driver.create(SandboxSpec("one", IMAGE))]
-    trusted = folder.with_name(f"{folder.name}.trusted")
-    trusted.write_text(authority.pem)
-    named = dict.fromkeys(("SSL_CERT_FILE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS"), str(trusted))
-    sandbox = Sandbox(refs[-1], await Link.open(await driver.connect(refs[-1]), 1), named)
+    sandbox = Sandbox(refs[-1], await Link.open(await driver.connect(refs[-1]), 1), {})
+    await sandbox.trust(authority.pem)
     gate = gates.gate(ENVIRONMENT, network(rules), PROJECT, tuple(variables))
-    sandbox.let_out(Entry(gate), gates.port, troubles.append)
+    await sandbox.let_out(Entry(gate), gates.port, troubles.append)
     others: list[Sandbox] = []
     try:
-        yield WayOut(sandbox, gates, gate, audit, told, troubles, driver, others, trusted, news)
+        yield WayOut(
+            sandbox,
+            gates,
+            gate,
+            audit,
+            told,
+            troubles,
+            driver,
+            others,
+            Path(refs[-1].token) / "trust" / "authority.pem",
+            news,
+        )
     finally:
         for each in (sandbox, *others):
             await each.aclose()

@@ -111,3 +111,24 @@ def test_a_port_that_is_taken_is_said(client: Client) -> None:
     assert talk.reset is not None
     assert talk.reset["code"] == "failed"
     assert client.bash("c", "env | grep -ic proxy").data == b"0\n"
+
+
+def test_it_listens_before_anybody_waits_and_again_is_the_same(client: Client) -> None:
+    ports = []
+    for call in ("one", "two"):
+        talk = Talk(client, "listen", port=0)
+        talk.until_end()
+        assert talk.messages == [{}]
+        ports.append(outlet_port(client, call))
+    assert ports[0] == ports[1]
+    with connected(ports[0]) as connection:
+        connection.sendall(b"early")
+        taken(Talk(client, "accept", port=0)).until_data(b"early")
+
+
+def test_a_port_that_is_taken_is_said_at_once(client: Client) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken_port:
+        talk = Talk(client, "listen", port=taken_port.getsockname()[1])
+        talk.until_end()
+    assert talk.reset is not None
+    assert talk.reset["code"] == "failed"

@@ -52,7 +52,7 @@ def reason_of_end(link: Client) -> str:
 
 def test_the_greeting_tells_generation_protocol_and_calls(guest: Guest) -> None:
     hello = guest.connect(generation=5).hello()
-    assert (hello["protocol"], hello["generation"], hello["calls"]) == (3, 5, {})
+    assert (hello["protocol"], hello["generation"], hello["calls"]) == (4, 5, {})
     assert guest.connect(generation=5).hello()["guest"] == hello["guest"] != ""
 
 
@@ -60,7 +60,7 @@ def test_the_greeting_tells_generation_protocol_and_calls(guest: Guest) -> None:
     "first",
     [
         encode_json(OPEN, 1, {"service": "calls"}),
-        encode_json(HELLO, 0, {"protocol": 4, "generation": 1}),
+        encode_json(HELLO, 0, {"protocol": 5, "generation": 1}),
         encode_json(HELLO, 0, {"protocol": 0, "generation": 1}),
         encode_json(HELLO, 0, {"protocol": "1", "generation": 1}),
         encode_json(HELLO, 0, {"generation": 1}),

@@ -52,7 +52,7 @@ async def test_the_greeting_carries_the_generation_and_brings_the_calls() -> Non
         frames.encode(frames.HELLO, 0, b"not json"),
         frames.encode(frames.HELLO, 0, b"[]"),
         frames.encode(frames.HELLO, 0, b"[" * 100_000),
-        frames.encode_json(frames.HELLO, 0, {"protocol": 4, "generation": 1}),
+        frames.encode_json(frames.HELLO, 0, {"protocol": 5, "generation": 1}),
         frames.encode_json(frames.HELLO, 0, {"protocol": 0, "generation": 1}),
         frames.encode_json(frames.HELLO, 0, {"protocol": [2], "generation": 1}),
         frames.encode_json(frames.HELLO, 0, {"generation": 1}),
