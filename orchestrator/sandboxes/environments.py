@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 import structlog
 
@@ -53,7 +54,7 @@ from orchestrator.sandboxes.uses import Uses
 from orchestrator.store.port import Store
 from orchestrator.store.records import EnvironmentRow
 from orchestrator.wire.environments import EnvironmentSpec, EnvVar, SandboxReach
-from orchestrator.wire.network import Network
+from orchestrator.wire.network import Network, NetworkRules
 
 log = structlog.get_logger(__name__)
 
@@ -69,6 +70,18 @@ class SandboxDefaults:
     max_per_project: int
     pool: PoolSettings
     stages: StageSettings = StageSettings()  # noqa: RUF009 - frozen
+
+
+class Reached(NamedTuple):
+    """What a model cannot see of the way out."""
+
+    reach: SandboxReach
+    domains: Sequence[str]
+    """Of the allowlist."""
+    granted: Sequence[str]
+    """Those of them whose requests get a credential on the way."""
+    placeholders: Sequence[str]
+    """Variables that hold placeholders."""
 
 
 class Environments:
@@ -364,12 +377,17 @@ class Environments:
             return "none"
         return "open" if network is None else "allowlist"
 
-    async def reached(self, environment_id: str) -> tuple[SandboxReach, Sequence[str]]:
-        """Whom programs in the environment's sandbox reach, and the domains of its allowlist."""
+    async def reached(self, environment_id: str) -> Reached:
+        """Whom programs in the environment's sandbox reach, and as whom."""
         row = await self._store.environment(None, environment_id)
-        network = read_spec(row).network if row is not None else None
-        domains = [] if network is None or network == "disabled" else [rule.domain for rule in network.allowlist]
-        return self.reach(network), domains
+        spec = read_spec(row) if row is not None else EnvironmentSpec()
+        rules = spec.network.allowlist if isinstance(spec.network, NetworkRules) else []
+        return Reached(
+            self.reach(spec.network),
+            [rule.domain for rule in rules],
+            [rule.domain for rule in rules if rule.credential is not None],
+            [name for name, each in spec.env.items() if each.credential is not None],
+        )
 
     @property
     def image(self) -> str:

@@ -33,7 +33,7 @@ from orchestrator.sandboxes.profiles import Profiles
 from orchestrator.store.port import Store
 from orchestrator.store.records import EnvironmentRow, Event, InteractionRow, NewEvent
 from orchestrator.telemetry.metrics import Metrics
-from orchestrator.wire.environments import EnvironmentSpec, SandboxReach
+from orchestrator.wire.environments import EnvironmentSpec
 from orchestrator.wire.events import fold
 from orchestrator.wire.steps import CodeExecutionCall, CodeExecutionResult, FunctionCall, FunctionResult, Step
 from orchestrator.wire.tools import CodeExecutionTool
@@ -103,9 +103,9 @@ class FakeEnvironments:
         self.looked_at.append(environment_id in self.prepared)
         return any(place in self.holds for place in places)
 
-    async def reached(self, _environment_id: str) -> tuple[SandboxReach, Sequence[str]]:
+    async def reached(self, _environment_id: str) -> Reached:
         await asyncio.sleep(0)
-        return "none", ()
+        return Reached("none", (), (), ())
 
     @contextmanager
     def hold(self, environment_id: str, interaction_id: str = "") -> Iterator[None]:

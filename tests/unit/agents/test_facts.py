@@ -36,3 +36,10 @@ def test_whom_programs_reach() -> None:
     many = facts_of("x", "allowlist", [f"h{number}.example" for number in range(100)])["network"]
     assert "and 70 more" in many
     assert "h30.example" not in many
+
+
+def test_which_secrets_are_put_in_on_the_way() -> None:
+    assert "secrets" not in facts_of("x", "open")
+    told = facts_of("x", "open", (), ["git.example"], ["TOKEN", "KEY"])["secrets"]
+    assert told.startswith("requests to git.example are authorized on their way out")
+    assert "placeholders stand for them in TOKEN, KEY" in told

@@ -70,7 +70,7 @@ async def test_rules_that_are_changed_hold_in_a_sandbox_that_runs(world: World, 
     assert changed is not None
     await environments.change(row, changed)
     assert "not in the allowlist" in await says(sandbox, ASK)
-    assert (await environments.reached(row.id)) == ("allowlist", ["b.example"])
+    assert (await environments.reached(row.id)) == ("allowlist", ["b.example"], [], [])
 
 
 async def test_what_went_out_is_in_the_environments_log(world: World, gates: Gates) -> None:
