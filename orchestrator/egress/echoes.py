@@ -25,7 +25,7 @@ class Echoes:
     @classmethod
     def of(cls, headers: Mapping[str, str], values: Iterable[str]) -> Self:
         """Of headers that were added, with and without a scheme before them, and of values that were put in."""
-        secrets = {each for value in headers.values() for each in (value, value.partition(" ")[2])} | set(values)
+        secrets = {each for value in headers.values() for each in spelled(value)} | set(values)
         forms = {form for secret in secrets for form in _forms(secret) if len(form) >= _SHORTEST_BYTES}
         return cls(tuple(sorted(forms, key=lambda form: (-len(form), form))))
 
@@ -79,6 +79,11 @@ class BodyFilter:
             if any(value.startswith(tail) for value in self._values):
                 return size
         return 0
+
+
+def spelled(value: str) -> tuple[str, str]:
+    """A header's value, and without a scheme before it."""
+    return value, value.partition(" ")[2]
 
 
 def _forms(secret: str) -> set[bytes]:

@@ -137,7 +137,7 @@ class HttpClient:
         given = allowed.judge_request(method, url.path)
         if isinstance(given, Refusal):
             raise refused(given)
-        if url.scheme == "http" and any(rule.is_secret for rule in allowed.rules):
+        if url.scheme == "http" and any(rule.is_secret and rule.admits(method, url.path) for rule in allowed.rules):
             self._check_clear(url)
         return given
 

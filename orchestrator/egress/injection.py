@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from orchestrator.egress.echoes import Echoes
+from orchestrator.egress.echoes import Echoes, spelled
 from orchestrator.policy.injection import Swaps
 from orchestrator.policy.network import Allowed, NetworkPolicy, Refusal, fits, granted
 from orchestrator.policy.rules import Rule
@@ -30,6 +30,12 @@ async def armed(policy: NetworkPolicy, project_id: str, find: FindIn | None) -> 
     wanted = policy.credentials
     found = await find(project_id, wanted) if find is not None and wanted else {}
     return policy.with_secrets({each: _header(found[each], each) for each in wanted if each in found})
+
+
+def echoes_of(policy: NetworkPolicy) -> Echoes:
+    """What nobody may be told of what servers answer under rules that are `armed`."""
+    secret = [rule.headers for rule in policy.rules or () if rule.is_secret]
+    return Echoes.of({}, (form for headers in secret for value in headers.values() for form in spelled(value)))
 
 
 async def _nobody(ids: Collection[str]) -> Mapping[str, CredentialSecret | Refusal]:

@@ -10,13 +10,13 @@ import contextlib
 import socket
 from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.egress.addresses import OwnAddresses
 from orchestrator.egress.dialer import Dialer
 from orchestrator.egress.http import HttpClient, cut, tls_context
-from orchestrator.egress.injection import FindIn, armed
+from orchestrator.egress.injection import FindIn, armed, echoes_of
 from orchestrator.errors import NetworkError
 from orchestrator.policy.network import HostList, NetworkPolicy
 from orchestrator.policy.urls import Url, UrlProblem
@@ -86,15 +86,23 @@ class Poster:
         except UrlProblem as error:
             raise NetworkError(f"the address cannot be used: {error}", code="network_refused") from None
         policy = NetworkPolicy.of(network, self._exceptions, denied=self._denied)
-        policy = await armed(policy, project_id, self._find)
+        try:
+            async with asyncio.timeout(timeout_s):
+                policy = await armed(policy, project_id, self._find)
+                posted = await self._sent(policy, target, headers, body, limit_bytes)
+        except TimeoutError:
+            raise NetworkError(f"{target.origin} does not answer within {timeout_s:g} s") from None
+        # Its text is shown to a model, and some servers repeat what they were sent.
+        return replace(posted, body=echoes_of(policy).redacted(posted.body))
+
+    async def _sent(
+        self, policy: NetworkPolicy, target: Url, headers: Mapping[str, str], body: bytes, limit_bytes: int
+    ) -> Posted:
         letter = _Letter(Dialer(policy, own=self._own), self._ca_file)
         self._letters.add(letter)
         task = asyncio.wrap_future(self._threads.submit(letter.send, target, headers, body, limit_bytes))
         try:
-            async with asyncio.timeout(timeout_s):
-                return await asyncio.shield(task)
-        except TimeoutError:
-            raise NetworkError(f"{target.origin} does not answer within {timeout_s:g} s") from None
+            return await asyncio.shield(task)
         finally:
             letter.cut()
             self._letters.discard(letter)

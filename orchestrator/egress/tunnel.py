@@ -116,6 +116,7 @@ class _Service:
             client.sendall(b"HTTP/1.1 405 Only CONNECT\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             return None
         try:
+            self._dialer.headers(asked[1].decode("ascii", "replace"), int(asked[2]))  # a credential may be missing
             server = self._dialer.dial(asked[1].decode("ascii", "replace"), int(asked[2]))
         except NetworkError as error:
             self._tunnel.refusals.append(error.message)

@@ -20,7 +20,7 @@ from orchestrator.clock import Clock
 from orchestrator.egress.addresses import OwnAddresses
 from orchestrator.egress.dialer import Dialer
 from orchestrator.egress.http import HttpClient, tls_context
-from orchestrator.egress.injection import FindIn, armed
+from orchestrator.egress.injection import FindIn, armed, echoes_of
 from orchestrator.errors import ConfigError, InvalidRequest, SourceFailed
 from orchestrator.policy.locations import DEFAULT_REGION, bucket_of, folder_of, repository_url, s3_endpoint, sftp_url
 from orchestrator.policy.network import HostList, NetworkPolicy
@@ -189,7 +189,9 @@ class _Run:
                     self._carry_out(source, f"sources[{index}]", tar, links, fetch)
                 fetch.check()
         except (SourceFailed, InvalidRequest) as error:
-            raise SourceFailed(f"source {index} ({source.type}) could not be fetched: {error.message}") from error
+            # Servers' own words are in some reasons, and some servers repeat what they were sent.
+            reason = echoes_of(self._dialer.policy).redacted(error.message.encode("utf-8", "backslashreplace")).decode()
+            raise SourceFailed(f"source {index} ({source.type}) could not be fetched: {reason}") from None
         finally:
             self._current = None
             shutil.rmtree(folder, ignore_errors=True)
