@@ -15,10 +15,11 @@ from typing import Any
 
 _EPERM = 1
 _ENOSYS = 38
+_EPROTONOSUPPORT = 93
 _NAMESPACE_FLAGS = 0x7E020000
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET."""
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
-_NETLINK_ROUTE = 0
+_NETLINK_ROUTE, _NETLINK_AUDIT = 0, 9
 _PERSONALITIES = (0x0, 0x0008, 0x20000, 0x20008, 0xFFFFFFFF)
 """Plain Linux, its 32-bit view, both without the 3 GB hole, and the query."""
 
@@ -74,6 +75,14 @@ def profile() -> str:
         *(_when("personality", _equal(0, value)) for value in _PERSONALITIES),
         *(_when("socket", _equal(0, family)) for family in (_AF_UNIX, _AF_INET, _AF_INET6)),
         _when("socket", _equal(0, _AF_NETLINK), _equal(2, _NETLINK_ROUTE)),
+        # As in a kernel without it: told EPERM, `useradd` and `groupadd` give up, and with them every package that
+        # makes a user of its own.
+        {
+            "names": ["socket"],
+            "action": "SCMP_ACT_ERRNO",
+            "errnoRet": _EPROTONOSUPPORT,
+            "args": [_equal(0, _AF_NETLINK), _equal(2, _NETLINK_AUDIT)],
+        },
     ]
     return json.dumps(
         {

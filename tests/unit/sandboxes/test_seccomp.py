@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import socket
 from typing import Any
 
 import pytest
@@ -73,12 +75,20 @@ def test_everything_unnamed_fails() -> None:
 
 
 def test_socket_families_are_a_closed_list() -> None:
-    conditions = [rule["args"] for rule in rules() if rule["names"] == ["socket"]]
+    allowing = [rule for rule in rules() if rule["action"] == "SCMP_ACT_ALLOW"]
+    conditions = [rule["args"] for rule in allowing if rule["names"] == ["socket"]]
     families = sorted(each[0]["value"] for each in conditions)
     assert families == [1, 2, 10, 16]
     netlink = next(each for each in conditions if each[0]["value"] == 16)
     assert netlink[1]["value"] == 0
     assert "socket" not in seccomp.ALLOWED
+
+
+def test_audit_is_not_there_rather_than_forbidden() -> None:
+    """Told EPERM, `useradd` gives up."""
+    (rule,) = [rule for rule in rules() if rule["names"] == ["socket"] and rule["action"] == "SCMP_ACT_ERRNO"]
+    assert rule["errnoRet"] == errno.EPROTONOSUPPORT
+    assert [each["value"] for each in rule["args"]] == [socket.AF_NETLINK, 9]
 
 
 def test_clone_is_allowed_without_namespaces_only() -> None:
