@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.clock import SystemClock
 from orchestrator.config import Settings
+from orchestrator.egress.certificates import Authority
 from tests.e2e.caller import Caller
 from tests.e2e.server import LeftBehindError, ServerProcess
 
@@ -53,6 +55,14 @@ def caller(server: ServerProcess) -> Iterator[Caller]:
 def environment(caller: Caller) -> str:
     """An environment on the shared server, for tests that leave its processes and limits as they are."""
     return caller.new_environment()
+
+
+@pytest.fixture(scope="module")
+def internet(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Who signs the certificates of servers outside. Nobody inside trusts it: that requests arrive at all shows that
+    the server opened them, and that its own authority was trusted.
+    """
+    return Authority.open(tmp_path_factory.mktemp("internet") / "authority", SystemClock())
 
 
 def _close(servers: list[ServerProcess]) -> None:

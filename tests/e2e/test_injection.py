@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from orchestrator.clock import SystemClock
 from orchestrator.egress.certificates import Authority
 from tests.e2e.caller import Caller, Json
 from tests.e2e.server import ServerProcess
@@ -28,12 +27,6 @@ VARIABLE = {
     "injection_location": ["header", "query", "body"],
     "trusted_domains": [HOST],
 }
-
-
-@pytest.fixture(scope="module")
-def internet(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Who signs the certificates of servers outside."""
-    return Authority.open(tmp_path_factory.mktemp("internet") / "authority", SystemClock())
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import docker
 import pytest
 
 from orchestrator.config import Settings
@@ -32,17 +31,7 @@ def caller(
     with server.caller() as caller:
         yield caller
     server.close()
-    _remove_templates(engine, server.instance)
-
-
-def _remove_templates(engine: Settings, instance: str) -> None:
-    """Which a server leaves to the next one."""
-    client = docker.DockerClient(base_url=engine.engine_url)
-    try:
-        for image in client.images.list(filters={"label": f"corral.snapshot={instance}"}):
-            client.images.remove(image.id, force=True)
-    finally:
-        client.close()
+    server.remove_templates()
 
 
 def agent(caller: Caller, name: str, *commands: str, **base: Any) -> str:

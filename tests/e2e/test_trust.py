@@ -12,10 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import docker
 import pytest
 
-from orchestrator.clock import SystemClock
 from orchestrator.config import Settings
 from orchestrator.egress.certificates import Authority
 from tests.e2e.caller import Caller, Json
@@ -25,14 +23,6 @@ from tests.fakes.web_server import WebServer, page
 HOST = "127.0.0.2"
 """Loopback, but not what programs inside take for their own."""
 FOLDER = "/run/corral-trust"
-
-
-@pytest.fixture(scope="module")
-def internet(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Who signs the certificates of servers outside. Nobody inside trusts it: that requests arrive at all shows that
-    the server opened them, and that its own authority was trusted.
-    """
-    return Authority.open(tmp_path_factory.mktemp("internet") / "authority", SystemClock())
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +37,7 @@ def process(engine: Settings, tmp_path_factory: pytest.TempPathFactory, internet
     made.start()
     yield made
     made.close()
-    _remove_templates(engine, made.instance)
-
-
-def _remove_templates(engine: Settings, instance: str) -> None:
-    client = docker.DockerClient(base_url=engine.engine_url)
-    try:
-        for image in client.images.list(filters={"label": f"corral.snapshot={instance}"}):
-            client.images.remove(image.id, force=True)
-    finally:
-        client.close()
+    made.remove_templates()
 
 
 @pytest.fixture(scope="module")
