@@ -4,6 +4,7 @@ back, the neighbour's calls and the server's health are timed meanwhile.
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 import time
@@ -53,9 +54,16 @@ class Attacker:
         """What a program of `inside/` says. It must say something."""
         shown = self.bash(f"{self.command(program, *arguments)} 2>&1")
         said = [Said(**json.loads(line)) for line in shown.splitlines() if line.startswith('{"tried"')]
-        rest = [line for line in shown.splitlines() if not line.startswith(('{"tried"', "[disk full"))]
+        rest = [line for line in shown.splitlines() if not line.startswith(('{"tried"', "[disk full", "[network: "))]
         assert said, f"{program} says nothing: {shown}"
         assert not rest, f"{program} breaks off: {shown[-2000:]}"
+        return said
+
+    def talk(self, *conversations: Json) -> dict[str, str]:
+        """What the way out answers to each, by what was tried; see `inside/conversations.py`."""
+        wanted = base64.b64encode(json.dumps(conversations).encode()).decode()
+        said = {each.tried: each.got for each in self.run("conversations", wanted)}
+        assert len(said) == len(conversations), "two attempts have one name, or some are missing"
         return said
 
     def bash(self, code: str) -> str:

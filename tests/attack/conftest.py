@@ -1,5 +1,6 @@
 """Fixtures of the attack suite: one server with default settings on the runtime under test, attackers in sandboxes of
-their own, a neighbour whose calls are timed, and the report that each test writes its attempts to.
+their own, a neighbour whose calls are timed, and the report that each test writes its attempts to; and another server
+with a world of its own outside it.
 
 Variables: `CORRAL_TEST_RUNTIME` names the engine's runtime (default `runc`), `CORRAL_TEST_REPORT` the folder in which
 the attempts are saved.
@@ -7,6 +8,7 @@ the attempts are saved.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -14,9 +16,12 @@ from pathlib import Path
 import docker
 import pytest
 
+from orchestrator.clock import SystemClock
 from orchestrator.config import Settings
+from orchestrator.egress.certificates import Authority
 from tests.attack.attacker import Attacker, Neighbour, program_sources
 from tests.attack.report import Case, Report
+from tests.attack.world import World, WorldError
 from tests.e2e.caller import Caller
 from tests.e2e.server import LeftBehindError, ServerProcess
 
@@ -117,3 +122,70 @@ def shared_attacker(caller: Caller) -> Attacker:
 def neighbour(caller: Caller) -> Neighbour:
     """Another sandbox of the same server, whose calls are timed while it is quiet."""
     return Neighbour(caller, caller.new_environment())
+
+
+@pytest.fixture(scope="session")
+def internet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder: `authority` signs the certificates of the world's servers, `ca.pem` is what trusts them."""
+    folder = tmp_path_factory.mktemp("internet")
+    (folder / "ca.pem").write_text(Authority.open(folder / "authority", SystemClock()).pem)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def possible_world(internet: Path) -> Iterator[World | str]:
+    """A world, or why there is none on this machine."""
+    signing = Authority.open(internet / "authority", SystemClock())
+    try:
+        with World(lambda name: asyncio.run(signing.context(name))) as made:
+            yield made
+    except WorldError as error:
+        yield str(error)
+
+
+@pytest.fixture(scope="module")
+def beside(possible_world: World | str) -> Iterator[None]:
+    """The module's tests talk to the server from its own machine."""
+    if isinstance(possible_world, str):
+        yield
+        return
+    with possible_world.beside():
+        yield
+
+
+@pytest.fixture
+def world(case: Case, possible_world: World | str, beside: None) -> World:
+    """The world, in which nobody has visited anybody yet. Without one the case is not tried."""
+    if isinstance(possible_world, str):
+        case.not_tried("everything", possible_world)
+        pytest.skip(possible_world)
+    possible_world.forget()
+    return possible_world
+
+
+@pytest.fixture(scope="session")
+def far_server(
+    engine: Settings,
+    runtime: str,
+    possible_world: World | str,
+    internet: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[ServerProcess]:
+    """A server whose way out leads into the world. It has default settings, and trusts who signs there."""
+    assert isinstance(possible_world, World)
+    fields = {"SOURCES__CA_FILE": str(internet / "ca.pem"), "POOL__SIZE": "0", **settings(runtime)}
+    process = ServerProcess(engine, tmp_path_factory.mktemp("far"), **fields)
+    with possible_world.beside():
+        process.start()
+    yield process
+    try:
+        with possible_world.beside():
+            process.close()
+    except LeftBehindError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture
+def far_caller(world: World, far_server: ServerProcess) -> Iterator[Caller]:
+    with far_server.caller() as caller:
+        yield caller
