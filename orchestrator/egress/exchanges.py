@@ -127,13 +127,13 @@ class Exchanges:
                 await self._carry(crossing, allowed, target, request, insertion)
                 self.is_told = False
             except NetworkError as error:
-                await self._refuse(403 if isinstance(error, Denied) else 502, error.message)
+                await self._refuse(_status(error), error.message)
                 raise
 
     async def _carry(
         self, crossing: Crossing, allowed: Allowed, target: Target, request: h11.Request, insertion: Insertion
     ) -> None:
-        event = self._protocol.next_event()
+        event = self._event()
         body = None if isinstance(event, h11.EndOfMessage) else self._body(event)
         whole: bytes | None = None
         if body is not None and insertion.swaps.secrets:
@@ -185,7 +185,14 @@ class Exchanges:
                 yield bytes(event.data)
             else:
                 raise NetworkError("the request broke off")
-            event = self._protocol.next_event()
+            event = self._event()
+
+    def _event(self) -> Any:
+        """What comes next of the request's body. Raises `BadRequest`."""
+        try:
+            return self._protocol.next_event()
+        except h11.RemoteProtocolError as error:
+            raise BadRequest(f"the request cannot be read: {error}") from error
 
     async def _swapped(self, request: h11.Request, body: AsyncGenerator[bytes, None], swaps: Swaps) -> bytes:
         """The whole body, with values in place of placeholders. Secret."""
@@ -237,6 +244,13 @@ class Exchanges:
         if self._protocol.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             await self._client.write(plain_answer(status, reason, {}))
             self._client.end()
+
+
+def _status(error: NetworkError) -> int:
+    """What a program is told that caused it, or that a server did."""
+    if isinstance(error, Denied):
+        return 403
+    return 400 if isinstance(error, BadRequest) else 502
 
 
 def _check(request: h11.Request) -> None:

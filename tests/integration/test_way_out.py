@@ -397,6 +397,22 @@ async def test_n5_n7_what_can_be_read_in_two_ways_is_refused(opened: Opened, req
     assert not [body for _, body in await out.entries() if body["verdict"] == "allowed"]
 
 
+@pytest.mark.parametrize("pieces", [b"0x0\r\n\r\n", b"1\r\nxyz\r\n0\r\n\r\n", b"5\r\nwhole\r\n-1\r\n\r\n"])
+async def test_n7_a_body_in_pieces_that_are_none_is_the_program_s_fault(opened: Opened, pieces: bytes) -> None:
+    async def listen(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await reader.read(-1)
+
+    out = await opened()
+    async with served(listen) as port:
+        head = get(f"http://site.test:{port}/a", "Transfer-Encoding: chunked").replace(b"GET", b"POST")
+        said = await out.exchange(head + pieces)
+    assert said.startswith(b"HTTP/1.1 400 "), said
+    assert b"the request cannot be read" in said
+    ((_, entry),) = await out.entries(1)
+    assert entry["verdict"] == "failed"
+    assert "the request cannot be read" in entry["reason"]
+
+
 async def test_n7_a_second_request_in_a_body_stays_a_body(opened: Opened) -> None:
     heard: list[bytes] = []
 
@@ -690,7 +706,8 @@ async def test_n4_a_tunnel_asks_in_tls_for_the_name_that_it_was_opened_to(
             assert await reader.readexactly(len(first)) == first
         else:
             with contextlib.suppress(ConnectionResetError):
-                assert await reader.read(-1) == b""
+                async with asyncio.timeout(5):
+                    assert await reader.read(-1) == b""
         writer.close()
     if not passes:
         assert (await the_entry(out))["verdict"] == "denied"
