@@ -52,7 +52,9 @@ class Attacker:
 
     def run(self, program: str, *arguments: object) -> list[Said]:
         """What a program of `inside/` says. It must say something."""
-        shown = self.bash(f"{self.command(program, *arguments)} 2>&1")
+        return self._said(program, self.bash(f"{self.command(program, *arguments)} 2>&1"))
+
+    def _said(self, program: str, shown: str) -> list[Said]:
         said = [Said(**json.loads(line)) for line in shown.splitlines() if line.startswith('{"tried"')]
         rest = [line for line in shown.splitlines() if not line.startswith(('{"tried"', "[disk full", "[network: "))]
         assert said, f"{program} says nothing: {shown}"
@@ -62,7 +64,8 @@ class Attacker:
     def talk(self, *conversations: Json) -> dict[str, str]:
         """What the way out answers to each, by what was tried; see `inside/conversations.py`."""
         wanted = base64.b64encode(json.dumps(conversations).encode()).decode()
-        said = {each.tried: each.got for each in self.run("conversations", wanted)}
+        shown = self.bash(f"printf %s {wanted} | ({self.command('conversations')}) 2>&1")
+        said = {each.tried: each.got for each in self._said("conversations", shown)}
         assert len(said) == len(conversations), "two attempts have one name, or some are missing"
         return said
 

@@ -63,3 +63,37 @@ def control(case: Case, world: World, attacker: Attacker) -> None:
         case.tried(tried, got, ok="200 OK" in got and not is_refused(got))
     came = world.outside.at([SITE])
     case.tried("control: who came", came, ok=len(came) == 4)
+
+
+def client_hello(
+    *names: str,
+    again: str = "",
+    encrypted: bool = False,
+    record_bytes: int = 1 << 14,
+    claims_bytes: int = 0,
+    lies: bool = False,
+) -> str:
+    """The first message of a TLS client that asks for these names, a character for each byte.
+
+    `again`: in a second list of names; `encrypted`: with another hello in it that nobody here can read;
+    `claims_bytes`: says that it is so long; `lies`: its list of names is shorter than it says.
+    """
+    extensions = _named(*names, lies=lies) if names else b""
+    extensions += _named(again) if again else b""
+    if encrypted:
+        extensions += _sized(b"\xfe\x0d", bytes(8) + bytes(200))
+    extensions += _sized(b"\0\x2b", b"\x02\x03\x04") + _sized(b"\0\x0a", b"\0\x02\0\x1d")
+    hello = b"\x03\x03" + bytes(32) + b"\0" + b"\0\x02\x13\x01" + b"\x01\0"
+    hello += len(extensions).to_bytes(2, "big") + extensions
+    message = b"\x01" + (claims_bytes or len(hello)).to_bytes(3, "big") + hello
+    pieces = [message[at : at + record_bytes] for at in range(0, len(message), record_bytes)]
+    return b"".join(b"\x16\x03\x01" + len(each).to_bytes(2, "big") + each for each in pieces).decode("latin-1")
+
+
+def _named(*names: str, lies: bool = False) -> bytes:
+    entries = b"".join(b"\0" + len(name).to_bytes(2, "big") + name.encode("latin-1") for name in names)
+    return _sized(b"\0\0", (len(entries) + 9 * lies).to_bytes(2, "big") + entries)
+
+
+def _sized(kind: bytes, content: bytes) -> bytes:
+    return kind + len(content).to_bytes(2, "big") + content

@@ -52,6 +52,7 @@ NAMES: dict[str, Addresses] = {
     "other.test": [OTHER],
     "one.shared.test": [SHARED],
     "two.shared.test": [SHARED],
+    "read.shared.test": [SHARED],
     "*.wild.test": [WILD],
     "wild.test": [WILD],
     "metadata.test": [METADATA],
@@ -148,6 +149,12 @@ class Station:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
             each.close()
+
+    def forget(self) -> None:
+        """Visits, pages and whose certificates were shown."""
+        self.visits.clear()
+        self.pages.clear()
+        self.misnamed.clear()
 
     def requests(self, *addresses: str) -> list[Request]:
         """All that came, to one of these addresses if any are named."""
@@ -275,10 +282,8 @@ class World:
 
     def forget(self) -> None:
         """Who visited whom, and who asked for what; pages and names are again those of the beginning."""
-        for station in (self.outside, self.host):
-            station.visits.clear()
-            station.pages.clear()
-            station.misnamed.clear()
+        self.outside.forget()
+        self.host.forget()
         self.names.asked.clear()
         self.names.names = dict(NAMES)
 

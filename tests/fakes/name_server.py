@@ -62,7 +62,8 @@ class NameServer:
         return _HEADER.pack(number, flags, 1, count, 0, 0) + data[_HEADER.size : end + 4] + records
 
     def _addresses(self, name: str) -> Sequence[str] | None:
-        for known in (name, f"*.{name.partition('.')[2]}"):
+        labels = name.split(".")
+        for known in (name, *(".".join(("*", *labels[at:])) for at in range(1, len(labels)))):
             if (found := self.names.get(known)) is not None:
                 return found() if callable(found) else found
         return None

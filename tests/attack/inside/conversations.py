@@ -1,8 +1,8 @@
 """Talks to the way out in whatever words it is given (cases N1 to N14): bytes as a program would never send them.
 
-The argument is JSON in base64, a list of conversations: `tried`, `send` (sent at once, a character for each byte), and
-what of these is given: `socks` (a name or address in SOCKS 5, before that), `tls` (a name, or empty for none, asked for
-in TLS once the tunnel is open), `inner` (sent then), `pause` (seconds between single bytes). What came back is told.
+Standard input is JSON in base64, a list of conversations: `tried`, `send` (sent at once, a character for each byte),
+and what of these is given: `socks` (a name or address in SOCKS 5, before that), `tls` (a name, or empty for none, asked
+for in TLS once the tunnel is open), `protocols` (offered there), `inner` (sent then). What came back is told.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import re
 import socket
 import ssl
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -27,7 +26,7 @@ _SHOWN_CHARS = 1500
 
 
 def main() -> None:
-    wanted = json.loads(base64.b64decode(sys.argv[1]))
+    wanted = json.loads(base64.b64decode(sys.stdin.read()))
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for index, got in enumerate(pool.map(talk, wanted)):
             say(wanted[index]["tried"], got)
@@ -52,7 +51,7 @@ def _talk(connection: socket.socket, wanted: Any) -> str:
             return f"SOCKS refuses: {code}"
         got += "SOCKS opens; "
     if "send" in wanted:
-        _send(connection, wanted["send"].encode("latin-1"), wanted.get("pause", 0))
+        connection.sendall(wanted["send"].encode("latin-1"))
     if "tls" not in wanted and "inner" not in wanted:
         return got + _rest(connection)
     if "send" in wanted:
@@ -71,21 +70,12 @@ def _talk(connection: socket.socket, wanted: Any) -> str:
             return f"{got}TLS fails: {error}"
         issuer = re.search(rb"Corral sandboxes [0-9a-f]{8}", connection.getpeercert(True) or b"")
         got += f"TLS opens by {issuer[0].decode() if issuer else 'another'}, {connection.selected_alpn_protocol()}; "
-    _send(connection, wanted.get("inner", "").encode("latin-1"), wanted.get("pause", 0))
+    connection.sendall(wanted.get("inner", "").encode("latin-1"))
     return got + _rest(connection)
 
 
 def _port() -> int:
     return int(os.environ["http_proxy"].rpartition(":")[2].strip("/"))
-
-
-def _send(connection: socket.socket, data: bytes, pause_s: float) -> None:
-    if not pause_s:
-        connection.sendall(data)
-        return
-    for index in range(len(data)):
-        connection.sendall(data[index : index + 1])
-        time.sleep(pause_s)
 
 
 def _head(connection: socket.socket) -> str:
