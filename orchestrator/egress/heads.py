@@ -74,16 +74,21 @@ def outgoing(
 
 def incoming(answer: h11.Response, echoes: Echoes) -> h11.Response:
     """The answer's head as the program gets it."""
-    headers = [(name, echoes.redacted(value)) for name, value in without_hops(answer.headers.raw_items())]
+    headers = _redacted(without_hops(answer.headers.raw_items()), echoes)
     return h11.Response(status_code=answer.status_code, reason=echoes.redacted(answer.reason), headers=headers)
 
 
 def informing(answer: h11.InformationalResponse, echoes: Echoes) -> h11.InformationalResponse:
     """The same of one that comes before the answer: with what is said between neighbours, for who changes protocol."""
-    headers = [(name, echoes.redacted(value)) for name, value in answer.headers.raw_items()]
+    headers = _redacted(answer.headers.raw_items(), echoes)
     return h11.InformationalResponse(
         status_code=answer.status_code, reason=echoes.redacted(answer.reason), headers=headers
     )
+
+
+def _redacted(headers: Iterable[tuple[bytes, bytes]], echoes: Echoes) -> list[tuple[bytes, bytes]]:
+    """Without what must not come back: in values it is replaced, for names nothing could be put in its place."""
+    return [(name, echoes.redacted(value)) for name, value in headers if echoes.redacted(name) == name]
 
 
 def without_hops(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

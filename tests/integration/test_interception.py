@@ -489,6 +489,17 @@ async def test_n6_basic_passwords_do_not_come_back_in_any_form(opened: Opened, w
     assert "X-Said: Basic [redacted]" in said
 
 
+async def test_n6_a_header_whose_name_is_the_secret_does_not_come_back(opened: Opened, web: WebServer) -> None:
+    web.pages["/named"] = lambda request: answer(
+        request, b"content", **{f"X_{request.headers['Authorization'].split()[1]}": "x", "X_Other": "kept"}
+    )
+    out = await opened(WITH_BEARER)
+    said = await out.bash(f"curl -sSi https://site.test:{web.port}/named")
+    assert "X-Other: kept" in said
+    assert said.endswith("content")
+    assert CANARY not in said
+
+
 async def test_n6_bodies_are_redacted_if_the_operator_wants_it(opened: Opened, web: WebServer) -> None:
     url = f"https://site.test:{web.port}/echo"
     plain = await opened(WITH_BEARER)
