@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from tests.attack.report import Case
@@ -42,10 +43,24 @@ def request(path: str, host: str, *headers: str, method: str = "GET", body: str 
     return "\r\n".join((f"{method} {path} HTTP/1.1", f"Host: {host}", "Connection: close", *headers, "", body))
 
 
+def asked(
+    scheme: str, tried: str, path: str, *headers: str, host: str = "site.test", method: str = "GET", body: str = ""
+) -> dict[str, Any]:
+    """A request in the clear, or in TLS in a tunnel."""
+    if scheme == "http":
+        return direct(tried, host, path, *headers, method=method, body=body)
+    inner = request(path, host, *headers, method=method, body=body)
+    return tunnel(tried, f"{host}:443", inner=inner, tls=host)
+
+
+def answer(got: str) -> str:
+    """What was answered, without how it came about."""
+    return re.sub(r"^((tunnel|SOCKS) opens; )?(TLS opens by [^;]*; )?", "", got)
+
+
 def is_refused(got: str) -> bool:
     """Whether the way out said no, or hung up without having said anything that is not its own."""
-    for opened in ("tunnel opens; ", "SOCKS opens; "):
-        got = got.removeprefix(opened)
+    got = answer(got)
     head = got.partition("\r\n\r\n")[0]
     return got.startswith(_REFUSALS) or (head.startswith("HTTP/1.1 ") and "\r\nX-Corral-Refused: yes" in head)
 
