@@ -78,6 +78,9 @@ _SOCKS = (
     "both.test",
     "169.254.169.254\0.site.test",
 )
+_NOWHERE = (*UNREACHABLE, "EADDRINUSE", "ENODEV", "EINVAL", "ENOTTY", "EPIPE")
+"""What programs get that look for another way; gVisor has neither first data nor these controls."""
+
 pytestmark = pytest.mark.usefixtures("beside")
 
 
@@ -120,7 +123,7 @@ def test_metadata(case: Case, world: World, anywhere: Attacker) -> None:
 
 @pytest.mark.case("N2")
 def test_other_routes(case: Case, world: World, anywhere: Attacker) -> None:
-    judge(case, anywhere.run("routes", "N2"), also=(*UNREACHABLE, "EADDRINUSE", "ENODEV", "EINVAL", "EPROTONOSUPPORT"))
+    judge(case, anywhere.run("routes", "N2"), also=_NOWHERE)
     seen = [f"{each.address}:{each.port}" for each in (*world.outside.visits, *world.host.visits)]
     case.tried("who came to anybody", seen or "nobody", ok=not seen)
 
@@ -222,7 +225,8 @@ def test_crowds(case: Case, world: World, far_server: ServerProcess, far_caller:
             shown = beside.bash(f"for i in $(seq 40); do {asking}; sleep 0.1; done")
         ended = far_caller.wait(running, timeout_s=60)
         (got,) = re.findall(r'"got": "(.*)"', str(ended["steps"][-2].get("result", ended))) or [str(ended)[-300:]]
-        case.tried(f"{tried}: what the attacker gets", got, ok=ended["status"] == "completed")
+        is_bounded = tried != "slow requests" or got == "{'still open': 100, '503': 50}"
+        case.tried(f"{tried}: what the attacker gets", got, ok=ended["status"] == "completed" and is_bounded)
         codes = [line.split()[0] for line in shown.splitlines()]
         slowest_s = max(float(line.split()[1]) for line in shown.splitlines())
         case.tried(

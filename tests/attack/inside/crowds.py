@@ -41,7 +41,7 @@ def slow(count: int, seconds: float) -> None:
         except OSError:
             told["closed"] += 1
         connection.close()
-    say(f"{count} requests that are never whole, for {seconds:.0f} s", dict(told))
+    say(f"{count} requests that are never whole, for {seconds:.0f} s", dict(sorted(told.items(), reverse=True)))
 
 
 def many(count: int, seconds: float) -> None:
