@@ -490,9 +490,11 @@ async def test_n6_basic_passwords_do_not_come_back_in_any_form(opened: Opened, w
 
 
 async def test_n6_a_header_whose_name_is_the_secret_does_not_come_back(opened: Opened, web: WebServer) -> None:
-    web.pages["/named"] = lambda request: answer(
-        request, b"content", **{f"X_{request.headers['Authorization'].split()[1]}": "x", "X_Other": "kept"}
-    )
+    def named(request: BaseHTTPRequestHandler) -> None:
+        headers: dict[str, str] = {f"X_{request.headers['Authorization'].split()[1]}": "x", "X_Other": "kept"}
+        answer(request, b"content", status=200, **headers)
+
+    web.pages["/named"] = named
     out = await opened(WITH_BEARER)
     said = await out.bash(f"curl -sSi https://site.test:{web.port}/named")
     assert "X-Other: kept" in said
