@@ -34,6 +34,15 @@ _SOCKETS = (
 _ABSTRACT = ("containerd-shim/x.sock", "/containerd-shim/moby/x/shim.sock", "docker", "/tmp/.X11-unix/X0", "corral")
 _HOSTS = ("127.0.0.1", "::1", "172.17.0.1", "192.168.0.1", "10.0.0.1", "169.254.169.254", "fd00:ec2::254")
 _MARKS = ("docker", "podman", "corral", "kube", "token", "secret", "passw", "api_key", "credential", "aws_", "google_")
+_OPEN = ("/opt/corral/guest/", "/run/corral-trust/")
+"""Where everybody may read what programs of the sandbox load: no hint of anything else."""
+
+
+def _shown(name: str) -> str:
+    value = os.environ[name]
+    for place in _OPEN:
+        value = value.replace(place, "")
+    return f"{name}={value}"
 
 
 def outside(port: int) -> None:
@@ -50,7 +59,7 @@ def outside(port: int) -> None:
     with open("/proc/net/unix") as file:
         others = [line.split()[-1] for line in file.readlines()[1:] if line.split()[-1].startswith("@")]
     say("abstract sockets of others", f"succeeded: {others}" if others else "none")
-    hints = [name for name in os.environ if any(mark in f"{name}={os.environ[name]}".lower() for mark in _MARKS)]
+    hints = [name for name in os.environ if any(mark in _shown(name).lower() for mark in _MARKS)]
     say("secrets or engine names in the environment", f"succeeded: {hints}" if hints else "none")
     with open("/proc/self/mountinfo") as file:
         mounted = [line.split()[4] for line in file if ".sock" in line or "docker.sock" in line]
