@@ -34,3 +34,9 @@ def test_the_sdk_keeps_changes_and_deletes_credentials(saw: Saw) -> None:
     assert "'token_url': 127.0.0.1 is not public" in seen["refused"]["not exchanged"][1]
     assert "canary" not in str(seen)
     assert seen["left"] == 0
+
+
+def test_the_sdk_gives_a_sandbox_a_placeholder_for_whom_the_credential_trusts(saw: Saw) -> None:
+    (used,) = saw("credentials")["used"]
+    assert used.startswith("have __GEMINI_CRED_cred_env_123__\n")
+    assert "does not trust b.example" in used

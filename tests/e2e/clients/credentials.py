@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.e2e.clients.observing import client
-from tests.e2e.clients.telling import tell
+from tests.e2e.clients.telling import AGENT, bash, tell
 
 
 def look() -> dict[str, Any]:
@@ -43,6 +43,11 @@ def look() -> dict[str, Any]:
             )
         ),
     }
+    used = whole.interactions.create(
+        agent=AGENT,
+        input=bash('echo have $TOKEN; curl -sS -H "X-Token: $TOKEN" http://b.example/'),
+        environment={"type": "remote", "env": {"TOKEN": {"credential": "cred_env_123"}}},
+    )
     for each in ("cred_bearer_123", "cred_env_123"):
         ours.delete(id=each)
     refused["deleted"] = _refusal(lambda: ours.get(id="cred_env_123"))
@@ -54,6 +59,7 @@ def look() -> dict[str, Any]:
         "got": got == variable,
         "changed": [each.update_time > each.create_time for each in (one, other)],
         "refused": refused,
+        "used": [step.result for step in used.steps if step.type == "code_execution_result"],
         "left": len(ours.list().credentials or []),
     }
 
