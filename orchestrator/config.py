@@ -268,6 +268,8 @@ class EgressSettings(BaseModel):
     """Time for a request to be whole, from the connection on."""
     idle_timeout_s: Annotated[float, Field(gt=0)] = 900.0
     """So long nothing may go over a connection; then it is ended."""
+    new_names: Annotated[int, Field(ge=1)] = 100
+    """Hosts that an environment asks for the first time, at once; one more each second. Names can carry data out."""
     redact_bodies: bool = False
     """Replace injected secrets also in bodies of answers, not only in their headers. Such answers come unencoded."""
 

@@ -17,12 +17,14 @@ from orchestrator.egress import hello
 from orchestrator.egress.connector import Connector
 from orchestrator.egress.crossing import Client, Crossing, Kind, Outside, patient, relay
 from orchestrator.egress.injection import Injection
+from orchestrator.egress.new_names import NewNames
 from orchestrator.egress.parked import ParkedLines
 from orchestrator.errors import CorralError, NetworkError
 from orchestrator.policy.network import Allowed, HostProblem, NetworkPolicy, Refusal, address_of, parse_host
 
 _UNREACHED_KEPT = 16
 _REASON_CHARS = 400
+_NEW_NAMES_PER_S = 1.0
 _RESOLVING_AT_ONCE = 4
 """Of one environment: the resolver's places are everybody's."""
 
@@ -39,6 +41,8 @@ class GateLimits:
     """From the first byte of a request to the last of its head, and to the first."""
     idle_timeout_s: float = 900.0
     """So long nothing may go either way."""
+    new_names: int = 100
+    """Hosts that were not asked for before, at once; one more each second."""
     redact_bodies: bool = False
     """Whether what was put into a request is looked for in the body of its answer, too."""
 
@@ -91,6 +95,7 @@ class Gate:
         """Which the last ones were, and why."""
         self._connector = connector
         self._report = report
+        self._names = NewNames(limits.new_names, _NEW_NAMES_PER_S)
         self._resolving = asyncio.Semaphore(_RESOLVING_AT_ONCE)
         self.connections = 0
         """Of programs, at this moment."""
@@ -185,6 +190,7 @@ class Gate:
     async def connect(self, crossing: Crossing, allowed: Allowed, tls: ssl.SSLContext | None = None) -> Outside:
         """The same for who closes it alone, and says who `hold`s it. With `tls` it is TLS to a proven host."""
         self._check_budget()
+        self._check_name(allowed)
         crossing.rule = allowed.pattern
         policy = self.policy
         async with self._resolving:
@@ -268,14 +274,14 @@ class Gate:
                 except ValueError:
                     raise Denied("its first TLS message cannot be read") from None
                 if name is not None:
-                    await self._check_name(allowed, name)
+                    await self._check_asked(allowed, name)
                 break
             is_judged = True
             return data
 
         return read
 
-    async def _check_name(self, allowed: Allowed, text: str) -> None:
+    async def _check_asked(self, allowed: Allowed, text: str) -> None:
         """The name that TLS asks for is the one that was let through: else any site of a shared server could be had.
         Who connects to an address may ask for what could be had by name, unread.
         """
@@ -290,6 +296,12 @@ class Gate:
                 raise Denied(f"requests to {name} must be read: connect to it by its name")
         else:
             raise Denied(f"it was opened to {allowed.host}, and asks for {name} in TLS")
+
+    def _check_name(self, allowed: Allowed) -> None:
+        """Names carry data, too (attack case N3)."""
+        is_name = address_of(allowed.host) is None
+        if is_name and not self._names.admits(allowed.host, asyncio.get_running_loop().time()):
+            raise Denied(f"the environment asks for too many new hosts in a short time; ask for {allowed.host} later")
 
     def _check_budget(self) -> None:
         limit_bytes = self.limits.limit_bytes

@@ -623,6 +623,15 @@ async def test_other_rules_hold_at_once_and_cut_what_they_do_not_allow(opened: O
     assert "not in the allowlist" in cut_entries[0]["reason"]
 
 
+async def test_n3_new_names_have_a_budget(opened: Opened, web: WebServer) -> None:
+    out = await opened(limits=GateLimits(new_names=1))
+    assert b"content" in await out.exchange(get(f"http://site.test:{web.port}/a"))
+    said = await out.exchange(get(f"http://other.test:{web.port}/a"))
+    assert b"too many new hosts" in said
+    assert b"content" in await out.exchange(get(f"http://site.test:{web.port}/a"))
+    assert b"content" in await out.exchange(get(f"http://127.0.0.1:{web.port}/a")), "an address is no name"
+
+
 async def test_bytes_have_a_budget(opened: Opened) -> None:
     out = await opened(limits=GateLimits(limit_bytes=300_000))
     async with served(echo) as port:
