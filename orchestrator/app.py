@@ -393,7 +393,8 @@ async def _gates(settings: Settings, store: Store, clock: Clock, own: OwnAddress
     allowed = EgressSettings(GateLimits(**settings.egress.model_dump()), *_host_lists(settings), own)
     authority = await asyncio.to_thread(Authority.open, settings.data_dir / _AUTHORITY_NAME, clock)
     tls = await asyncio.to_thread(tls_context, _expanded(settings.sources.ca_file))
-    return Gates(allowed, Audit(store.note, clock), interceptor=Interception(authority, tls), find=credentials.found)
+    audit = Audit(store.note, clock, store.note_traffic)
+    return Gates(allowed, audit, interceptor=Interception(authority, tls), find=credentials.found)
 
 
 def _sources(settings: Settings, own: OwnAddresses, skills: SkillRegistry) -> SourceSettings:

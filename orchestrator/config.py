@@ -263,7 +263,7 @@ class EgressSettings(BaseModel):
     connections: Annotated[int, Field(ge=1, le=200)] = 100
     """Connections of one sandbox at once; more are turned away."""
     limit_bytes: Annotated[int, Field(ge=0)] = 0
-    """What one environment may send and receive while this server runs; 0 sets no limit."""
+    """What one environment may send and receive in its whole life; 0 sets no limit."""
     header_timeout_s: Annotated[float, Field(gt=0)] = 30.0
     """Time for a request to be whole, from the connection on."""
     idle_timeout_s: Annotated[float, Field(gt=0)] = 900.0

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
@@ -31,6 +33,12 @@ _REASON_CHARS = 300
 Note = Callable[[str, Sequence[NewEvent]], Awaitable[None]]
 
 
+class Keep(Protocol):
+    """Adds to what an environment has used up for good."""
+
+    async def __call__(self, environment_id: str, /, *, more_bytes: int) -> None: ...
+
+
 @dataclass(slots=True)
 class _Ledger:
     """Of one environment."""
@@ -46,8 +54,11 @@ class _Ledger:
 class Audit:
     """Writes soon, in the order of what happened. `open` before use, `aclose` writes what is left."""
 
-    def __init__(self, note: Note, clock: Clock) -> None:
+    def __init__(self, note: Note, clock: Clock, keep: Keep | None = None) -> None:
+        """Without `keep` nobody remembers how much went either way."""
         self._note = note
+        self._keep = keep
+        self._moved_bytes: Counter[str] = Counter()
         self._clock = clock
         self._ledgers: dict[str, _Ledger] = {}
         self._entries: dict[str, list[NewEvent]] = {}
@@ -67,6 +78,7 @@ class Audit:
 
     def report(self, environment_id: str, crossing: Crossing, duration_s: float) -> None:
         """Takes note of one crossing that is over."""
+        self._moved_bytes[environment_id] += crossing.sent_bytes + crossing.received_bytes
         now = self._clock.monotonic()
         ledger = self._ledgers.setdefault(environment_id, _Ledger(filled_s=now))
         ledger.tokens = min(_BURST, ledger.tokens + _PER_SECOND * (now - ledger.filled_s))
@@ -89,6 +101,7 @@ class Audit:
         """The environment is gone, and its log with it."""
         self._ledgers.pop(environment_id, None)
         self._entries.pop(environment_id, None)
+        self._moved_bytes.pop(environment_id, None)
 
     async def flush(self) -> None:
         """Writes what there is. What cannot be written is logged, and lost."""
@@ -98,6 +111,13 @@ class Audit:
                 await self._note(environment_id, entries)
             except StoreError as error:
                 log.warning("egress_not_noted", environment_id=environment_id, count=len(entries), reason=error.message)
+        while self._keep is not None and self._moved_bytes:
+            environment_id, moved_bytes = self._moved_bytes.popitem()
+            try:
+                if moved_bytes:
+                    await self._keep(environment_id, more_bytes=moved_bytes)
+            except StoreError as error:
+                log.warning("traffic_not_kept", environment_id=environment_id, bytes=moved_bytes, reason=error.message)
 
     async def _write_all(self) -> None:
         while True:

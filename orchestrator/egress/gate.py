@@ -36,7 +36,7 @@ class GateLimits:
     connections: int = 100
     """At once; more are turned away."""
     limit_bytes: int = 0
-    """Both ways together while this server runs; 0: no limit."""
+    """Both ways together, in its whole life; 0: no limit."""
     header_timeout_s: float = 30.0
     """From the first byte of a request to the last of its head, and to the first."""
     idle_timeout_s: float = 900.0
@@ -88,7 +88,7 @@ class Gate:
         self.limits = limits
         self.interceptor = interceptor
         self.used_bytes = 0
-        """Both ways, since the gate was made."""
+        """Both ways, in the environment's whole life."""
         self.unreached_count = 0
         """So many did not come about since the gate was made: denied, or nobody answered."""
         self.unreached: deque[str] = deque(maxlen=_UNREACHED_KEPT)

@@ -65,11 +65,18 @@ class Gates:
         await self._audit.aclose()
 
     def gate(
-        self, environment_id: str, network: Network | None, project_id: str = "", variables: Collection[str] = ()
+        self,
+        environment_id: str,
+        network: Network | None,
+        project_id: str = "",
+        variables: Collection[str] = (),
+        *,
+        used_bytes: int = 0,
     ) -> Gate:
         """The environment's gate with these rules, which hold from now on, also for what is open.
 
-        `variables`: ids of credentials that variables of the environment stand for.
+        `variables`: ids of credentials that variables of the environment stand for. `used_bytes`: what it has used up
+        before this server ran.
         """
         settings = self._settings
         policy = NetworkPolicy.of(network, settings.exceptions, denied=settings.denied)
@@ -87,6 +94,7 @@ class Gates:
                 injection,
                 interactions=lambda: self._interactions.get(environment_id, ()),
             )
+            gate.used_bytes = used_bytes
             self._gates[environment_id] = gate
         elif (gate.policy, gate.injection) != (policy, injection):
             gate.change(policy, injection)

@@ -293,7 +293,7 @@ class Lifecycle:
         """Opens its way out, puts sources in place unless the files that it began with hold them. From here on it needs
         no snapshot.
         """
-        await self._let_out(sandbox, row.id, spec, row.project_id)
+        await self._let_out(sandbox, row.id, spec, row.project_id, row.traffic_bytes)
         if row.status == "pending" and not row.snapshot:
             await put_sources(sandbox, spec, row.project_id, self._sources)
             moments.passed("start.furnished")
@@ -302,7 +302,9 @@ class Lifecycle:
         )
         moments.passed("start.active")
 
-    async def _let_out(self, sandbox: Sandbox, environment_id: str, spec: EnvironmentSpec, project_id: str) -> None:
+    async def _let_out(
+        self, sandbox: Sandbox, environment_id: str, spec: EnvironmentSpec, project_id: str, used_bytes: int = 0
+    ) -> None:
         """Where there is none, the sandbox's programs reach nobody: it has no other way. Raises `SandboxStartFailed`
         if it cannot be set up, or the server's authority not be trusted where it must be.
         """
@@ -316,7 +318,7 @@ class Lifecycle:
         if sandbox.link.protocol < OUTLETS_SINCE:
             tell("its guest is of an earlier release; it has one when the sandbox is next started")
             return
-        gate = self._gates.gate(environment_id, spec.network, project_id, held_credentials(spec))
+        gate = self._gates.gate(environment_id, spec.network, project_id, held_credentials(spec), used_bytes=used_bytes)
         if gate.authority_pem and sandbox.link.protocol < TRUST_SINCE:
             tell("its guest is of an earlier release; what must be read does not get out until it is next started")
         elif gate.authority_pem:

@@ -166,6 +166,12 @@ class Store(ABC):
         """Keeps how much the environment holds, which changes nothing else of it. One that is gone is left alone."""
 
     @abstractmethod
+    async def note_traffic(self, environment_id: str, *, more_bytes: int) -> None:
+        """Adds to what the environment's programs have sent and received, which changes nothing else of it. One that is
+        gone is left alone.
+        """
+
+    @abstractmethod
     async def delete_environment(self, environment_id: str) -> None:
         """Removes the row and its log. Interactions that ran in it stay."""
 

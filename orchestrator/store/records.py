@@ -83,6 +83,8 @@ class EnvironmentRow:
     """How many files it had when it was last looked at. None: nobody has looked yet."""
     size_bytes: int | None = None
     """Of these files."""
+    traffic_bytes: int = 0
+    """That its programs have sent and received."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,13 +96,14 @@ def revoke_key(connection: sqlite3.Connection, key_id: str, now: datetime) -> Ke
 
 _ENVIRONMENT = (
     "SELECT id, project_id, status, sandbox_id, sandbox_ref, spec, created, updated, last_accessed,"
-    " profile, template, snapshot, target, guest_id, stage_since, file_count, size_bytes FROM environments"
+    " profile, template, snapshot, target, guest_id, stage_since, file_count, size_bytes, traffic_bytes"
+    " FROM environments"
 )
 
 
 def _environment(found: Any) -> EnvironmentRow:
     row_id, project_id, status, sandbox_id, sandbox_ref, spec, created, updated, accessed, *rest = found
-    profile, of_template, snapshot, target, guest_id, since, file_count, size_bytes = rest
+    profile, of_template, snapshot, target, guest_id, since, file_count, size_bytes, traffic_bytes = rest
     return EnvironmentRow(
         row_id,
         project_id,
@@ -121,6 +122,7 @@ def _environment(found: Any) -> EnvironmentRow:
         None if since is None else moment(since),
         file_count,
         size_bytes,
+        traffic_bytes,
     )
 
 
@@ -130,8 +132,8 @@ def insert_environment(connection: sqlite3.Connection, row: EnvironmentRow, base
     connection.execute(
         "INSERT INTO environments"
         " (id, project_id, status, sandbox_id, sandbox_ref, spec, created, updated, last_accessed,"
-        " profile, template, snapshot, target, guest_id, file_count, size_bytes)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " profile, template, snapshot, target, guest_id, file_count, size_bytes, traffic_bytes)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             row.id,
             row.project_id,
@@ -149,6 +151,7 @@ def insert_environment(connection: sqlite3.Connection, row: EnvironmentRow, base
             row.guest_id,
             row.file_count,
             row.size_bytes,
+            row.traffic_bytes,
         ),
     )
 
@@ -238,6 +241,12 @@ def update_environment(
 def note_size(connection: sqlite3.Connection, environment_id: str, file_count: int, size_bytes: int) -> None:
     connection.execute(
         "UPDATE environments SET file_count = ?, size_bytes = ? WHERE id = ?", (file_count, size_bytes, environment_id)
+    )
+
+
+def note_traffic(connection: sqlite3.Connection, environment_id: str, more_bytes: int) -> None:
+    connection.execute(
+        "UPDATE environments SET traffic_bytes = traffic_bytes + ? WHERE id = ?", (more_bytes, environment_id)
     )
 
 

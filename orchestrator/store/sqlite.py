@@ -203,6 +203,9 @@ class SqliteStore(Store):
             partial(rows.note_size, environment_id=environment_id, file_count=file_count, size_bytes=size_bytes)
         )
 
+    async def note_traffic(self, environment_id: str, *, more_bytes: int) -> None:
+        await self._writer.run(partial(rows.note_traffic, environment_id=environment_id, more_bytes=more_bytes))
+
     async def delete_environment(self, environment_id: str) -> None:
         await self._delete(rows.delete_environment, environment_id)
 

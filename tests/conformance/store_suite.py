@@ -246,6 +246,11 @@ class StoreSuite(ABC):
         assert before is not None
         assert await store.environment(None, row.id) == replace(before, file_count=3, size_bytes=1 << 40)
         await store.note_size(new_environment_id(), file_count=1, size_bytes=1)
+        await store.note_traffic(row.id, more_bytes=1 << 40)
+        await store.note_traffic(row.id, more_bytes=2)
+        noted = replace(before, file_count=3, size_bytes=1 << 40, traffic_bytes=(1 << 40) + 2)
+        assert await store.environment(None, row.id) == noted
+        await store.note_traffic(new_environment_id(), more_bytes=1)
         assert len(await store.environments(None)) == 1
 
     async def test_an_environment_remembers_where_it_is_going_and_since_when_it_is_there(

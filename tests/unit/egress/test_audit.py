@@ -49,6 +49,30 @@ async def test_an_entry_says_who_was_reached_and_never_more_than_that() -> None:
     assert len(told["path"]) == len(denied["reason"]) == 300
 
 
+async def test_what_goes_either_way_is_kept_beside_the_entries() -> None:
+    log = Log()
+    kept: list[tuple[str, int]] = []
+
+    async def keep(environment_id: str, /, *, more_bytes: int) -> None:
+        if log.fails:
+            raise StoreError("the disk is full")
+        kept.append((environment_id, more_bytes))
+
+    audit = Audit(log.note, ManualClock(), keep)
+    for _ in range(200):  # also of those that get no entry
+        audit.report("env", crossing(), 0)
+    await audit.flush()
+    await audit.flush()
+    assert kept == [("env", 600)]
+    audit.report("env", crossing(), 0)
+    audit.forget("env")
+    await audit.flush()
+    log.fails = True
+    audit.report("env", crossing(), 0)
+    await audit.flush()
+    assert kept == [("env", 600)]
+
+
 async def test_floods_are_summed_up_and_entries_come_again_later() -> None:
     log, clock = Log(), ManualClock()
     audit = Audit(log.note, clock)

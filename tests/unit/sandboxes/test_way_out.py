@@ -73,6 +73,22 @@ async def test_rules_that_are_changed_hold_in_a_sandbox_that_runs(world: World, 
     assert (await environments.reached(row.id)) == ("allowlist", ["b.example"], [], [])
 
 
+async def test_what_was_used_up_is_remembered_by_the_next_server(world: World, gates: Gates) -> None:
+    environments = await world.server(gates=gates)
+    row, _ = await used(world, environments)
+    await world.store.note_traffic(row.id, more_bytes=1000)
+    await environments.aclose()
+    following = Gates(EgressSettings(port=0), Audit(world.store.note, SystemClock()))
+    following.open()
+    environments = await world.server(gates=following)
+    await environments.sandbox(row.id)
+    gate = following.living(row.id)
+    assert gate is not None
+    assert gate.used_bytes == 1000
+    await environments.aclose()
+    await following.aclose()
+
+
 async def test_what_went_out_is_in_the_environments_log(world: World, gates: Gates) -> None:
     environments = await world.server(gates=gates)
     row, sandbox = await used(world, environments, listed())
