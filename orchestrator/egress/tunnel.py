@@ -49,13 +49,11 @@ def opened_tunnel(dialer: Dialer) -> Generator[Tunnel, None, None]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         tunnel = Tunnel(listening.getsockname()[1], secrets.token_urlsafe(24))
         service = _Service(dialer, tunnel, listening)
-        accepting = threading.Thread(target=service.accept, daemon=True, name="tunnel")
-        accepting.start()
+        service.begin()
         try:
             yield tunnel
         finally:
             service.end()
-            accepting.join()
 
 
 class _Service:
@@ -65,12 +63,16 @@ class _Service:
         self._listening = listening
         self._ending, self._ended = socket.socketpair()
         self._room = threading.BoundedSemaphore(_CONNECTIONS)
+        self._accepting = threading.Thread(target=self._accept, daemon=True, name="tunnel")
         self._threads: list[threading.Thread] = []
         token = base64.b64encode(f"corral:{tunnel.password}".encode())
         self._wanted = b"Basic " + token
 
-    def accept(self) -> None:
-        while self._listening in select.select([self._listening, self._ended], [], [])[0]:
+    def begin(self) -> None:
+        self._accepting.start()
+
+    def _accept(self) -> None:
+        while self._ended not in select.select([self._listening, self._ended], [], [])[0]:
             connection, _ = self._listening.accept()
             if not self._room.acquire(blocking=False):
                 connection.close()
@@ -81,7 +83,8 @@ class _Service:
 
     def end(self) -> None:
         self._ending.close()  # `_ended` is readable from now on, for everybody who waits
-        for thread in list(self._threads):
+        self._accepting.join()  # after that there comes no thread more
+        for thread in self._threads:
             thread.join(timeout=_HEAD_TIMEOUT_S)
         self._ended.close()
 

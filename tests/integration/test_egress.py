@@ -314,6 +314,27 @@ def test_the_tunnel_ends_what_is_in_it(web: WebServer) -> None:
     assert not isinstance(ends[0], TimeoutError)
 
 
+def test_a_tunnel_may_end_at_any_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also between a connection and the next."""
+    is_ending = threading.Event()
+
+    class Slow(threading.Thread):
+        """Begins when the tunnel ends."""
+
+        def start(self) -> None:
+            if self.name == "tunnel" and threading.current_thread().name == "tunnel":
+                assert is_ending.wait(10)
+            super().start()
+
+    broken: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", broken.append)
+    monkeypatch.setattr("orchestrator.egress.tunnel.threading.Thread", Slow)
+    with opened_tunnel(Dialer(NetworkPolicy(None, LOOPBACK))) as tunnel:
+        socket.create_connection(("127.0.0.1", tunnel.port)).close()
+        threading.Timer(0.2, is_ending.set).start()
+    assert not broken
+
+
 def test_the_passage_joins_a_program_to_a_host(web: WebServer) -> None:
     web.pages["/"] = page(b"content", Connection="close")
     with opened_tunnel(Dialer(NetworkPolicy(None, LOOPBACK))) as tunnel:
