@@ -11,6 +11,7 @@ from urllib.parse import quote, quote_plus
 
 _REDACTED = b"[redacted]"
 _FILLER = b"*"
+_NOTHING = re.compile(rb"(?!)")
 _SHORTEST_BYTES = 6
 """What is shorter is in every second answer, and no secret: a tenant's name in a header, say."""
 
@@ -21,28 +22,29 @@ class Echoes:
 
     values: tuple[bytes, ...] = field(default=(), repr=False)
     """In all forms in which they may come back, the longest first. Secret."""
+    pattern: re.Pattern[bytes] = field(default=_NOTHING, repr=False)
+    """Finds them. Secret."""
 
     @classmethod
     def of(cls, headers: Mapping[str, str], values: Iterable[str]) -> Self:
         """Of headers that were added, with and without a scheme before them, and of values that were put in."""
         secrets = {each for value in headers.values() for each in spelled(value)} | set(values)
         forms = {form for secret in secrets for form in _forms(secret) if len(form) >= _SHORTEST_BYTES}
-        return cls(tuple(sorted(forms, key=lambda form: (-len(form), form))))
+        if not forms:
+            return cls()
+        longest_first = tuple(sorted(forms, key=lambda form: (-len(form), form)))
+        return cls(longest_first, re.compile(b"|".join(map(re.escape, longest_first))))
 
     def __bool__(self) -> bool:
         return bool(self.values)
 
     def redacted(self, text: bytes) -> bytes:
         """Of a header's value, or any text of an answer that is not its body."""
-        return self._pattern.sub(_REDACTED, text) if self.values else text
-
-    @property
-    def _pattern(self) -> re.Pattern[bytes]:
-        return re.compile(b"|".join(re.escape(value) for value in self.values))
+        return self.pattern.sub(_REDACTED, text)
 
     def filter(self) -> BodyFilter:
         """For the body of one answer."""
-        return BodyFilter(self._pattern, self.values)
+        return BodyFilter(self.pattern, self.values)
 
 
 class BodyFilter:

@@ -318,7 +318,7 @@ class Gate:
         ):
             return refusal.reason
         if crossing.kind in ("connect", "socks"):
-            if (allowed.adds or allowed.is_narrow) and not crossing.is_read:
+            if allowed.needs_reading and not crossing.is_read:
                 return f"the rule for {allowed.host} needs connections to be read"
         elif isinstance(fitting := allowed.fitting(crossing.method, crossing.path), Refusal):
             return fitting.reason

@@ -78,7 +78,7 @@ class Injection:
         Where there are placeholders, whatever speaks TLS at the usual port is read, so that one that goes astray is
         told of. Elsewhere only what goes to those who may get a value.
         """
-        if allowed.adds or allowed.is_narrow:
+        if allowed.needs_reading:
             return True
         if not self.variables:
             return False

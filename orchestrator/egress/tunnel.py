@@ -118,9 +118,10 @@ class _Service:
         if not (asked := _REQUEST.fullmatch(first)):
             client.sendall(b"HTTP/1.1 405 Only CONNECT\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             return None
+        host, port = asked[1].decode("ascii", "replace"), int(asked[2])
         try:
-            self._dialer.headers(asked[1].decode("ascii", "replace"), int(asked[2]))  # a credential may be missing
-            server = self._dialer.dial(asked[1].decode("ascii", "replace"), int(asked[2]))
+            self._dialer.headers(host, port)  # a credential may be missing
+            server = self._dialer.dial(host, port)
         except NetworkError as error:
             self._tunnel.refusals.append(error.message)
             client.sendall(b"HTTP/1.1 403 Refused\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")

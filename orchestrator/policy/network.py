@@ -220,6 +220,11 @@ class Allowed:
         """Whether some requests to it get headers."""
         return any(rule.adds for rule in self.rules)
 
+    @property
+    def needs_reading(self) -> bool:
+        """Whether requests to it must be read, to be judged or given something."""
+        return self.adds or self.is_narrow
+
     def fitting(self, method: str, path: str) -> tuple[Rule, ...] | Refusal:
         """The rules that let a request through, `path` being without query; or that none does."""
         fitting = tuple(rule for rule in self.rules if rule.admits(method, path))

@@ -25,6 +25,7 @@ from typing import IO
 
 from orchestrator.egress import passage
 from orchestrator.egress.dialer import Dialer
+from orchestrator.egress.echoes import spelled
 from orchestrator.egress.http import HttpClient
 from orchestrator.egress.tunnel import Tunnel, opened_tunnel
 from orchestrator.errors import SourceFailed
@@ -205,7 +206,8 @@ def _text(url: Url) -> str:
 
 def _hidden(headers: Mapping[str, str]) -> tuple[str, ...]:
     """What must not be in what git says: values, and without a scheme before them."""
-    return (*headers.values(), *filter(None, (value.partition(" ")[2] for value in headers.values())))
+    forms = [spelled(value) for value in headers.values()]
+    return (*(whole for whole, _ in forms), *(bare for _, bare in forms if bare))
 
 
 def _environment(
